@@ -1,0 +1,466 @@
+"""`params.yaml` as typed sections: the only reader of parameters.
+
+Resolution order, later wins: `params.yaml`, the overlay `workflow/presets/<preset>.yaml`, overrides
+from the command line (`snakemake --config`), and, per variant, the overlay `variants.<name>`.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from realnet.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+PRESETS = Path("workflow/presets")
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- what to run ---------------------------------------------------------------------------------
+
+
+class Experiment(Section):
+    """The matrix: dataset x category x seed x variant. The first variant is the reference."""
+
+    name: str = Field(min_length=1)
+    datasets: dict[Name, Literal["all"] | list[Name]] = Field(min_length=1)
+    seeds: list[NonNegative] = Field(min_length=1)
+    variants: list[Name] = Field(min_length=1)
+
+
+class Compute(Section):
+    """Where it runs. `auto` means: CUDA where there is one; bf16 and channels_last on CUDA only."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    channels_last: Literal["auto"] | bool
+    compile: bool
+    threads: Positive  # CPU threads of one training job; fixed, since it decides rounding
+
+
+# --- stages --------------------------------------------------------------------------------------
+
+
+class DemoData(Section):
+    """The embedded procedural data set (`realnet data demo`)."""
+
+    seed: NonNegative
+    image_size: Annotated[int, Field(ge=128)]
+    train: Positive
+    test_good: Positive
+    test_defective: Positive
+
+
+class Data(Section):
+    root: str  # folder of raw data sets, relative to the project
+    image_size: Annotated[int, Field(ge=16)]  # both sides, pixels; aspect ratio is not kept
+    demo: DemoData
+
+
+class Pretext(Section):
+    """The demo's stand-in for public weights: classify procedural textures and shapes."""
+
+    seed: NonNegative
+    image_size: Positive
+    images_per_class: Positive
+    steps: Positive
+    batch_size: Positive
+    lr: Rate
+    weight_decay: Weight
+
+
+class Backbone(Section):
+    """The frozen feature extractor: any timm CNN with `features_only`."""
+
+    source: Literal["timm", "file", "pretext"]
+    arch: str  # timm model name; for source `timm` with the weight tag pinned
+    arch_args: dict[str, Any]  # passed on to timm.create_model
+    stem_pool: bool  # False removes the stem's max-pool: strides halve, for small images
+    out_indices: list[NonNegative] = Field(min_length=1)
+    file: str | None  # source `file`: a state dict (.safetensors or .pth)
+    sha256: str | None  # of that file; checked before it is read
+    mean: list[float] = Field(min_length=3, max_length=3)  # input normalisation
+    std: list[Rate] = Field(min_length=3, max_length=3)
+    pretext: Pretext
+
+
+class UNet(Section):
+    """`diffusers.UNet2DModel`."""
+
+    block_out_channels: list[Positive] = Field(min_length=1)
+    layers_per_block: Positive
+    attention: list[bool]  # per level, finest first
+    attention_head_dim: Positive
+    norm_num_groups: Positive
+    time_scale_shift: Literal["default", "scale_shift"]
+    resample: Literal["conv", "resnet"]
+
+    @model_validator(mode="after")
+    def _levels(self) -> "UNet":
+        if len(self.attention) != len(self.block_out_channels):
+            raise ValueError("attention needs one entry per block_out_channels entry")
+        return self
+
+
+class Schedule(Section):
+    """The forward process of the DDPM (`diffusers.DDPMScheduler`)."""
+
+    num_train_timesteps: Positive
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"]
+    beta_start: Rate
+    beta_end: Rate
+
+
+class Ema(Section):
+    """`diffusers.EMAModel`; with warm-up the decay at step n is 1 - (1 + n)^-power, capped."""
+
+    decay: Fraction
+    warmup: bool
+    power: Rate
+
+
+class Ddpm(Section):
+    scope: Literal["category", "dataset"]  # one model per category, or class-conditional for all
+    patch: Positive  # pixel-unshuffle factor before the UNet; 1 = the official network
+    unet: UNet
+    schedule: Schedule
+    prediction_type: Literal["epsilon", "v_prediction", "sample"]
+    variance: Literal["learned_range", "fixed_small"]
+    min_snr_gamma: Rate | None  # None: uniform weight of the prediction loss over timesteps
+    min_snr_floor: Weight
+    steps: Positive
+    batch_size: Positive
+    accumulation: Positive
+    lr: Rate
+    lr_schedule: Literal["constant", "cosine"]
+    warmup_steps: NonNegative
+    grad_clip: Rate | None
+    ema: Ema
+    checkpoint_every: Positive
+    sample_grid: Positive  # images in the grid at the end
+
+
+class Sdas(Section):
+    """Strength-controllable Diffusion Anomaly Synthesis (paper sec. 3.1)."""
+
+    images: Positive  # per category
+    steps: Positive  # respaced denoising steps
+    strength: Annotated[list[Weight], Field(min_length=2, max_length=2)]  # s ~ U(low, high)
+    start: Literal["noise", "image"]  # `image`: begin at a noised normal image (our option)
+    start_fraction: Annotated[float, Field(gt=0, le=1)]  # of the steps, for start `image`
+    batch_size: Positive
+    grid_strengths: list[Weight] = Field(min_length=1)
+    grid_images: Positive
+
+    @model_validator(mode="after")
+    def _range(self) -> "Sdas":
+        if self.strength[0] > self.strength[1]:
+            raise ValueError("strength must be [low, high]")
+        return self
+
+
+class Perlin(Section):
+    min_exponent: NonNegative  # lattice cells per side: 2^a, a uniform in min..max
+    max_exponent: NonNegative
+    threshold: float
+    rotation: Weight  # degrees, uniform in +-rotation
+
+
+class Synthesis(Section):
+    """Local anomalies for AFS and RealNet training (paper sec. 3.1, official data loader)."""
+
+    sources: dict[Literal["normal", "sdas", "dtd", "texture"], Weight]
+    perlin: Perlin
+    foreground: Literal["rules", "auto", "none"]  # rules: realnet/synthesis/foreground.yaml
+    opacity: dict[Literal["sdas", "dtd", "texture"], Annotated[list[Fraction], Field(min_length=2)]]
+    empty_masks: Literal["redraw", "keep"]  # keep: the official behaviour
+    dtd_root: str | None  # folder of the DTD textures, for source `dtd`
+
+    @model_validator(mode="after")
+    def _sources(self) -> "Synthesis":
+        anomalous = sum(p for name, p in self.sources.items() if name != "normal")
+        if anomalous <= 0:
+            raise ValueError("sources gives no weight to any anomalous source")
+        if self.sources.get("dtd", 0) > 0 and not self.dtd_root:
+            raise ValueError("source dtd needs dtd_root, the folder of the DTD images")
+        missing = {n for n, p in self.sources.items() if p > 0 and n != "normal"} - set(self.opacity)
+        if missing:
+            raise ValueError(f"opacity has no entry for {sorted(missing)}")
+        return self
+
+
+class Afs(Section):
+    """Anomaly-aware Features Selection (paper sec. 3.2)."""
+
+    selection: Literal["afs", "random", "first"]
+    channels: list[Positive] = Field(min_length=1)  # m_k per backbone layer
+    batches: Positive
+    batch_size: Positive
+
+
+class Block(Section):
+    """One reconstruction network: backbone layers (0-based) brought to one stride and concatenated."""
+
+    layers: list[NonNegative] = Field(min_length=1)
+    stride: Positive
+
+
+class Reconstruction(Section):
+    """The UNet per block (official: width m/2, multipliers 1-2-4, attention at /2 and /4)."""
+
+    width_ratio: Rate
+    multipliers: list[Positive] = Field(min_length=1)
+    res_blocks: Positive
+    attention_rates: list[Positive]
+    head_channels: Positive
+    norm_groups: Positive
+
+
+class Rrs(Section):
+    """Reconstruction Residuals Selection (paper sec. 3.3) and the discriminator behind it."""
+
+    mode: Literal["max_mean", "max", "mean", "all"]
+    channels: Positive  # r, halved between the two lists in mode max_mean
+    ranking_norm: bool  # rank BatchNorm-standardised residuals, as the official code does
+    hidden: list[Positive] = Field(min_length=4, max_length=4)  # widths after the residual units
+
+
+class Model(Section):
+    blocks: list[Block] = Field(min_length=1)
+    feature_scale: bool  # divide each selected channel by its spread over normal images (ours)
+    reconstruction: Reconstruction
+    rrs: Rrs
+
+
+class Training(Section):
+    steps: Positive
+    batch_size: Positive
+    lr: Rate
+    lr_schedule: Literal["constant", "cosine"]
+    warmup_steps: NonNegative
+    weight_decay: Weight
+    grad_clip: Rate | None
+    segmentation_weight: Weight
+    reconstruction_weight: Weight
+    checkpoint_every: Positive
+
+
+class Evaluate(Section):
+    batch_size: Positive
+    image_score_pool: Positive  # side of the average-pool window before the maximum; official 16
+    pro_limit: Annotated[float, Field(gt=0, le=1)]
+    figure_images: Positive  # best, median and worst test images shown, of each
+
+
+class Report(Section):
+    digits: NonNegative  # decimals of the percentages in the tables
+
+
+# Upstream sections of each stage, in DAG order: what its result depends on. A variant that
+# overlays none of them shares the stage with the base variant.
+_DEPENDS: dict[str, tuple[str, ...]] = {
+    "data": ("data",),
+    "backbone": ("backbone", "compute"),
+    "ddpm": ("data", "ddpm", "compute"),
+    "sdas": ("data", "ddpm", "sdas", "compute"),
+    "afs": ("data", "backbone", "ddpm", "sdas", "synthesis", "afs", "model", "compute"),
+    "realnet": (
+        *("data", "backbone", "ddpm", "sdas", "synthesis", "afs", "model", "training", "compute"),
+    ),
+    "evaluate": (
+        *("data", "backbone", "ddpm", "sdas", "synthesis", "afs", "model", "training", "evaluate"),
+        "compute",
+    ),
+}
+STAGES = tuple(_DEPENDS)
+
+# The sections that a stage itself reads (and so the ones it is given, and rerun for).
+READS: dict[str, tuple[str, ...]] = {
+    "data": ("data",),
+    "backbone": ("backbone", "compute"),
+    "ddpm": ("data", "ddpm", "compute"),
+    "sdas": ("data", "ddpm", "sdas", "compute"),
+    "afs": ("data", "backbone", "synthesis", "afs", "model", "compute"),
+    "realnet": ("data", "backbone", "synthesis", "afs", "model", "training", "compute"),
+    "evaluate": ("data", "evaluate", "compute"),
+    "report": ("report",),
+}
+
+OVERLAID = ("data", "backbone", "ddpm", "sdas", "synthesis", "afs", "model", "training", "evaluate")
+
+
+class Params(Section):
+    preset: Name
+    experiment: Experiment
+    variants: dict[Name, dict[str, dict[str, Any]]]
+    compute: Compute
+    data: Data
+    backbone: Backbone
+    ddpm: Ddpm
+    sdas: Sdas
+    synthesis: Synthesis
+    afs: Afs
+    model: Model
+    training: Training
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        layers = len(self.backbone.out_indices)
+        if len(self.afs.channels) != layers:
+            raise ValueError(
+                f"afs.channels has {len(self.afs.channels)} entries,"
+                f" backbone.out_indices has {layers}: one m_k per layer"
+            )
+        used = sorted(layer for block in self.model.blocks for layer in block.layers)
+        if len(set(used)) != len(used) or (used and used[-1] >= layers):
+            raise ValueError(
+                f"model.blocks uses layers {used}: each at most once, from 0 to {layers - 1}"
+            )
+        if self.variants.get("base") != {}:
+            raise ValueError("variants.base must be there and empty ({}): it is these parameters")
+        for name in self.experiment.variants:
+            if name not in self.variants:
+                raise ValueError(
+                    f"experiment.variants names {name!r}, not among variants:"
+                    f" {', '.join(self.variants)}"
+                )
+        for name, overlay in self.variants.items():
+            for key in overlay:
+                if key not in OVERLAID:
+                    raise ValueError(
+                        f"variants.{name}.{key}: not a section; one of {', '.join(OVERLAID)}"
+                    )
+        return self
+
+    def variant(self, name: str) -> "Params":
+        """These parameters with the overlay ``variants.<name>`` laid over their sections."""
+        if name not in self.variants:
+            raise UserError(f"no variant {name!r}; known: {', '.join(self.variants)}")
+        return parse(merge(self.model_dump(), self.variants[name]), where=f"variants.{name}")
+
+    def shared_variant(self, stage: str, name: str) -> str:
+        """The variant whose ``stage`` result ``name`` uses: ``base`` where nothing differs.
+
+        Also ``base`` for SDAS and DDPM of a variant that never looks at SDAS images.
+        """
+        touched = set(self.variants[name]) & set(_DEPENDS[stage])
+        return name if touched else "base"
+
+    def uses_sdas(self, name: str) -> bool:
+        """Whether the variant's anomalies come (also) from the diffusion model."""
+        return self.variant(name).synthesis.sources.get("sdas", 0) > 0
+
+    def section_json(self, stage: str, name: str = "base") -> str:
+        """What ``stage`` reads, as one canonical JSON string: Snakemake reruns when it changes."""
+        resolved = self.variant(name).model_dump()
+        return json.dumps({key: resolved[key] for key in READS[stage]}, sort_keys=True)
+
+
+def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """``overlay`` over ``base``, mappings key by key, everything else (lists too) replaced.
+
+    Two mappings are replaced whole, since a key left over would change their meaning: the
+    proportions ``sources`` and the matrix ``datasets``.
+    """
+    whole = {"sources", "datasets", "arch_args"}
+    result = dict(base)
+    for key, value in overlay.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merge(result[key], value) if both and key not in whole else value
+    return result
+
+
+def parse(values: dict[str, Any], where: str = "params.yaml") -> Params:
+    """Validate; the first problem becomes one line that names the key."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}{more}"
+    if first["type"] == "missing":
+        return f"missing key {key}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return (f"{key}: {message}, got {first['input']!r}{more}") if key else f"{message}{more}"
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run from the project's folder, or give its path")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
+    return values
+
+
+def resolve(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Lay the preset that ``values`` (or ``overrides``) names, then ``overrides``, over ``values``."""
+    overrides = overrides or {}
+    preset = overrides.get("preset", values.get("preset"))
+    path = PROJECT / PRESETS / f"{preset}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise UserError(f"params.yaml: preset {preset!r} is none of {known}")
+    return merge(merge(values, read_yaml(path)), {**overrides, "preset": preset})
+
+
+def load(path: str | Path = "params.yaml", overrides: dict[str, Any] | None = None) -> Params:
+    """Read, resolve and validate a parameter file."""
+    return parse(resolve(read_yaml(path), overrides), where=str(path))
+
+
+class _Partial:
+    """The sections of one stage, by attribute; see :func:`stage_params`."""
+
+    def __init__(self, sections: dict[str, Section]):
+        self.__dict__.update(sections)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values, for the provenance record."""
+        return {name: section.model_dump() for name, section in self.__dict__.items()}
+
+
+def stage_params(text: str, stage: str, variant: str = "base") -> Any:
+    """The sections that ``stage`` reads, from ``--params``: JSON of sections, or a YAML file's path.
+
+    Returns an object with one attribute per section of ``READS[stage]``.
+    """
+    if not text.lstrip().startswith("{"):
+        resolved = load(text).variant(variant)
+        return _Partial({key: getattr(resolved, key) for key in READS[stage]})
+    values = json.loads(text)
+    sections = {}
+    for key in READS[stage]:
+        if key not in values:
+            raise UserError(f"--params: section {key} is missing, stage {stage} needs it")
+        try:
+            sections[key] = Params.model_fields[key].annotation.model_validate(values[key])
+        except ValidationError as error:
+            raise UserError(f"--params: {key}.{_one_line(error)}") from None
+    return _Partial(sections)
