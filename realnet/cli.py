@@ -23,6 +23,123 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the experiment matrix.")]
 DatasetOption = Annotated[str, typer.Option(help="Name of the data set.")]
 CategoryOption = Annotated[str, typer.Option(help="Name of the category.")]
+ManifestOption = Annotated[Path, typer.Option(help="manifest.csv of the stage data.")]
+BackboneOption = Annotated[Path, typer.Option(help="Folder of the stage backbone.")]
+SdasOption = Annotated[
+    Path | None, typer.Option(help="Folder of the stage sdas, where its images are used.")
+]
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps `realnet <command>` a group, however many commands there are."""
+
+
+@app.command()
+def backbone(
+    out: OutOption, params: ParamsOption = "params.yaml", variant: VariantOption = "base"
+) -> None:
+    """Make the frozen feature extractor: fetch, verify or (pretext) train it."""
+    from realnet.models.backbone import make_backbone
+    from realnet.params import stage_params
+
+    make_backbone(stage_params(params, "backbone", variant), out)
+
+
+@app.command()
+def ddpm(
+    manifest: Annotated[list[Path], typer.Option(help="manifest.csv; once per category.")],
+    dataset: DatasetOption,
+    category: Annotated[list[str], typer.Option(help="Category of each manifest, same order.")],
+    out: OutOption,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Train the diffusion model of a category's (or a data set's) normal images."""
+    from realnet.diffusion.training import train_ddpm
+    from realnet.params import stage_params
+
+    train_ddpm(stage_params(params, "ddpm", variant), manifest, dataset, category, seed, out)
+
+
+@app.command()
+def sdas(
+    ddpm: Annotated[Path, typer.Option(help="Folder of the stage ddpm.")],
+    manifest: ManifestOption,
+    dataset: DatasetOption,
+    category: CategoryOption,
+    out: OutOption,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Sample anomalous images of adjustable strength."""
+    from realnet.diffusion.sampling import sample_sdas
+    from realnet.params import stage_params
+
+    stage = stage_params(params, "sdas", variant)
+    sample_sdas(stage, ddpm, manifest, dataset, category, seed, out)
+
+
+@app.command()
+def afs(
+    manifest: ManifestOption,
+    backbone: BackboneOption,
+    dataset: DatasetOption,
+    category: CategoryOption,
+    out: OutOption,
+    sdas: SdasOption = None,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Select the backbone channels that see anomalies, and cache their indices."""
+    from realnet.models.afs import select_features
+    from realnet.params import stage_params
+
+    stage = stage_params(params, "afs", variant)
+    select_features(stage, manifest, backbone, sdas, dataset, category, seed, out)
+
+
+@app.command()
+def train(
+    manifest: ManifestOption,
+    backbone: BackboneOption,
+    afs: Annotated[Path, typer.Option(help="Folder of the stage afs.")],
+    dataset: DatasetOption,
+    category: CategoryOption,
+    out: OutOption,
+    sdas: SdasOption = None,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Train RealNet: reconstruction networks and discriminator."""
+    from realnet.params import stage_params
+    from realnet.training.loop import train_realnet
+
+    stage = stage_params(params, "realnet", variant)
+    train_realnet(stage, manifest, backbone, afs, sdas, dataset, category, seed, out)
+
+
+@app.command()
+def evaluate(
+    manifest: ManifestOption,
+    model: Annotated[Path, typer.Option(help="Folder of the stage realnet.")],
+    dataset: DatasetOption,
+    category: CategoryOption,
+    out: OutOption,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Score the test images and measure image AUROC, pixel AUROC and PRO."""
+    from realnet.evaluation.stage import evaluate as run
+    from realnet.params import stage_params
+
+    stage = stage_params(params, "evaluate", variant)
+    run(stage, manifest, model, dataset, category, seed, variant, out)
 
 
 def main() -> None:

@@ -197,7 +197,9 @@ class Synthesis(Section):
             raise ValueError("sources gives no weight to any anomalous source")
         if self.sources.get("dtd", 0) > 0 and not self.dtd_root:
             raise ValueError("source dtd needs dtd_root, the folder of the DTD images")
-        missing = {n for n, p in self.sources.items() if p > 0 and n != "normal"} - set(self.opacity)
+        missing = {n for n, p in self.sources.items() if p > 0 and n != "normal"} - set(
+            self.opacity
+        )
         if missing:
             raise ValueError(f"opacity has no entry for {sorted(missing)}")
         return self
@@ -297,7 +299,7 @@ READS: dict[str, tuple[str, ...]] = {
     "afs": ("data", "backbone", "synthesis", "afs", "model", "compute"),
     "realnet": ("data", "backbone", "synthesis", "afs", "model", "training", "compute"),
     "evaluate": ("data", "evaluate", "compute"),
-    "report": ("report",),
+    "report": ("experiment", "variants", "report"),
 }
 
 OVERLAID = ("data", "backbone", "ddpm", "sdas", "synthesis", "afs", "model", "training", "evaluate")

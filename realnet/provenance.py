@@ -14,7 +14,15 @@ from typing import Any
 from realnet.io import sha256, write_json
 from realnet.params import PROJECT
 
-PACKAGES = ("torch", "torchvision", "timm", "diffusers", "numpy", "pillow", "opencv-python-headless")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "diffusers",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+)
 
 
 def git_commit() -> str | None:

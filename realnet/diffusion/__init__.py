@@ -1,0 +1,1 @@
+"""The diffusion side: network, DDPM training, and SDAS, the strength-controlled sampler."""

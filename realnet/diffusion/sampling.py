@@ -1,0 +1,179 @@
+"""Stage `sdas`: draw anomalous images of adjustable strength from a trained diffusion model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from realnet.data.images import load_images
+from realnet.data.manifest import read_manifest
+from realnet.diffusion.scheduler import SDASScheduler, build_scheduler
+from realnet.errors import UserError
+from realnet.io import save_figure, sha256, write_csv, write_png
+from realnet.params import Sdas
+from realnet.provenance import Record
+from realnet.runtime import Runtime, progress, start
+from realnet.seeds import derive, torch_generator
+
+
+@torch.no_grad()
+def sample_images(
+    model: torch.nn.Module,
+    scheduler: SDASScheduler,
+    runtime: Runtime,
+    *,
+    steps: int,
+    strengths: torch.Tensor,
+    seeds: Sequence[int],
+    labels: torch.Tensor | None,
+    size: int,
+    start_images: torch.Tensor | None = None,
+    start_fraction: float = 1.0,
+) -> torch.Tensor:
+    """The reverse process for one batch; every image has its own strength and its own generator.
+
+    strengths ``[B]`` >= 0; labels ``[B]`` for a class-conditional model, else None.
+    start_images: uint8 ``[B, 3, S, S]``; then the chain starts from them, noised to the timestep
+    that leaves ``start_fraction`` of the steps, instead of from pure noise (our option).
+    Returns uint8 ``[B, 3, S, S]``, rounded (the official code truncates and stores JPEG).
+    """
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    noise = torch.stack([torch.randn(3, size, size, generator=g) for g in generators])
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.tolist()
+    sample = noise.to(runtime.device)
+    if start_images is not None:
+        timesteps = timesteps[len(timesteps) - max(1, round(start_fraction * len(timesteps))) :]
+        clean = start_images.to(runtime.device).float() / 127.5 - 1
+        alpha = scheduler.alphas_cumprod[timesteps[0]]
+        sample = alpha.sqrt() * clean + (1 - alpha).sqrt() * sample
+    strengths = strengths.to(runtime.device)
+    labels = labels.to(runtime.device) if labels is not None else None
+    for timestep in timesteps:
+        with runtime.autocast():
+            when = torch.full((len(sample),), timestep, device=runtime.device)
+            output = model(sample, when, labels)
+        # fp32 from here: bf16 variance logits would blur the strength (see docs/method.md).
+        sample = scheduler.step(
+            output.float(), timestep, sample, generators, strength=strengths
+        ).prev_sample
+    return ((sample.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def sample_sdas(
+    stage: Any, ddpm: Path, manifest: Path, dataset: str, category: str, seed: int, out: Path
+) -> None:
+    """Write ``images/*.png``, ``manifest.csv`` (index, s, seed, steps, checkpoint) and ``grid.png``."""
+    from realnet.diffusion.training import load_ddpm
+
+    params: Sdas = stage.sdas
+    runtime = start(stage.compute)
+    inputs = {"ddpm": ddpm / "config.json", "manifest": manifest}
+    record = Record("sdas", stage.dump(), inputs, dataset=dataset, category=category, seed=seed)
+    model, trained, config = load_ddpm(ddpm, runtime)
+    if category not in config["categories"]:
+        raise UserError(f"{ddpm}: trained for {config['categories']}, not for {category}")
+    if params.steps > trained.schedule.num_train_timesteps:
+        raise UserError(f"sdas.steps {params.steps} exceeds the {trained.schedule.num_train_timesteps}"
+                        " timesteps the model was trained with")  # fmt: skip
+    label = config["categories"].index(category) if len(config["categories"]) > 1 else None
+    conditional = trained.scope == "dataset" and label is not None
+    normal = load_images(
+        [item for item in read_manifest(manifest) if item.split == "train"], config["image_size"]
+    )
+    scheduler = build_scheduler(trained)
+    names = ("sdas", dataset, category)
+
+    def draw(indices: list[int], strengths: list[float]) -> torch.Tensor:
+        """Images of the given indices; an index fixes seed and start image, whatever the batch."""
+        starts = None
+        if params.start == "image":
+            pick = [derive(seed, *names, "start", i) % len(normal) for i in indices]
+            starts = normal[pick]
+        return sample_images(
+            model,
+            scheduler,
+            runtime,
+            steps=params.steps,
+            strengths=torch.tensor(strengths),
+            seeds=[derive(seed, *names, i) for i in indices],
+            labels=torch.full((len(indices),), label) if conditional else None,
+            size=config["image_size"],
+            start_images=starts,
+            start_fraction=params.start_fraction,
+        )
+
+    low, high = params.strength
+    rows = []
+    batches = -(-params.images // params.batch_size)
+    for number, _ in progress(0, batches, f"sdas {dataset}/{category}"):
+        indices = list(range(params.images))[number * params.batch_size :][: params.batch_size]
+        uniform = [
+            torch.rand((), generator=torch_generator(seed, *names, "strength", i)).item()
+            for i in indices
+        ]
+        strengths = [low + (high - low) * u for u in uniform]
+        for index, s, image in zip(indices, strengths, draw(indices, strengths), strict=True):
+            name = f"images/{index:05d}.png"
+            write_png(out / name, image.permute(1, 2, 0).numpy())
+            rows.append(
+                {
+                    "index": index,
+                    "path": name,
+                    "strength": s,
+                    "seed": derive(seed, *names, index),
+                    "steps": params.steps,
+                    "start": params.start,
+                    "checkpoint_sha256": config["sha256"],
+                    "sha256": sha256(out / name),
+                }
+            )
+    grid = [
+        draw([i] * len(params.grid_strengths), params.grid_strengths)
+        for i in range(params.grid_images)
+    ]
+    save_figure(out / "grid.png", _strength_figure(normal, grid, params.grid_strengths, category))
+    write_csv(out / "manifest.csv", rows, list(rows[0]))
+    record.write(out, runtime.name, images=len(rows), texture=_texture_energy(normal, grid))
+
+
+def _texture_energy(normal: torch.Tensor, grid: list[torch.Tensor]) -> dict[str, float]:
+    """Fine-texture energy of normal images and of s = 0 samples: should agree.
+
+    Median absolute Laplacian in grey levels of [0, 1]. Samples that are smoother than the real
+    images teach the detector that smooth means anomalous.
+    """
+
+    def energy(images: torch.Tensor) -> float:
+        grey = images.float().mean(1, keepdim=True) / 255
+        kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
+        return round(torch.nn.functional.conv2d(grey, kernel).abs().median().item(), 5)
+
+    return {"normal": energy(normal), "sampled": energy(torch.stack([row[0] for row in grid]))}
+
+
+def _strength_figure(
+    normal: torch.Tensor, grid: list[torch.Tensor], strengths: Sequence[float], category: str
+) -> Any:
+    """Rows: one seed each; columns: a real normal image, then the same seed at growing s."""
+    import matplotlib.pyplot as plt
+
+    rows, columns = len(grid), len(strengths) + 1
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(1.5 * columns, 1.55 * rows + 0.4),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, images in enumerate(grid):
+        pictures = [normal[row % len(normal)], *images]
+        titles = ["normal (real)", *(f"s = {s:g}" for s in strengths)]
+        for axis, picture, title in zip(axes[row], pictures, titles, strict=True):
+            axis.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+    figure.suptitle(f"{category}: SDAS strength, one seed per row", fontsize=10)
+    return figure

@@ -1,0 +1,66 @@
+"""A trained RealNet as a function from images to anomaly margins."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from realnet.errors import UserError
+from realnet.io import read_json, sha256
+from realnet.models.afs import Selection
+from realnet.models.backbone import FeatureExtractor, load_backbone
+from realnet.models.realnet import FeatureSelector, RealNet, margin
+from realnet.params import Model
+from realnet.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Backbone, cached channels and the trained part of one category, in eval mode."""
+
+    extractor: FeatureExtractor
+    selector: FeatureSelector
+    model: RealNet
+    image_size: int
+    meta: dict
+
+    @torch.no_grad()
+    def margins(self, images: torch.Tensor, runtime: Runtime, batch_size: int) -> torch.Tensor:
+        """Logit margins float32 ``[N, S, S]`` (CPU) for uint8 images ``[N, 3, S, S]``.
+
+        Positive means anomalous; the sigmoid of the margin is the paper's anomaly map.
+        """
+        parts = []
+        for part in images.split(batch_size):
+            with runtime.autocast():
+                maps = self.extractor(part.to(runtime.device).float() / 255)
+                logits, _ = self.model(self.selector(maps))
+            parts.append(margin(logits).cpu())
+        return torch.cat(parts)
+
+
+def load_detector(folder: str | Path, runtime: Runtime) -> Detector:
+    """What the stage `realnet` wrote; digests of the model and of its backbone are verified."""
+    folder = Path(folder)
+    meta = read_json(folder / "model.json")
+    path = folder / "model.safetensors"
+    if not path.is_file() or sha256(path) != meta["sha256"]:
+        raise UserError(f"{path}: missing, or not the file of model.json; train it again")
+    origin = (folder / meta["backbone"]["path"]).resolve()
+    extractor = load_backbone(origin)
+    if read_json(origin / "backbone.json")["sha256"] != meta["backbone"]["sha256"]:
+        raise UserError(f"{origin}: not the backbone that {folder} was trained with")
+    params = Model.model_validate(meta["model"])
+    selection = Selection(**meta["selection"])
+    size = meta["image_size"]
+    selector = FeatureSelector(params.blocks, selection, size, params.feature_scale)
+    model = RealNet(selector.channels, params, size)
+    model.load_state_dict(safetensors.torch.load_file(path))
+    return Detector(
+        runtime.place(extractor),
+        selector.to(runtime.device),
+        runtime.place(model).eval(),
+        size,
+        meta,
+    )

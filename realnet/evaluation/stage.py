@@ -1,0 +1,88 @@
+"""Stage `evaluate`: score the test images with the last checkpoint, and measure."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realnet.data.images import load_images, load_masks
+from realnet.data.manifest import read_manifest
+from realnet.errors import UserError
+from realnet.evaluation.figures import qualitative
+from realnet.evaluation.inference import load_detector
+from realnet.evaluation.metrics import image_auroc, image_score, pixel_metrics
+from realnet.io import atomic, save_figure, write_csv, write_json
+from realnet.provenance import Record
+from realnet.runtime import start
+
+
+def evaluate(
+    stage: Any,
+    manifest: Path,
+    model: Path,
+    dataset: str,
+    category: str,
+    seed: int,
+    variant: str,
+    out: Path,
+) -> None:
+    """Write ``scores.npz`` (float32 margins), ``images.csv``, ``metrics.json``, ``qualitative.png``."""
+    runtime = start(stage.compute)
+    inputs = {"manifest": manifest, "model": model / "model.json"}
+    identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
+    record = Record("evaluate", stage.dump(), inputs, **identity)
+    params = stage.evaluate
+    detector = load_detector(model, runtime)
+    if (detector.meta["dataset"], detector.meta["category"]) != (dataset, category):
+        raise UserError(
+            f"{model}: trained for {detector.meta['dataset']}/{detector.meta['category']},"
+            f" not for {dataset}/{category}"
+        )
+    items = [item for item in read_manifest(manifest) if item.split == "test"]
+    size = detector.image_size
+    images, masks = load_images(items, size), load_masks(items, size).numpy()
+    margins = detector.margins(images, runtime, params.batch_size).numpy()
+    labels = np.array([item.label for item in items], np.uint8)
+    scores = image_score(margins, params.image_score_pool)
+
+    with atomic(out / "scores.npz") as temporary:
+        np.savez_compressed(
+            temporary,
+            margins=margins,
+            masks=masks,
+            image_scores=scores.astype(np.float32),
+            labels=labels,
+            paths=np.array([str(item.path) for item in items]),
+            defects=np.array([item.defect for item in items]),
+        )
+    rows = [
+        {"path": item.path, "label": item.label, "defect": item.defect, "score": float(score)}
+        for item, score in zip(items, scores, strict=True)
+    ]
+    write_csv(out / "images.csv", rows, ["path", "label", "defect", "score"])
+    measured = {
+        "image_auroc": image_auroc(scores, labels),
+        **pixel_metrics(margins, masks, pro_limit=params.pro_limit),
+    }
+    write_json(
+        out / "metrics.json",
+        {
+            **{
+                k: None if isinstance(v, float) and math.isnan(v) else v
+                for k, v in measured.items()
+            },
+            **identity,
+            "checkpoint": "last",
+            "counts": {
+                "test_normal": int((labels == 0).sum()),
+                "test_anomalous": int((labels == 1).sum()),
+                "anomalous_without_pixels": int(((labels == 1) & ~masks.any((1, 2))).sum()),
+            },
+        },
+    )
+    names = [f"{item.defect}/{item.path.name}" for item in items]
+    pictures = images.permute(0, 2, 3, 1).numpy()
+    figure = qualitative(pictures, masks, margins, scores, labels, names, params.figure_images)
+    save_figure(out / "qualitative.png", figure)
+    record.write(out, runtime.name)

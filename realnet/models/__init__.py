@@ -1,0 +1,1 @@
+"""The networks: backbone, feature selection, reconstruction, residual selection, RealNet."""

@@ -1,0 +1,226 @@
+"""Stage `afs`: Anomaly-aware Features Selection, computed once per category and cached.
+
+Paper sec. 3.2 and official code: channel i of layer k is good when its squared difference between
+a synthetic anomaly A and its normal original I looks like the mask M:
+
+    D = (phi_k,i(A) - phi_k,i(I))^2,   D^ = (D - min D) / (max D - min D + 1e-4),
+    score = mean (D^ - M)^2   (min and max over the batch, per channel; M at the map's size),
+
+summed over batches; the m_k channels with the smallest score stay, in ascending index order.
+The official code passes over the data once per layer; here one pass serves all layers, so all
+see the same anomalies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from realnet.data.images import load_images
+from realnet.data.manifest import read_manifest
+from realnet.errors import UserError
+from realnet.io import read_json, save_figure, write_json
+from realnet.models.backbone import FeatureExtractor, load_backbone
+from realnet.params import Block
+from realnet.provenance import Record
+from realnet.runtime import progress, start
+from realnet.seeds import torch_generator
+from realnet.synthesis.anomalies import AnomalySynthesiser
+from realnet.synthesis.setup import build_pools, training_foregrounds
+from realnet.training.batches import shuffled_epochs
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The cached result: per backbone layer, ascending channel indices and their scales."""
+
+    indices: list[list[int]]
+    scales: list[list[float]]  # standard deviation over normal training images
+
+
+def select_features(
+    stage: Any,
+    manifest: Path,
+    backbone: Path,
+    sdas: Path | None,
+    dataset: str,
+    category: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """Write ``afs.json`` (indices, all scores, scales, what they were computed from) and a figure."""
+    runtime = start(stage.compute)
+    inputs = {"manifest": manifest, "backbone": backbone / "backbone.json"}
+    if sdas is not None:
+        inputs["sdas"] = sdas / "manifest.csv"
+    record = Record("afs", stage.dump(), inputs, dataset=dataset, category=category, seed=seed)
+    size, params = stage.data.image_size, stage.afs
+    extractor = runtime.place(load_backbone(backbone))
+    shapes = extractor.shapes(size)
+    check_blocks(stage.model.blocks, params.channels, shapes)
+    normal = load_images([i for i in read_manifest(manifest) if i.split == "train"], size)
+    covers = training_foregrounds(normal, stage.synthesis, dataset, category)
+    pools = build_pools(stage.synthesis, sdas, seed, dataset, category, size)
+    names = ("afs", dataset, category)
+    synthesise = AnomalySynthesiser(stage.synthesis, pools, seed, *names, anomalous_only=True)
+    batch_of = shuffled_epochs(len(normal), params.batch_size, seed, *names)
+
+    resolution = _map_sizes(stage.model.blocks, shapes, size)
+    totals = [torch.zeros(c, dtype=torch.float64) for c, _ in shapes]
+    example = None
+    for step, _ in progress(0, params.batches, f"afs {dataset}/{category}"):
+        chosen = batch_of(step)
+        images = normal[chosen].to(runtime.device)
+        anomalies = synthesise(images, covers[chosen].to(runtime.device), step * params.batch_size)
+        with runtime.autocast():
+            maps = extractor(torch.cat([anomalies.images, images]).float() / 255)
+        for layer, both in enumerate(maps):
+            if resolution[layer] is None:
+                continue
+            scores, scaled = channel_scores(both.float(), anomalies.masks, resolution[layer])
+            totals[layer] += scores.double().cpu()
+            if step == 0:
+                example = example or []
+                example.append((layer, scaled[:1].cpu(), anomalies.masks[:1].cpu()))
+    scores = [(t / params.batches).tolist() for t in totals]
+    draw = torch_generator(seed, *names, "random")
+    indices = [
+        choose(torch.tensor(scores[k]), params.channels[k], params.selection, draw)
+        for k in range(len(shapes))
+    ]
+    spread = _spreads(extractor, normal, runtime)
+    write_json(
+        out / "afs.json",
+        {
+            "selection": params.selection,
+            "layers": [
+                {
+                    "channels": shapes[k][0],
+                    "stride": shapes[k][1],
+                    "indices": indices[k],
+                    "scales": [spread[k][i] for i in indices[k]],
+                    "scores": scores[k],
+                }
+                for k in range(len(shapes))
+            ],
+            "computed_from": {n: i["sha256"] for n, i in record.content["inputs"].items()},
+            "batches": params.batches,
+            "batch_size": params.batch_size,
+        },
+    )
+    save_figure(out / "afs.png", _figure(scores, indices, example or [], category))
+    record.write(out, runtime.name)
+
+
+def channel_scores(
+    both: torch.Tensor, masks: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores ``[C]`` of one batch and D^ ``[B, C, size, size]``.
+
+    both: maps of the anomalies, then of their originals, ``[2B, C, h, w]``; masks bool ``[B, S, S]``,
+    shrunk with nearest neighbour to the map (official; the paper enlarges the map instead).
+    """
+    if both.shape[-1] != size:
+        both = F.interpolate(both, (size, size), mode="bilinear", align_corners=True)
+    anomalous, original = both.chunk(2)
+    difference = (anomalous - original) ** 2
+    low = difference.amin((0, 2, 3), keepdim=True)
+    high = difference.amax((0, 2, 3), keepdim=True)
+    scaled = (difference - low) / (high - low + 1e-4)
+    small = F.interpolate(masks[:, None].float(), (size, size), mode="nearest")
+    return ((scaled - small) ** 2).mean((0, 2, 3)), scaled
+
+
+def choose(scores: torch.Tensor, count: int, how: str, draw: torch.Generator) -> list[int]:
+    """``count`` channel indices, ascending. afs: smallest scores; random, first: for ablations."""
+    if how == "random":
+        picked = torch.randperm(len(scores), generator=draw)[:count]
+    elif how == "first":
+        picked = torch.arange(count)
+    else:
+        picked = torch.nan_to_num(scores, nan=float("inf")).argsort(stable=True)[:count]
+    return sorted(picked.tolist())
+
+
+def check_blocks(blocks: Sequence[Block], wanted: Sequence[int], shapes: list) -> None:
+    """UserError when a layer has fewer channels than m_k asks for."""
+    for layer, (count, (channels, _)) in enumerate(zip(wanted, shapes, strict=True)):
+        if count > channels:
+            raise UserError(
+                f"afs.channels[{layer}] is {count}, but layer {layer} of the backbone has"
+                f" {channels} channels"
+            )
+
+
+def _map_sizes(blocks: Sequence[Block], shapes: list, size: int) -> list[int | None]:
+    """Side of the map at which each layer is scored: its block's; None for a layer in no block."""
+    sizes: list[int | None] = [None] * len(shapes)
+    for block in blocks:
+        for layer in block.layers:
+            sizes[layer] = -(-size // block.stride)
+    return sizes
+
+
+@torch.no_grad()
+def _spreads(extractor: FeatureExtractor, normal: torch.Tensor, runtime: Any) -> list[list[float]]:
+    """Per layer and channel, standard deviation over normal images and positions (at least 1e-3)."""
+    count, sums = 0, None
+    for part in normal.split(16):
+        maps = [m.double() for m in extractor(part.to(runtime.device).float() / 255)]
+        moments = [torch.stack([m.sum((0, 2, 3)), (m**2).sum((0, 2, 3))]).cpu() for m in maps]
+        pixels = [m.shape[0] * m.shape[2] * m.shape[3] for m in maps]
+        sums = moments if sums is None else [a + b for a, b in zip(sums, moments, strict=True)]
+        count = pixels if count == 0 else [a + b for a, b in zip(count, pixels, strict=True)]
+    spreads = []
+    for (total, squares), pixels in zip(sums, count, strict=True):
+        variance = squares / pixels - (total / pixels) ** 2
+        spreads.append(variance.clamp(min=0).sqrt().clamp(min=1e-3).float().tolist())
+    return spreads
+
+
+def load_selection(folder: str | Path) -> Selection:
+    """The cached selection of the stage `afs`."""
+    layers = read_json(Path(folder) / "afs.json")["layers"]
+    return Selection([layer["indices"] for layer in layers], [layer["scales"] for layer in layers])
+
+
+def _figure(
+    scores: list[list[float]], indices: list[list[int]], example: list, category: str
+) -> Any:
+    """Sorted scores per layer with the kept part marked; best and worst channel's D^ beside."""
+    import matplotlib.pyplot as plt
+
+    rows = len(scores)
+    figure, axes = plt.subplots(
+        rows,
+        4,
+        figsize=(8, 1.8 * rows),
+        width_ratios=[3, 1, 1, 1],
+        squeeze=False,
+        layout="constrained",
+    )
+    shown = {layer: (maps, mask) for layer, maps, mask in example}
+    for layer, row in enumerate(axes):
+        order = torch.tensor(scores[layer]).argsort()
+        kept = torch.tensor([int(i) in set(indices[layer]) for i in order])
+        values = torch.tensor(scores[layer])[order]
+        ranks = torch.arange(len(values))
+        row[0].plot(ranks, values, color="0.7", lw=1)
+        row[0].plot(ranks[kept], values[kept], ".", color="tab:green", ms=3)
+        row[0].set_ylabel(f"layer {layer}\nscore", fontsize=8)
+        row[0].tick_params(labelsize=7)
+        for axis in row[1:]:
+            axis.set_axis_off()
+        if layer in shown:
+            maps, mask = shown[layer]
+            pictures = [mask[0].float(), maps[0, order[0]], maps[0, order[-1]]]
+            for axis, picture in zip(row[1:], pictures, strict=True):
+                axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes[0][0].set_title(f"{category}: channels by score, kept ones green", fontsize=9)
+    for axis, title in zip(axes[0][1:], ("mask", "best channel", "worst channel"), strict=True):
+        axis.set_title(title, fontsize=9)
+    axes[-1][0].set_xlabel("rank", fontsize=8)
+    return figure

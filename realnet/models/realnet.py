@@ -1,0 +1,103 @@
+"""RealNet: selected features -> reconstruction per block -> RRS -> discriminator."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from realnet.models.afs import Selection
+from realnet.models.reconstruction import ReconstructionUNet
+from realnet.models.rrs import Discriminator, ResidualSelection
+from realnet.params import Model
+
+
+class FeatureSelector(nn.Module):
+    """AFS at work: pick the cached channels of each layer and bring them to their block's stride.
+
+    Input: the backbone's maps. Output: one map ``[B, m_block, H_block, W_block]`` per block.
+    """
+
+    def __init__(self, blocks: Sequence, selection: Selection, image_size: int, scaled: bool):
+        super().__init__()
+        self.layers = [list(block.layers) for block in blocks]
+        self.sizes = [-(-image_size // block.stride) for block in blocks]
+        for layer, chosen in enumerate(selection.indices):
+            self.register_buffer(f"index{layer}", torch.tensor(chosen), persistent=False)
+            scale = selection.scales[layer] if scaled else [1.0] * len(chosen)
+            inverse = 1 / torch.tensor(scale).view(1, -1, 1, 1)
+            self.register_buffer(f"inverse{layer}", inverse, persistent=False)
+        self.channels = [sum(len(selection.indices[k]) for k in layers) for layers in self.layers]
+
+    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        blocks = []
+        for layers, size in zip(self.layers, self.sizes, strict=True):
+            parts = []
+            for layer in layers:
+                chosen = maps[layer].index_select(1, getattr(self, f"index{layer}"))
+                chosen = chosen * getattr(self, f"inverse{layer}")
+                parts.append(resize_to(chosen, size))
+            blocks.append(torch.cat(parts, dim=1))
+        return blocks
+
+
+def resize_to(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """Bilinear with aligned corners (official); untouched when the size is right already."""
+    if maps.shape[-2:] == (size, size):
+        return maps
+    return F.interpolate(maps, (size, size), mode="bilinear", align_corners=True)
+
+
+class RealNet(nn.Module):
+    """The trainable part. The frozen backbone and the selector stay outside (and out of checkpoints).
+
+    forward: block features phi(A), list of ``[B, m_k, H_k, W_k]`` -> logits ``[B, 2, S, S]`` and the
+    reconstructions G_k(phi_k(A)), same shapes as the input.
+    """
+
+    def __init__(self, channels: Sequence[int], params: Model, image_size: int):
+        super().__init__()
+        self.image_size = image_size
+        self.reconstruct = nn.ModuleList(
+            ReconstructionUNet(m, params.reconstruction) for m in channels
+        )
+        total = sum(channels)
+        kept = total if params.rrs.mode == "all" else params.rrs.channels
+        self.select = ResidualSelection(total, params.rrs)
+        self.discriminate = Discriminator(kept, list(params.rrs.hidden))
+
+    def forward(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        rebuilt = [net(f) for net, f in zip(self.reconstruct, features, strict=True)]
+        residuals = self.residuals(features, rebuilt)
+        return self.discriminate(self.select(residuals), self.image_size), rebuilt
+
+    def residuals(self, features: list[torch.Tensor], rebuilt: list[torch.Tensor]) -> torch.Tensor:
+        """E = (phi(A) - G(phi(A)))^2 of all blocks at the finest one's size, ``[B, M, H, W]``."""
+        finest = max(f.shape[-1] for f in features)
+        squared = [(f.float() - g.float()) ** 2 for f, g in zip(features, rebuilt, strict=True)]
+        return torch.cat([resize_to(e, finest) for e in squared], dim=1)
+
+
+def realnet_loss(
+    logits: torch.Tensor,
+    masks: torch.Tensor,
+    rebuilt: list[torch.Tensor],
+    normal: list[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(segmentation, reconstruction): pixel cross-entropy, and sum_k MSE(G_k(phi_k(A)), phi_k(I)).
+
+    logits ``[B, 2, S, S]``, masks bool ``[B, S, S]``; paper eq. for the total loss, weights outside.
+    """
+    segmentation = F.cross_entropy(logits.float(), masks.long())
+    reconstruction = sum(
+        F.mse_loss(g.float(), f.float()) for g, f in zip(rebuilt, normal, strict=True)
+    )
+    return segmentation, reconstruction
+
+
+def margin(logits: torch.Tensor) -> torch.Tensor:
+    """Anomalous minus normal logit, float32 ``[B, S, S]``; its sigmoid is the official map.
+
+    Kept as the score since the softmax saturates: equal 1.0s would lose their order.
+    """
+    return (logits[:, 1] - logits[:, 0]).float()

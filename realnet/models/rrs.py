@@ -1,0 +1,81 @@
+"""RRS, Reconstruction Residuals Selection, and the discriminator behind it (paper sec. 3.3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from realnet.params import Rrs
+
+
+class ResidualSelection(nn.Module):
+    """Keep the r most informative residual maps of each image.
+
+    Input: residuals E ``[B, M, H, W]`` >= 0. Output ``[B, r, H, W]`` (or all M for mode "all").
+    Mode "max_mean": the r/2 channels with the largest global maximum, then the r/2 with the largest
+    global mean, each list in descending order; a channel may be in both. So a slot stands for a
+    rank, not for a channel.
+
+    Ranking uses BatchNorm-standardised residuals (momentum 0.9, no affine), as the official code
+    does and the paper does not say; gradients flow through the un-normalised ones.
+    """
+
+    def __init__(self, channels: int, params: Rrs):
+        super().__init__()
+        self.mode, self.kept = params.mode, params.channels
+        self.norm = (
+            nn.BatchNorm2d(channels, momentum=0.9, affine=False) if params.ranking_norm else None
+        )
+
+    def forward(self, residuals: torch.Tensor) -> torch.Tensor:
+        if self.mode == "all":
+            return residuals
+        ranked = self.ranking(residuals)
+        index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *residuals.shape[2:])
+        return residuals.gather(1, index)
+
+    @torch.no_grad()
+    def ranking(self, residuals: torch.Tensor) -> torch.Tensor:
+        """Channel indices int64 ``[B, r]``."""
+        standard = self.norm(residuals) if self.norm is not None else residuals
+        peak, mean = standard.amax((2, 3)), standard.mean((2, 3))
+        if self.mode == "max":
+            return peak.topk(self.kept, dim=1).indices
+        if self.mode == "mean":
+            return mean.topk(self.kept, dim=1).indices
+        half = self.kept // 2
+        first, second = peak.topk(self.kept - half, dim=1), mean.topk(half, dim=1)
+        return torch.cat([first.indices, second.indices], dim=1)
+
+
+class ResidualUnit(nn.Module):
+    """x + conv1x1(ReLU(conv3x3(ReLU(x)))), without biases."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.wide = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.narrow = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.narrow(F.relu(self.wide(F.relu(x))))
+
+
+class Discriminator(nn.Module):
+    """Selected residuals ``[B, r, H, W]`` -> logits ``[B, 2, size, size]`` (normal, anomalous)."""
+
+    def __init__(self, channels: int, hidden: list[int]):
+        super().__init__()
+        a, b, c, d = hidden
+        self.units = nn.Sequential(ResidualUnit(channels), ResidualUnit(channels), nn.ReLU())
+        self.reduce = nn.Sequential(
+            nn.Conv2d(channels, a, 3, padding=1), nn.BatchNorm2d(a), nn.ReLU(),
+            nn.Conv2d(a, b, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(b, c, 3, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.refine = nn.Sequential(
+            nn.Conv2d(c, d, 3, padding=1), nn.ReLU(), nn.Conv2d(d, 2, 3, padding=1)
+        )
+
+    def forward(self, selected: torch.Tensor, size: int) -> torch.Tensor:
+        h = self.reduce(self.units(selected))
+        h = F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=True)
+        return F.interpolate(self.refine(h), (size, size), mode="bilinear", align_corners=True)

@@ -1,0 +1,126 @@
+"""Batched synthesis of local anomalies: A = (1 - M) I + M [delta P + (1 - delta) I]."""
+
+from dataclasses import dataclass
+
+import torch
+
+from realnet.params import Synthesis
+from realnet.seeds import torch_generator
+from realnet.synthesis.perlin import perlin_masks, uniforms_needed
+from realnet.synthesis.sources import augment_texture
+
+MAX_DRAWS = 8  # of a mask, before an image is left without anomaly
+_OWN = 3  # uniforms of an item besides its mask's: source type, image of the pool, opacity
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A batch of synthetic anomalies."""
+
+    images: torch.Tensor  # A, uint8 [B, 3, S, S]
+    masks: torch.Tensor  # M, bool [B, S, S]; all False for normal items
+
+
+class AnomalySynthesiser:
+    """Draws anomalies for batches of normal images.
+
+    Everything is decided by (seed, names, item), so neither batch size nor device nor order
+    matters; the arithmetic is batched on ``device``.
+
+    pools: source name -> uint8 ``[N, 3, S, S]``. foregrounds: bool ``[N_images, S, S]``.
+    """
+
+    def __init__(
+        self,
+        params: Synthesis,
+        pools: dict[str, torch.Tensor],
+        seed: int,
+        *names: str | int,
+        anomalous_only: bool = False,
+    ):
+        self.params, self.pools, self.seed, self.names = params, pools, seed, names
+        weights = {n: p for n, p in params.sources.items() if p > 0}
+        if anomalous_only:  # AFS: the normal type is removed, the others are equiprobable
+            weights = {n: 1.0 for n in weights if n != "normal"}
+        self.kinds = list(weights)
+        self.cumulative = torch.tensor(list(weights.values())).cumsum(0)
+        self.cumulative /= self.cumulative[-1].clone()
+
+    def __call__(
+        self, images: torch.Tensor, foregrounds: torch.Tensor, first_item: int
+    ) -> Synthetic:
+        """Anomalies for images uint8 ``[B, 3, S, S]``; they are items first_item, first_item+1, ...
+
+        Each item is normal (unchanged, empty mask) or takes one source, by ``sources``.
+        """
+        batch, size, device = len(images), images.shape[-1], images.device
+        items = range(first_item, first_item + batch)
+        uniforms = self._uniforms(items, attempt=0)
+        kind = torch.searchsorted(self.cumulative, uniforms[:, 0].contiguous(), right=True)
+        kind = kind.clamp(max=len(self.kinds) - 1)
+        anomalous = torch.tensor([name != "normal" for name in self.kinds])[kind]
+        masks = self._masks(uniforms, foregrounds, size) & anomalous.view(-1, 1, 1).to(device)
+        if self.params.empty_masks == "redraw":
+            masks = self._redraw(masks, anomalous, foregrounds, items, size)
+
+        opacity = torch.zeros(batch)
+        patches = torch.zeros_like(images)
+        for index, name in enumerate(self.kinds):
+            rows = torch.nonzero(kind == index).flatten()
+            if name == "normal" or not len(rows):
+                continue
+            low, high = self.params.opacity[name]
+            opacity[rows] = low + (high - low) * uniforms[rows, 2]
+            pool = self.pools[name]
+            chosen = (uniforms[rows, 1] * len(pool)).long().clamp(max=len(pool) - 1)
+            picked = pool[chosen.to(pool.device)]
+            if name == "dtd":
+                picked = torch.stack([
+                    augment_texture(p, torch_generator(self.seed, *self.names, "dtd", items[r]))
+                    for p, r in zip(picked.cpu(), rows.tolist(), strict=True)
+                ])  # fmt: skip
+            patches[rows.to(device)] = picked.to(device)
+        return Synthetic(blend(images, patches, masks, opacity.to(device)), masks)
+
+    def _uniforms(self, items: range | list[int], attempt: int) -> torch.Tensor:
+        """One row of uniform numbers per item; a redraw of the mask is another row."""
+        count = _OWN + uniforms_needed(self.params.perlin)
+        rows = torch.empty(len(items), count)
+        for row, item in zip(rows, items, strict=True):
+            row.uniform_(generator=torch_generator(self.seed, *self.names, item, attempt))
+        return rows
+
+    def _masks(self, uniforms: torch.Tensor, foregrounds: torch.Tensor, size: int) -> torch.Tensor:
+        perlin = perlin_masks(uniforms[:, _OWN:].to(foregrounds.device), size, self.params.perlin)
+        return perlin & foregrounds
+
+    def _redraw(
+        self,
+        masks: torch.Tensor,
+        anomalous: torch.Tensor,
+        foregrounds: torch.Tensor,
+        items: range,
+        size: int,
+    ) -> torch.Tensor:
+        """Draw masks that came out empty again (about 5 % do); the official code keeps them."""
+        for attempt in range(1, MAX_DRAWS):
+            empty = torch.nonzero(anomalous & ~masks.flatten(1).any(1).cpu()).flatten()
+            if not len(empty):
+                break
+            uniforms = self._uniforms([items[i] for i in empty.tolist()], attempt)
+            where = empty.to(masks.device)
+            masks[where] = self._masks(uniforms, foregrounds[where], size)
+        return masks
+
+
+def blend(
+    images: torch.Tensor, patches: torch.Tensor, masks: torch.Tensor, opacity: torch.Tensor
+) -> torch.Tensor:
+    """A = (1 - M) I + M [delta P + (1 - delta) I], paper eq. for synthetic anomalies.
+
+    images I and patches P uint8 ``[B, 3, S, S]``, masks M bool ``[B, S, S]``, opacity delta ``[B]``.
+    Returns uint8, rounded; pixels outside the mask keep their exact value.
+    """
+    delta = opacity.view(-1, 1, 1, 1)
+    mixed = torch.lerp(images.float(), patches.float(), delta).round().to(torch.uint8)
+    return torch.where(masks.unsqueeze(1), mixed, images)

@@ -1,0 +1,36 @@
+"""What AFS and RealNet training both need before the first anomaly: pools and foregrounds."""
+
+from pathlib import Path
+
+import torch
+
+from realnet.errors import UserError
+from realnet.params import Synthesis
+from realnet.synthesis.foreground import foregrounds, rule_for
+from realnet.synthesis.sources import dtd_pool, sdas_pool, texture_pool
+
+
+def build_pools(
+    params: Synthesis, sdas: Path | None, seed: int, dataset: str, category: str, size: int
+) -> dict[str, torch.Tensor]:
+    """Source name -> uint8 ``[N, 3, S, S]``, for the sources that have a weight above zero."""
+    pools = {}
+    for name, weight in params.sources.items():
+        if weight <= 0 or name == "normal":
+            continue
+        if name == "sdas":
+            if sdas is None:
+                raise UserError("synthesis.sources has sdas: give --sdas, the folder of that stage")
+            pools[name] = sdas_pool(sdas, size)
+        elif name == "dtd":
+            pools[name] = dtd_pool(params.dtd_root, size)
+        else:
+            pools[name] = texture_pool(seed, dataset, category, size)
+    return pools
+
+
+def training_foregrounds(
+    normal: torch.Tensor, params: Synthesis, dataset: str, category: str
+) -> torch.Tensor:
+    """bool ``[N, S, S]`` for the normal training images uint8 ``[N, 3, S, S]``."""
+    return foregrounds(normal, rule_for(params.foreground, dataset, category))

@@ -1,0 +1,1 @@
+"""What the training loops share (checkpoints, batches, learning rate) and RealNet's own loop."""

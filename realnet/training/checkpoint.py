@@ -1,0 +1,85 @@
+"""Checkpoints of a running training: resumed after a kill, gone after success."""
+
+import fcntl
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from realnet.errors import UserError
+from realnet.io import atomic
+
+
+def fingerprint(**causes: Any) -> str:
+    """Digest of everything that the training depends on; a checkpoint of another is not resumed."""
+    return hashlib.sha256(json.dumps(causes, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Checkpoints:
+    """The folder ``<out>/checkpoint``, locked while a process trains into it.
+
+    The lock ends with the process, so a killed job leaves none; a second job for the same result
+    (an orphan and its rerun) gets a UserError instead of writing over the first one's files.
+    """
+
+    def __init__(self, out: Path, identity: str):
+        self.folder, self.identity = out / "checkpoint", identity
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another process is training here; wait or stop it") from None
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "last.pt"
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state, or None where there is none that fits (it is then trained anew)."""
+        if not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            print(f"{self.path}: unreadable ({type(error).__name__}), training starts anew")
+            return None
+        if state.get("identity") != self.identity:
+            print(f"{self.path}: made with other parameters or inputs, training starts anew")
+            return None
+        return state
+
+    def save(self, **state: Any) -> None:
+        with atomic(self.path) as temporary:
+            torch.save({"identity": self.identity, **state}, temporary)
+
+    def finish(self) -> None:
+        """Remove the folder: a forced rerun must not resume a finished run and train nothing."""
+        os.close(self.lock)
+        shutil.rmtree(self.folder)
+
+
+def restore_modules(state: Mapping[str, Any], **parts: Any) -> None:
+    """``part.load_state_dict(state[name])`` for each named part."""
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+
+
+def learning_rate(schedule: str, warmup: int, total: int) -> Callable[[int], float]:
+    """Factor of the base learning rate at each step: linear warm-up, then constant or cosine to 0."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if schedule == "constant":
+            return 1.0
+        done = (step - warmup) / max(1, total - warmup)
+        return 0.5 * (1 + torch.cos(torch.tensor(done * torch.pi)).item())
+
+    return factor

@@ -1,0 +1,198 @@
+"""Stage `realnet`: train reconstruction networks and discriminator of one category."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from realnet.data.images import load_images
+from realnet.data.manifest import read_manifest
+from realnet.io import atomic, read_json, save_figure, sha256, write_csv, write_json
+from realnet.models.afs import load_selection
+from realnet.models.backbone import FeatureExtractor, load_backbone
+from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
+from realnet.params import Training
+from realnet.provenance import Record
+from realnet.runtime import Runtime, progress, start
+from realnet.seeds import derive
+from realnet.synthesis.anomalies import AnomalySynthesiser
+from realnet.synthesis.setup import build_pools, training_foregrounds
+from realnet.training.batches import shuffled_epochs
+from realnet.training.checkpoint import Checkpoints, fingerprint, learning_rate, restore_modules
+
+HISTORY = ["step", "loss", "loss_segmentation", "loss_reconstruction", "lr"]
+
+
+def train_realnet(
+    stage: Any,
+    manifest: Path,
+    backbone: Path,
+    afs: Path,
+    sdas: Path | None,
+    dataset: str,
+    category: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """Write ``model.safetensors`` (trainable part only), ``model.json``, the history, its curves."""
+    runtime = start(stage.compute)
+    inputs = {"manifest": manifest, "backbone": backbone / "backbone.json", "afs": afs / "afs.json"}
+    if sdas is not None:
+        inputs["sdas"] = sdas / "manifest.csv"
+    record = Record("realnet", stage.dump(), inputs, dataset=dataset, category=category, seed=seed)
+    size, names = stage.data.image_size, ("realnet", dataset, category)
+    extractor = runtime.place(load_backbone(backbone))
+    selection = load_selection(afs)
+    selector = FeatureSelector(stage.model.blocks, selection, size, stage.model.feature_scale)
+    selector.to(runtime.device)
+    normal = load_images([i for i in read_manifest(manifest) if i.split == "train"], size)
+    covers = training_foregrounds(normal, stage.synthesis, dataset, category)
+    pools = build_pools(stage.synthesis, sdas, seed, dataset, category, size)
+    synthesise = AnomalySynthesiser(stage.synthesis, pools, seed, *names)
+
+    torch.manual_seed(derive(seed, *names, "init"))
+    model = runtime.place(RealNet(selector.channels, stage.model, size))
+    checkpoints = Checkpoints(
+        out, fingerprint(params=stage.dump(), inputs=record.content["inputs"], seed=seed)
+    )
+    data = _Data(
+        normal.to(runtime.device), covers.to(runtime.device), synthesise, extractor, selector
+    )
+    history = _optimise(model, stage.training, data, runtime, checkpoints, seed, names)
+
+    write_csv(out / "history.csv", history, HISTORY)
+    with atomic(out / "model.safetensors") as temporary:
+        state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        safetensors.torch.save_file(state, temporary)
+    write_json(
+        out / "model.json",
+        {
+            "dataset": dataset,
+            "category": category,
+            "seed": seed,
+            "image_size": size,
+            "model": stage.model.model_dump(),
+            "selection": {"indices": selection.indices, "scales": selection.scales},
+            # Relative, so that a results folder can be moved or pulled elsewhere as a whole.
+            "backbone": {
+                "path": os.path.relpath(backbone, out),
+                "sha256": read_json(backbone / "backbone.json")["sha256"],
+            },
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "sha256": sha256(out / "model.safetensors"),
+        },
+    )
+    save_figure(out / "curves.png", _curves(history, f"{dataset}/{category} seed {seed}"))
+    record.write(out, runtime.name, parameters=sum(p.numel() for p in model.parameters()))
+    checkpoints.finish()
+
+
+class _Data:
+    """Training batches: block features of anomalies and originals, and the masks."""
+
+    def __init__(
+        self,
+        normal: torch.Tensor,
+        covers: torch.Tensor,
+        synthesise: AnomalySynthesiser,
+        extractor: FeatureExtractor,
+        selector: FeatureSelector,
+    ):
+        self.normal, self.covers, self.synthesise = normal, covers, synthesise
+        self.extractor, self.selector = extractor, selector
+        # phi(I) is constant (no augmentation): computed once for every training image.
+        parts = [self.features(part) for part in normal.split(16)]
+        self.cached = [torch.cat(block) for block in zip(*parts, strict=True)]
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return self.selector(self.extractor(images.float() / 255))
+
+    def batch(
+        self, chosen: torch.Tensor, first_item: int
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+        """(phi(A), phi(I), M) of the chosen training images."""
+        chosen = chosen.to(self.normal.device)
+        drawn = self.synthesise(self.normal[chosen], self.covers[chosen], first_item)
+        original = [block[chosen] for block in self.cached]
+        anomalous = [block.clone() for block in original]
+        changed = torch.nonzero(drawn.masks.flatten(1).any(1)).flatten()
+        if len(changed):  # a normal item's features are its original's: no second forward pass
+            for block, fresh in zip(anomalous, self.features(drawn.images[changed]), strict=True):
+                block[changed] = fresh.to(block.dtype)
+        return anomalous, original, drawn.masks
+
+
+def _optimise(
+    model: RealNet,
+    params: Training,
+    data: _Data,
+    runtime: Runtime,
+    checkpoints: Checkpoints,
+    seed: int,
+    names: tuple[str, ...],
+) -> list[dict[str, float]]:
+    """The loop of paper sec. 3.3 / official `train_realnet`; returns the loss history."""
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=params.lr, weight_decay=params.weight_decay
+    )
+    factor = learning_rate(params.lr_schedule, params.warmup_steps, params.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    history: list[dict[str, float]] = []
+    first = 0
+    if (state := checkpoints.load()) is not None:
+        restore_modules(state, model=model, optimiser=optimiser, schedule=schedule)
+        history, first = state["history"], state["step"]
+        print(f"resumed at step {first}")
+    model.train()
+    forward = runtime.compiled(model)
+    batch_of = shuffled_epochs(len(data.normal), params.batch_size, seed, *names)
+    for step, bar in progress(first, params.steps, "/".join(names)):
+        anomalous, original, masks = data.batch(batch_of(step), step * params.batch_size)
+        with runtime.autocast():
+            logits, rebuilt = forward(anomalous)
+        segmentation, reconstruction = realnet_loss(logits, masks, rebuilt, original)
+        loss = (
+            params.segmentation_weight * segmentation
+            + params.reconstruction_weight * reconstruction
+        )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if params.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), params.grad_clip)
+        rate = schedule.get_last_lr()[0]
+        optimiser.step()
+        schedule.step()
+        values = (step, loss.item(), segmentation.item(), reconstruction.item(), rate)
+        history.append(dict(zip(HISTORY, values, strict=True)))
+        bar.set_postfix(loss=f"{values[1]:.4f}", refresh=False)
+        if (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
+            checkpoints.save(
+                step=step + 1,
+                history=history,
+                model=model.state_dict(),
+                optimiser=optimiser.state_dict(),
+                schedule=schedule.state_dict(),
+            )
+    model.eval()
+    return history
+
+
+def _curves(history: list[dict[str, float]], title: str) -> object:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    steps = [row["step"] for row in history]
+    panels = (("loss_segmentation", "cross-entropy"), ("loss_reconstruction", "sum of MSE"))
+    for axis, (key, label) in zip(axes, panels, strict=True):
+        values = torch.tensor([row[key] for row in history])
+        window = max(1, len(values) // 30)
+        smooth = values.unfold(0, window, 1).mean(1)
+        axis.plot(steps, values, color="0.8", lw=0.8)
+        axis.plot(steps[window - 1 :], smooth, color="tab:blue", lw=1.5)
+        axis.set(xlabel="step", ylabel=label, yscale="log")
+        axis.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=10)
+    return figure
