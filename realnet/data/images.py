@@ -1,0 +1,113 @@
+"""Reading images and masks: whatever a camera writes becomes 8-bit RGB, or a reason why not."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from realnet.errors import UserError
+
+if TYPE_CHECKING:
+    from realnet.data.manifest import Item
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Any photograph as uint8 ``[H, W, 3]``, RGB.
+
+    Rotated as its EXIF orientation says. Grey is repeated over three channels, palettes are looked
+    up, 16-bit grey keeps its upper eight bits. UserError: empty, corrupt or cut off, several
+    frames, floating point, or transparent pixels (their colour would be a guess).
+    """
+    image = _upright(path)
+    if image.mode in _SIXTEEN_BIT:
+        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"{path}: {image.mode}-mode image (32 bits a pixel); expected 8 or 16 bits, convert it"
+        )
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        if rgba[..., 3].min() < 255:
+            raise UserError(f"{path}: has transparent pixels; flatten it onto its background")
+        return np.ascontiguousarray(rgba[..., :3])
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """A ground-truth mask as bool ``[H, W]``: True where any channel is not zero.
+
+    In a JPEG, where zero does not survive compression: where a channel is above 127. Alpha is
+    passed over. Source: the official code compares resized masks with zero.
+    """
+    image = _upright(path)
+    lossy = image.format == "JPEG"
+    if image.mode in _SIXTEEN_BIT or image.mode in ("1", "L", "I", "F"):
+        values = np.asarray(image)[..., None]
+    else:
+        values = np.asarray(image.convert("RGB"))
+    return (values > (127 if lossy else 0)).any(axis=-1)
+
+
+def load_images(items: Sequence["Item"], size: int) -> torch.Tensor:
+    """The items' images, resized, as uint8 ``[N, 3, size, size]``.
+
+    Both sides become ``size`` (aspect ratio is not kept, nothing is cropped), PIL bilinear.
+    """
+    images = torch.empty((len(items), 3, size, size), dtype=torch.uint8)
+    for row, item in zip(images, items, strict=True):
+        image = Image.fromarray(read_image(item.path))
+        resized = image.resize((size, size), Image.Resampling.BILINEAR)
+        row.copy_(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
+    return images
+
+
+def load_masks(items: Sequence["Item"], size: int) -> torch.Tensor:
+    """The items' masks as bool ``[N, size, size]``, nearest neighbour; zeros for normal images.
+
+    UserError: an anomalous item without a mask. A thin defect may lose all its pixels at a small
+    size; the item's label says anomalous all the same.
+    """
+    masks = torch.zeros((len(items), size, size), dtype=torch.bool)
+    for row, item in zip(masks, items, strict=True):
+        if item.mask_path is None:
+            if item.label:
+                raise UserError(f"{item.path}: anomalous, but the manifest names no mask for it")
+            continue
+        mask = Image.fromarray(read_mask(item.mask_path).astype(np.uint8) * 255)
+        resized = mask.resize((size, size), Image.Resampling.NEAREST)
+        row.copy_(torch.from_numpy(np.array(resized) > 0))
+    return masks
+
+
+def _upright(path: str | Path) -> Image.Image:
+    """Open, decode to the last byte, rotate by EXIF orientation; ``format`` and ``info`` stay."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such image")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: empty file (0 bytes); copy it again from its source")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                frames = getattr(opened, "n_frames", 1)
+                if frames > 1:
+                    raise UserError(f"{path}: holds {frames} frames; expected a single image")
+                opened.load()
+                upright = ImageOps.exif_transpose(opened)
+                upright.format = opened.format
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not an image that can be read; copy it again") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: corrupt or cut off ({error}); copy it again") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{path}: too large to read ({error})") from None
+    return upright
