@@ -1,0 +1,218 @@
+"""From the evaluation's files to means over seeds and categories."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from realnet.data.categories import KNOWN_CATEGORIES
+from realnet.errors import UserError
+from realnet.io import read_json
+from realnet.params import Experiment, Params, Report, load
+
+METRICS = ("image_auroc", "pixel_auroc", "pro")
+MEAN = "mean"
+
+
+class Cell(NamedTuple):
+    """One evaluation of the matrix."""
+
+    dataset: str
+    category: str
+    seed: int
+    variant: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is to be reported, in the order of the rows."""
+
+    datasets: dict[str, tuple[str, ...] | None]  # None: all categories
+    seeds: tuple[int, ...]
+    variants: tuple[str, ...]  # the first is the reference
+    folders: dict[str, str]  # variant -> folder of its evaluation (shared with base or its own)
+    digits: int
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean over seeds, as a fraction; std is None for a single seed.
+
+    ``value`` is None where evaluations are missing and NaN where the metric is undefined.
+    """
+
+    value: float | None
+    std: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that tables and figures show."""
+
+    matrix: Matrix
+    categories: dict[str, tuple[str, ...]]
+    files: dict[Cell, Path]
+    cells: dict[Cell, dict[str, Any]]  # contents of the metrics files that are there
+
+    def stat(self, dataset: str, variant: str, category: str, metric: str) -> Stat:
+        """Of one category, or of ``"mean"``: the mean over categories, taken per seed.
+
+        The mean over categories needs all of them: a mean over those that happen to be there
+        would compare different things.
+        """
+        names = self.categories[dataset] if category == MEAN else (category,)
+        per_seed = []
+        for seed in self.matrix.seeds:
+            found = [self.cells.get(Cell(dataset, name, seed, variant)) for name in names]
+            if names and all(cell is not None for cell in found):
+                per_seed.append(statistics.fmean(number(cell, metric) for cell in found))
+        if not per_seed:
+            return Stat(None, None, 0)
+        mean = statistics.fmean(per_seed)
+        spread = len(per_seed) > 1 and not math.isnan(mean)
+        return Stat(mean, statistics.stdev(per_seed) if spread else None, len(per_seed))
+
+    def rows(self, dataset: str) -> tuple[str, ...]:
+        """The categories, then the mean."""
+        return (*self.categories[dataset], MEAN)
+
+
+def number(cell: dict[str, Any], metric: str) -> float:
+    """A metric of a metrics file: NaN where it is null, that is undefined."""
+    return math.nan if cell[metric] is None else float(cell[metric])
+
+
+def matrix_of(text: str) -> Matrix:
+    """The matrix from a parameter file or from JSON of experiment, variants and report."""
+    if text.lstrip().startswith("{"):
+        try:
+            values = json.loads(text)
+            experiment = Experiment.model_validate(values.get("experiment"))
+            digits = Report.model_validate(values.get("report")).digits
+        except json.JSONDecodeError as error:
+            raise UserError(f"--params: neither a file nor JSON ({error})") from None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(map(str, problem["loc"]))
+            raise UserError(
+                f"--params: section {error.title.lower()}: {key} {problem['msg']}"
+            ) from None
+        params = Params.model_construct(variants=values.get("variants", {}))
+    else:
+        params = load(text)
+        experiment, digits = params.experiment, params.report.digits
+    unknown = [name for name in experiment.variants if name not in params.variants]
+    if unknown:
+        raise UserError(f"--params: variant {unknown[0]!r} is not among the variants")
+    return Matrix(
+        datasets={
+            name: None if categories == "all" else tuple(categories)
+            for name, categories in experiment.datasets.items()
+        },
+        seeds=tuple(experiment.seeds),
+        variants=tuple(experiment.variants),
+        folders={v: params.shared_variant("evaluate", v) for v in experiment.variants},
+        digits=digits,
+    )
+
+
+def collect(
+    results: Path, matrix: Matrix, files: Iterable[Path] = (), allow_missing: bool = False
+) -> Results:
+    """Read the cells of the matrix; ``files`` as for ``--metrics``, empty: look in ``results``.
+
+    A file that is missing or malformed, or whose content names another cell than its path, is a
+    UserError; a missing one is left out with ``allow_missing``.
+    """
+    listed = {_address(path): path for path in files}
+    categories = {
+        dataset: _categories(results, dataset, listed) if wanted is None else wanted
+        for dataset, wanted in matrix.datasets.items()
+    }
+    paths: dict[Cell, Path] = {}
+    for dataset, names in categories.items():
+        for category in names:
+            for seed in matrix.seeds:
+                for variant in matrix.variants:
+                    address = Cell(dataset, category, seed, matrix.folders[variant])
+                    paths[Cell(dataset, category, seed, variant)] = listed.get(
+                        address, _path(results, address)
+                    )
+    present = {cell: path for cell, path in paths.items() if _is_there(path, listed)}
+    missing = list(dict.fromkeys(path for cell, path in paths.items() if cell not in present))
+    if missing and not allow_missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{missing[0]}{more}: not there; make it with `snakemake --cores all {missing[0]}`,"
+            " or give --allow-missing"
+        )
+    return Results(matrix, categories, paths, {c: _read(p, c) for c, p in present.items()})
+
+
+def paper() -> dict[str, dict[str, Any]]:
+    """The published numbers, by data set, percent; see the notes in ``paper.yaml``."""
+    return yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8"))
+
+
+def _path(results: Path, cell: Cell) -> Path:
+    folder = results / "evaluate" / cell.dataset / cell.category / f"seed{cell.seed}"
+    return folder / cell.variant / "metrics.json"
+
+
+def _address(path: Path) -> Cell:
+    """The cell a metrics file belongs to, by its place."""
+    parts = path.parts[-5:]
+    if len(parts) < 5 or parts[4] != "metrics.json" or not parts[2].startswith("seed"):
+        raise UserError(
+            f"{path}: expected <data set>/<category>/seed<k>/<variant>/metrics.json at its end"
+        )
+    seed = parts[2].removeprefix("seed")
+    if not seed.isdecimal():
+        raise UserError(f"{path}: {parts[2]} is not seed<k>")
+    return Cell(parts[0], parts[1], int(seed), parts[3])
+
+
+def _is_there(path: Path, listed: dict[Cell, Path]) -> bool:
+    """With a list, only its files count, whatever else lies around; each must exist."""
+    return path in listed.values() if listed else path.is_file()
+
+
+def _categories(results: Path, dataset: str, listed: dict[Cell, Path]) -> tuple[str, ...]:
+    known = KNOWN_CATEGORIES.get(dataset, ())
+    if listed:
+        found = {cell.category for cell in listed if cell.dataset == dataset}
+        return (*(c for c in known if c in found), *sorted(found - set(known)))
+    if known:
+        return known
+    folders = [results / stage / dataset for stage in ("data", "evaluate")]
+    names = {f.name for base in folders if base.is_dir() for f in base.iterdir() if f.is_dir()}
+    if not names:
+        raise UserError(f"data set {dataset}: no category found in {folders[0]} or {folders[1]}")
+    return tuple(sorted(names))
+
+
+def _read(path: Path, cell: Cell) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected an object with {', '.join(METRICS)}")
+    for metric in METRICS:
+        value = values.get(metric, math.nan)
+        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise UserError(
+                f"{path}: {metric} is {values.get(metric, 'missing')},"
+                " expected a fraction, or null where it is undefined"
+            )
+    for key in ("dataset", "category", "seed"):
+        if key in values and values[key] != getattr(cell, key):
+            raise UserError(
+                f"{path}: says {key} {values[key]}, its place says {getattr(cell, key)};"
+                " remove it and evaluate again"
+            )
+    return values

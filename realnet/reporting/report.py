@@ -1,0 +1,62 @@
+"""`realnet report`: everything that a reader sees, from result files alone."""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from realnet.io import save_figure, write_json, write_text
+from realnet.reporting import collect, figures, tables
+
+
+def report(
+    results: Path, params: str, metrics: Sequence[Path] = (), allow_missing: bool = False
+) -> None:
+    """Write ``metrics.json``, ``tables/`` and ``figures/`` under ``results``.
+
+    ``params``: a parameter file or JSON of experiment, variants and report; ``metrics``: the
+    evaluation's metrics files, or empty to look for them under ``results``. See the package's
+    docstring. UserError for a missing or malformed file, before anything is written.
+    """
+    found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
+    published = collect.paper()
+    overview, absent = figures.overview(found)
+
+    write_json(results / "metrics.json", summary_metrics(found))
+    for name, table in {
+        "main": tables.main_table(found, published),
+        "per_category": tables.per_category_table(found),
+        "ablation": tables.ablation_table(found),
+    }.items():
+        write_text(results / "tables" / f"{name}.csv", tables.to_csv(table))
+        write_text(results / "tables" / f"{name}.md", tables.to_markdown(table))
+        write_text(results / "tables" / f"{name}.tex", tables.to_latex(table))
+    write_text(results / "tables" / "cells.csv", tables.cells_csv(found))
+
+    save_figure(results / "figures" / "summary.png", figures.summary(found, published))
+    if overview is not None:
+        save_figure(results / "figures" / "overview.png", overview, dpi=120)
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        what = "overview.png is incomplete" if overview is not None else "no overview.png"
+        print(f"realnet report: {what}: {absent[0]}{more} not found", file=sys.stderr)
+
+
+def summary_metrics(found: collect.Results) -> dict[str, Any]:
+    """{data set: {variant: {category or "mean": {metric: fraction or None}}}}, means over seeds."""
+
+    def value(*key: str) -> float | None:
+        stat = found.stat(*key)
+        return None if stat.value is None or math.isnan(stat.value) else stat.value
+
+    return {
+        dataset: {
+            variant: {
+                category: {m: value(dataset, variant, category, m) for m in collect.METRICS}
+                for category in found.rows(dataset)
+            }
+            for variant in found.matrix.variants
+        }
+        for dataset in found.matrix.datasets
+    }
