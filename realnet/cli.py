@@ -35,6 +35,33 @@ def _root() -> None:
     """Keeps `realnet <command>` a group, however many commands there are."""
 
 
+data = typer.Typer(no_args_is_help=True, help="Data sets: render the demo set, check and list.")
+app.add_typer(data, name="data")
+
+
+@data.command("demo")
+def data_demo(out: OutOption = Path("data/raw/demo"), params: ParamsOption = "params.yaml") -> None:
+    """Render the embedded demo set in MVTec-AD layout, replacing the one that is there."""
+    from realnet.data.demo.dataset import make_demo
+    from realnet.params import stage_params
+
+    make_demo(stage_params(params, "data").data.demo, out)
+
+
+@data.command("prepare")
+def data_prepare(
+    dataset: DatasetOption,
+    category: CategoryOption,
+    root: Annotated[Path, typer.Option(help="The data set's folder: one folder per category.")],
+    out: OutOption,
+    params: ParamsOption = "params.yaml",
+) -> None:
+    """Check every image and mask of a category and list them in manifest.csv."""
+    from realnet.data.manifest import prepare
+
+    prepare(dataset, category, root, out)
+
+
 @app.command()
 def backbone(
     out: OutOption, params: ParamsOption = "params.yaml", variant: VariantOption = "base"
@@ -140,6 +167,46 @@ def evaluate(
 
     stage = stage_params(params, "evaluate", variant)
     run(stage, manifest, model, dataset, category, seed, variant, out)
+
+
+@app.command()
+def metrics(
+    scores: Annotated[Path, typer.Argument(help=".npy [N, H, W], or a scores.npz, alone.")],
+    masks: Annotated[Path | None, typer.Argument(help=".npy [N, H, W], > 0 is anomalous.")] = None,
+    json: Annotated[Path, typer.Option("--json", help="File to write.")] = ...,
+    labels: Annotated[
+        Path | None, typer.Option(help=".npy [N]; default: has an anomalous pixel.")
+    ] = None,
+    pool: Annotated[
+        int | None, typer.Option(min=1, help="Average N x N pixels before the image maximum. [1]")
+    ] = None,
+    pro_limit: Annotated[
+        float, typer.Option(help="False positive rate up to which PRO goes.")
+    ] = 0.3,
+) -> None:
+    """Image AUROC, pixel AUROC, PRO and more, exact, of any model's score maps."""
+    from realnet.evaluation.measure import run
+
+    run(json, scores=scores, masks=masks, labels=labels, pool=pool, pro_limit=pro_limit)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    params: Annotated[
+        str, typer.Option(help="Parameter file, or JSON of experiment, variants and report.")
+    ] = "params.yaml",
+    metrics: Annotated[
+        list[Path] | None, typer.Option(help="A metrics.json to report; repeat per file.")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="A dash for what was not evaluated yet.")
+    ] = False,
+) -> None:
+    """Tables and figures, rebuilt from result files alone."""
+    from realnet.reporting import report as run
+
+    run(results, params, metrics or (), allow_missing)
 
 
 def main() -> None:
