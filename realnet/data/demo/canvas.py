@@ -22,6 +22,7 @@ class Defect:
 
     about: str  # what happened to the object
     largest: float | None = None  # part of the image it may cover, where larger than usual
+    closing: float = 1.0  # u: unchanged spots up to twice as wide inside it belong to it
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def make_frame(size: int) -> Frame:
     return Frame(pixels, *np.meshgrid(axis, axis))
 
 
-# --- random textures (on lattices of fixed size: a larger image shows the same) --------------------
+# --- random textures (on lattices of fixed size: a larger image shows the same) -------------------
 
 
 def smooth_noise(rng: np.random.Generator, frame: Frame, scale: float) -> Array:
@@ -209,7 +210,7 @@ def gloss(n: tuple[Array, Array, Array], light: Light, sharpness: float) -> Arra
 
 
 def shadow(coverage: Array, frame: Frame, light: Light, height: float, blur: float) -> Array:
-    """Part (0..1, ``[S, S]``) of the key light that an object ``height`` u tall keeps off the ground."""
+    """Part (0..1, ``[S, S]``) of the key light that an object ``height`` u tall keeps away."""
     shift = height / max(light.z, 0.2) / frame.pitch
     matrix = np.float32([[1, 0, -light.x * shift], [0, 1, -light.y * shift]])
     size = (frame.pixels, frame.pixels)

@@ -83,9 +83,9 @@ VIAS = (
 HOLES = ((119.5, 8.0, 4.2), (117.5, 117.5, 4.6), (7.0, 94.0, 3.2))
 POUR = ((64, 64), (64, 58), (60, 84), (60, 100), (84, 104), (84, 128), (128, 128), (128, 104))
 SILK = (
-    *(("R1", 22, 20), ("R2", 21.5, 37), ("C2", 21, 60.5), ("C3", 67, 70), ("C4", 68, 89)),
-    *(("U1", 24, 26), ("U2", 86, 11.5), ("C1", 118, 50), ("Y1", 29, 76.5), ("J1", 79, 118)),
-    *(("R3", 115, 91.5), ("R4", 88, 94), ("D1", 106, 111), ("C5", 9, 77)),
+    *(("R1", 23.5, 19), ("R2", 22.6, 36.5), ("C2", 22.8, 62), ("C3", 67, 70), ("C4", 68, 89)),
+    *(("U1", 25, 27), ("U2", 86, 11.5), ("C1", 118, 50), ("Y1", 29, 76.5), ("J1", 79, 118)),
+    *(("R3", 115, 91.5), ("R4", 88, 94), ("D1", 107.5, 111), ("C5", 9, 77)),
 )
 
 
@@ -95,7 +95,7 @@ def paint(
     defect: str | None = None,
     draw: np.random.Generator | None = None,
 ) -> Array:
-    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, tolerances, ``draw``: defect."""
+    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, parts; ``draw``: defect."""
     light = canvas.make_light(rng, azimuth=-115, elevation=52, jitter=0.05)
     dx, dy = rng.uniform(-1, 1, 2)
     angle = rng.uniform(-0.5, 0.5)
@@ -155,7 +155,7 @@ def _bare_board(frame: Frame, dx: float, dy: float, angle: float, cloud: Array) 
     for text, x, y in SILK:
         window, lx, ly = surface.local(x, y, 0, 9)
         surface.put(window, 0.9 * lettering(text, lx, ly, 5.0), INK, 0.04)
-    window, lx, ly = surface.local(104, 119, 0, 16)
+    window, lx, ly = surface.local(100, 121.8, 0, 16)
     surface.put(window, 0.9 * lettering("REV B", lx, ly, 4.4), INK, 0.04)
     for x, y, radius in HOLES:
         window, lx, ly = surface.local(x, y, 0, radius + 5)
@@ -251,11 +251,11 @@ def _scratch(surface: Surface, draw: np.random.Generator) -> None:
     t = np.linspace(-1, 1, 8)
     way, across = np.array([np.cos(a), np.sin(a)]), np.array([-np.sin(a), np.cos(a)])
     line = at + t[:, None] * length * way + (draw.uniform(-3, 3) * (1 - t * t))[:, None] * across
-    half = draw.uniform(0.8, 1.2) * np.sqrt(np.clip(1 - 0.85 * t * t, 0.05, 1))
+    half = draw.uniform(1.0, 1.5) * np.sqrt(np.clip(1 - 0.85 * t * t, 0.05, 1))
     d, along = canvas.stroke(surface.frame, line, half)
     skips = ramp(np.sin(along * draw.uniform(14, 26) + draw.uniform(0, 6)), -0.95, -0.6)
     whole = (slice(None), slice(None))
-    alpha = (cover(d, 0.9) * (0.35 + 0.65 * skips)).astype(np.float32)
+    alpha = (cover(d, 0.9) * (0.55 + 0.45 * skips)).astype(np.float32)
     bare = canvas.over(
         np.broadcast_to(np.float32(LAMINATE), surface.colour.shape).copy(), COPPER, surface.copper
     )
@@ -277,7 +277,7 @@ def _solder_bridge(surface: Surface, parts: list[Part], draw: np.random.Generato
         x, y, w, h = pads[k]
         out = np.array([np.sign(x) if w > h else 0, np.sign(y) if h > w else 0])
         cx, cy = np.array([x, y]) + out * draw.uniform(-0.2, 1.4)
-        radius = draw.uniform(1.5, 2.3)
+        radius = draw.uniform(1.9, 2.7)
         total += np.exp(np.clip(-(np.hypot(lx - cx, ly - cy) - radius) / 0.9, -30, 30))
     d = -0.9 * np.log(np.maximum(total, 1e-12))
     dome = 1.0 + 1.9 * np.sqrt(np.clip(-d / 2.4, 0, 1))

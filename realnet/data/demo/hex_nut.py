@@ -14,13 +14,13 @@ DEFECTS = {
     "dent": Defect("a blow has pressed a pit into the face"),
     "rust": Defect("corrosion has begun in spots near an edge"),
     "scratch": Defect("a sharp edge has ploughed a groove across the face"),
-    "shifted_hole": Defect("the bore is drilled off centre", largest=0.12),
+    "shifted_hole": Defect("the bore is drilled off centre", largest=0.14),
 }
 
 APOTHEM = 44.0  # half of the distance across flats, u
 BORE = 19.5  # radius at the mouth of the thread
 CHAMFER = 4.0  # width of the countersink
-THREAD = 3.6  # how far the thread reaches in
+THREAD = 4.6  # how far the thread reaches in
 TOP = 9.0  # height of the face above the belt
 STEEL = (0.34, 0.35, 0.36)
 
@@ -48,7 +48,7 @@ def paint(
     defect: str | None = None,
     draw: np.random.Generator | None = None,
 ) -> Array:
-    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, textures, ``draw``: defect."""
+    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, grain; ``draw``: defect."""
     angle, cx, cy = rng.uniform(-6, 6), *(64 + rng.uniform(-2, 2, 2))
     light = canvas.make_light(rng, azimuth=-128, elevation=48, jitter=0.06)
     grain = canvas.grain(rng, frame, blur=0.35)
@@ -64,7 +64,6 @@ def paint(
         *(np.zeros_like(x), flat.copy(), flat.copy(), np.zeros_like(x)),
         *(np.zeros((*x.shape, 3), np.float32), np.zeros_like(x)),
     )
-    whole = cover(body.outline)
     if defect:
         assert draw is not None
         _DAMAGE[defect](body, frame, draw, grain)
@@ -82,7 +81,6 @@ def paint(
     ground = ground + (belt * depth[..., None] - ground) * cover(r - BORE)[..., None]
 
     metal = _metal(body, frame, light, grain, cloud, rings, r, bx, by)
-    del whole
     return canvas.over(ground, metal, solid * (1 - hole))
 
 
@@ -120,7 +118,7 @@ def _metal(
     height = height - 0.9 * np.maximum(BORE + CHAMFER - r, 0)
     inside = np.maximum(BORE - r, 0)
     turn = np.arctan2(by, bx) / (2 * np.pi)
-    height = height - 1.6 * inside + 0.34 * np.sin(2 * np.pi * (inside / 1.9 + turn)) * (inside > 0)
+    height = height - 1.6 * inside + 0.55 * np.sin(2 * np.pi * (inside / 2.6 + turn)) * (inside > 0)
     height = (height + body.relief).astype(np.float32)
     n = canvas.normals(height, frame)
 
@@ -173,26 +171,26 @@ def _scratch(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array)
     points = _polar(inner + (outer - inner) * t + bend, start + sweep * t)
     half = draw.uniform(0.85, 1.25) * (0.55 + 0.45 * np.sin(np.pi * np.clip(t * 0.9 + 0.08, 0, 1)))
     d, along = canvas.stroke(frame, _place(body, frame, points), half)
-    core = cover(d, 0.9) * (0.8 + 0.2 * np.sin(along * 40 + grain))
+    core = cover(d, 0.9) * (0.93 + 0.05 * np.sin(along * 23) + 0.05 * grain)
     burr = cover(np.abs(d - 0.7) - 0.45, 0.8)
     body.relief += -1.1 * core + 0.45 * burr
-    body.albedo *= 1 + (draw.choice([0.75, 0.5, -0.62]) * core)
+    body.albedo *= 1 + (draw.choice([1.7, 1.1, -0.62]) * core)
     body.polish *= 1 - 0.75 * core
 
 
 def _crack(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) -> None:
     angle = draw.uniform(0, 2 * np.pi)
     reach = draw.uniform(0.72, 1.05)
-    count = 11
+    count = 7
     radius = np.linspace(BORE + 1.5, BORE + 1.5 + (APOTHEM - BORE) * reach, count)
-    wander = np.cumsum(draw.normal(0, 1.5, count)) + draw.uniform(-1, 1, count)
+    wander = np.cumsum(draw.normal(0, 1.7, count)) + draw.uniform(-0.7, 0.7, count)
     points = _polar(radius, angle + wander / radius)
     width = np.linspace(draw.uniform(1.15, 1.5), 0.55, count) * draw.uniform(0.8, 1.2, count)
     d, _ = canvas.stroke(frame, _place(body, frame, points), width)
-    fork = int(draw.integers(4, 7))
+    fork = int(draw.integers(2, 5))
     side = draw.choice([-1, 1]) * draw.uniform(0.5, 0.9)
     heading = angle + side
-    steps = np.cumsum(draw.uniform(1.6, 2.6, 5))[:, None]
+    steps = np.cumsum(draw.uniform(1.8, 2.8, 5))[:, None]
     turns = heading + draw.normal(0, 0.3, 5)
     branch = points[fork] + np.concatenate([[[0, 0]], steps * _polar(1.0, turns)])
     d2, _ = canvas.stroke(frame, _place(body, frame, branch), np.linspace(0.85, 0.4, 6))
@@ -259,7 +257,7 @@ def _dent(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) ->
 
 
 def _shifted_hole(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) -> None:
-    angle, distance = draw.uniform(0, 2 * np.pi), draw.uniform(3.5, 6.5)
+    angle, distance = draw.uniform(0, 2 * np.pi), draw.uniform(4.5, 7.5)
     body.bore_x += distance * np.cos(angle)
     body.bore_y += distance * np.sin(angle)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from realnet.data.categories import DEMO_CATEGORIES
 from realnet.data.demo import circuit_board, hex_nut, woven_fabric
-from realnet.data.demo.canvas import develop, digitise, make_exposure, make_frame
+from realnet.data.demo.canvas import FIELD, develop, digitise, make_exposure, make_frame
 from realnet.errors import UserError
 from realnet.seeds import numpy_generator
 
@@ -53,13 +53,14 @@ def render(
     good = develop(scene.paint(frame, numpy_generator(seed, *names)), frame, shot)
     if defect is None:
         return Sample(digitise(good, shot), np.zeros((size, size), bool))
-    largest = scene.DEFECTS[defect].largest or LARGEST
+    kind = scene.DEFECTS[defect]
+    largest = kind.largest or LARGEST
     best: tuple[float, np.ndarray, np.ndarray] | None = None
     for attempt in range(_ATTEMPTS):
         draw = numpy_generator(seed, *names, defect, attempt)
         flawed = scene.paint(frame, numpy_generator(seed, *names), defect, draw)
         bad = develop(flawed, frame, shot)
-        mask, area, contrast = _compare(good, bad)
+        mask, area, contrast = _compare(good, bad, kind.closing)
         if SMALLEST <= area <= largest and contrast >= CLEAR:
             break
         badness = abs(np.log((area + 1e-6) / 0.012)) + max(0.0, CLEAR - contrast) * 20
@@ -73,17 +74,18 @@ def render(
     return Sample(image, mask)
 
 
-def _compare(good: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _compare(good: np.ndarray, bad: np.ndarray, closing: float) -> tuple[np.ndarray, float, float]:
     """The mask of what differs, its part of the image, and the contrast of its stronger half."""
     change = np.abs(bad - good).max(axis=-1)
-    radius = max(1, round(good.shape[0] / 128))
+    pixels_per_u = good.shape[0] / FIELD
+    radius = max(1, round(closing * pixels_per_u))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
     visible = (change > VISIBLE).astype(np.uint8)
     closed = cv2.morphologyEx(visible, cv2.MORPH_CLOSE, kernel)
     mask = np.zeros(change.shape, bool)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
     for k in range(1, count):
-        if stats[k, cv2.CC_STAT_AREA] >= 6 * radius * radius:  # specks are rounding, not defects
+        if stats[k, cv2.CC_STAT_AREA] >= 6 * pixels_per_u**2:  # specks are rounding, not defects
             mask |= labels == k
     if not mask.any():
         return mask, 0.0, 0.0

@@ -14,7 +14,7 @@ DEFECTS = {
     "cut": Defect("a blade has slit the fabric, the edges fray"),
     "fold": Defect("a crease has set in the web", largest=0.10),
     "hole": Defect("yarns are torn away"),
-    "missing_thread": Defect("a yarn has run out: its place is empty", largest=0.08),
+    "missing_thread": Defect("a yarn has run out: its place is empty", largest=0.08, closing=4.0),
     "stain": Defect("oil has dripped onto the web"),
 }
 
@@ -203,7 +203,7 @@ def _missing_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> N
     middle = (yarn - 2 + 0.5) * PITCH
     away = across - middle
     # The neighbours close in on the gap, and yarns that crossed the lost one lie straight.
-    closing = (1.9 * span * np.tanh(away / 4) * np.exp(-np.square(away / 15))).astype(np.float32)
+    closing = (1.3 * span * np.tanh(away / 4) * np.exp(-np.square(away / 9))).astype(np.float32)
     if gone == "warp":
         cloth.x += closing
     else:
@@ -220,11 +220,11 @@ def _colour_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> No
         [0.42, 0.24, 0.06],
         [0.10, 0.20, 0.10],
         [0.62, 0.60, 0.56],
+        [0.24, 0.17, 0.11],
     )
     rgb = np.float32(dyes[draw.integers(len(dyes))])
     where = np.ones_like(along)
     if draw.random() < 0.5:  # the wrong yarn was knotted in on the way
-        where = ramp(along * draw.choice([-1, 1]), -2, 2)
         start = draw.uniform(35, 93)
         where = ramp((along - start) * draw.choice([-1, 1]), -1, 1)
     cloth.dye.append((which, yarn, rgb, where.astype(np.float32)))
@@ -240,9 +240,9 @@ def _pick(cloth: _Cloth, draw: np.random.Generator) -> tuple[int, Array, Array, 
 
 def _stain(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
     at, count = _centre(draw, 24), int(draw.integers(3, 6))
-    size = draw.uniform(5.0, 8.5)
-    centres = at + draw.normal(0, size * 0.6, (count, 2))
-    d = canvas.puddle(frame, centres, size * draw.uniform(0.4, 0.9, count), merge=1.8)
+    size = draw.uniform(6.5, 12.0)
+    centres = at + draw.normal(0, size * 0.55, (count, 2))
+    d = canvas.puddle(frame, centres, size * draw.uniform(0.45, 1.0, count), merge=1.8)
     # A yarn wicks the oil along itself.
     d = d + 0.9 * np.sin(cloth.x * 2 * np.pi / PITCH) * np.sin(cloth.y * 2 * np.pi / PITCH)
     tone = np.float32([[0.42, 0.36, 0.27], [0.35, 0.35, 0.36], [0.62, 0.47, 0.25]])
@@ -254,7 +254,7 @@ def _stain(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
 
 def _fold(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
     at, a = _centre(draw, 38), draw.uniform(0, np.pi)
-    length, width = draw.uniform(17, 26), draw.uniform(3.0, 4.4)
+    length, width = draw.uniform(22, 34), draw.uniform(3.0, 4.6)
     across = np.array([-np.sin(a), np.cos(a)])
     p = (frame.x - at[0]) * np.cos(a) + (frame.y - at[1]) * np.sin(a)
     q = (frame.x - at[0]) * across[0] + (frame.y - at[1]) * across[1]
