@@ -26,7 +26,7 @@ class Layout:
         )
 
 
-# MVTec-AD (arXiv and cvf 2019) names a mask 000_mask.png. MPDD follows it; BTAD calls its folders
+# MVTec-AD names a mask 000_mask.png. MPDD follows it; BTAD calls its folders
 # ok/ko and names masks like the images, with .png or .bmp; the prepared VisA is like BTAD.
 FOLDERS = Layout(
     train="train",

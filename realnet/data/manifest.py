@@ -47,10 +47,12 @@ def prepare(dataset: str, category: str, root: str | Path, out: str | Path) -> d
     folder = find_category(root, dataset, category)
     items = scan(folder, layout_of(dataset))
     rows = [
-        {**asdict(i), "path": i.path.as_posix(), "mask_path": i.mask_path.as_posix()}
-        if i.mask_path
-        else {**asdict(i), "path": i.path.as_posix(), "mask_path": ""}
-        for i in items
+        asdict(item)
+        | {
+            "path": item.path.as_posix(),
+            "mask_path": item.mask_path.as_posix() if item.mask_path else "",
+        }
+        for item in items
     ]
     summary = summarise(items, dataset, category)
     write_csv(Path(out) / "manifest.csv", rows, FIELDS)
