@@ -7,7 +7,7 @@ Command (what a workflow calls):
 PARAMS is ``params.yaml`` (its preset is applied), or the JSON of the sections ``experiment``,
 ``variants`` and ``report`` (``Params.section_json("report")``), for a workflow whose parameters
 were overridden on its command line. It defines the matrix and the order of rows: data sets,
-categories, seeds and variants, the first variant being the reference.
+categories, seeds and variants, the first variant being the reference; data sets by name.
 
 ``--metrics`` (repeat it once per file) lists the evaluation's metrics files,
 ``…/evaluate/<data set>/<category>/seed<k>/<variant>/metrics.json``. Without it they are looked for

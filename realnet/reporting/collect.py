@@ -33,7 +33,7 @@ class Cell(NamedTuple):
 class Matrix:
     """What is to be reported, in the order of the rows."""
 
-    datasets: dict[str, tuple[str, ...] | None]  # None: all categories
+    datasets: dict[str, tuple[str, ...] | None]  # by name; None: all categories
     seeds: tuple[int, ...]
     variants: tuple[str, ...]  # the first is the reference
     folders: dict[str, str]  # variant -> folder of its evaluation (shared with base or its own)
@@ -114,7 +114,7 @@ def matrix_of(text: str) -> Matrix:
     return Matrix(
         datasets={
             name: None if categories == "all" else tuple(categories)
-            for name, categories in experiment.datasets.items()
+            for name, categories in sorted(experiment.datasets.items())
         },
         seeds=tuple(experiment.seeds),
         variants=tuple(experiment.variants),

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from realnet.io import save_figure, write_json, write_text
-from realnet.reporting import collect, figures, tables
+from realnet.reporting import collect, tables
+from realnet.reporting.overview import overview
+from realnet.reporting.summary import summary
 
 
 def report(
@@ -21,7 +23,7 @@ def report(
     """
     found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
     published = collect.paper()
-    overview, absent = figures.overview(found)
+    picture, absent = overview(found)
 
     write_json(results / "metrics.json", summary_metrics(found))
     for name, table in {
@@ -34,12 +36,14 @@ def report(
         write_text(results / "tables" / f"{name}.tex", tables.to_latex(table))
     write_text(results / "tables" / "cells.csv", tables.cells_csv(found))
 
-    save_figure(results / "figures" / "summary.png", figures.summary(found, published))
-    if overview is not None:
-        save_figure(results / "figures" / "overview.png", overview, dpi=120)
+    save_figure(results / "figures" / "summary.png", summary(found, published))
+    if picture is not None:
+        save_figure(results / "figures" / "overview.png", picture, dpi=120)
+    else:  # one from an earlier state of the files would show something else
+        (results / "figures" / "overview.png").unlink(missing_ok=True)
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        what = "overview.png is incomplete" if overview is not None else "no overview.png"
+        what = "overview.png is incomplete" if picture is not None else "no overview.png"
         print(f"realnet report: {what}: {absent[0]}{more} not found", file=sys.stderr)
 
 

@@ -15,11 +15,13 @@ MISSING, UNDEFINED = "–", "n/a"
 
 @dataclass(frozen=True)
 class Column:
-    """``percent`` holds a Stat, ``number`` and ``delta`` a fraction or None, ``text`` a string."""
+    """``text`` holds a string, ``percent`` a Stat, ``delta`` a fraction or None, ``published`` a
+    percentage as its source prints it, or None.
+    """
 
     key: str  # CSV header
     title: str  # header for people
-    kind: Literal["text", "percent", "number", "delta"]
+    kind: Literal["text", "percent", "delta", "published"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def main_table(results: Results, paper: dict[str, dict[str, Any]]) -> Table:
         Column("dataset", "Data set", "text"),
         Column("category", "Category", "text"),
         *(Column(m, TITLES[m], "percent") for m in METRICS),
-        *(Column(f"paper_{m}", f"Paper: {TITLES[m]}", "number") for m in METRICS),
+        *(Column(f"paper_{m}", f"Paper: {TITLES[m]}", "published") for m in METRICS),
         *(Column(f"delta_{m}", f"Δ {TITLES[m]}", "delta") for m in METRICS),
     ]
     groups = []
@@ -53,8 +55,9 @@ def main_table(results: Results, paper: dict[str, dict[str, Any]]) -> Table:
             stats = [results.stat(dataset, variant, category, m) for m in METRICS]
             published = [_published(paper, dataset, category, m) for m in METRICS]
             deltas = [
-                _difference(s.value, p) for s, p in zip(stats, published, strict=True)
-            ]  # fmt: skip
+                _difference(s.value, None if p is None else p / 100)
+                for s, p in zip(stats, published, strict=True)
+            ]
             rows.append([dataset, category, *stats, *published, *deltas])
         groups.append(rows)
     notes = [f"Variant {variant}, last checkpoint, percent. {_seeds(results)}"]
@@ -112,7 +115,7 @@ def ablation_table(results: Results) -> Table:
         groups.append(rows)
     notes = [
         f"Mean over categories, last checkpoint, percent. {_seeds(results)}"
-        f" Δ: difference to {reference}, points."
+        f" Δ: difference to {reference} before rounding, points."
     ]
     return Table("Variants", columns, groups, notes, results.matrix.digits)
 
@@ -140,8 +143,7 @@ def _published(paper: dict, dataset: str, category: str, metric: str) -> float |
     entry = paper.get(dataset, {})
     if category != MEAN:
         entry = entry.get("categories", {}).get(category, {})
-    value = entry.get(metric)
-    return None if value is None else value / 100
+    return entry.get(metric)
 
 
 def _difference(value: float | None, other: float | None) -> float | None:
@@ -175,7 +177,7 @@ def to_csv(table: Table) -> str:
                 fields += [_percent(value.value, table.digits, "", "")]
                 fields += [_percent(value.std, table.digits, "", "")]
             else:
-                fields.append(_percent(value, table.digits, "", ""))
+                fields.append(_text(column, value, table.digits).removeprefix("+"))
         rows.append(fields)
     return _csv([header, *rows])
 
@@ -188,7 +190,7 @@ def to_markdown(table: Table) -> str:
         for group in table.groups
         for row in group
     ]
-    body = [[f"**{field}**" for field in row] if MEAN in row else row for row in body]
+    body = [[field and f"**{field}**" for field in row] if MEAN in row else row for row in body]
     header = [column.title for column in table.columns]
     widths = [max(map(len, fields)) for fields in zip(header, *body, strict=True)]
     left = [column.kind == "text" for column in table.columns]
@@ -246,6 +248,8 @@ def _text(column: Column, value: Any, digits: int) -> str:
         assert isinstance(value, Stat)
         text = _percent(value.value, digits, MISSING, UNDEFINED)
         return text if value.std is None else f"{text} ± {_percent(value.std, digits, '', '')}"
+    if column.kind == "published":
+        return "" if value is None else str(value)
     text = _percent(value, digits, "", UNDEFINED)
     return f"+{text}" if column.kind == "delta" and value is not None and value > 0 else text
 

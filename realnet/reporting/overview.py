@@ -1,0 +1,177 @@
+"""What the heat maps look like: the picture at the top of a report."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from realnet.errors import UserError
+from realnet.evaluation.figures import (
+    FAINT,
+    INK,
+    bare,
+    heat_scale,
+    show_heat,
+    show_image,
+    show_mask,
+)
+from realnet.evaluation.metrics import image_separation
+from realnet.reporting.collect import Results
+
+ARRAYS = ("margins", "masks", "labels", "paths", "defects")
+PICTURE = 256  # pixels, longest side of an input
+TILE, GAP, CATEGORY_GAP = 1.45, 0.05, 0.2  # inches
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One column of the overview."""
+
+    dataset: str
+    category: str
+    defect: str
+    image: np.ndarray | None  # uint8 [h, w, 3]; None where the file is not on this machine
+    mask: np.ndarray  # bool [S, S]
+    margin: np.ndarray  # float32 [S, S]
+    scale: Any  # of the category
+
+
+def overview(results: Results) -> tuple[Figure | None, list[str]]:
+    """Input, ground truth and heat map of typical defective test images, category by category.
+
+    Reference variant, first seed, from ``scores.npz`` beside the metrics files and the images that
+    it names. Per category, of the defective images ordered by
+    :func:`realnet.evaluation.metrics.image_separation`, those at 1/3 and 2/3 (one at 1/2 with more
+    than four categories): neither the best nor the worst; the second of another defect type where
+    there is one. One heat scale per category.
+
+    Returns the figure (None where no category has scores) and the paths that were not found.
+    """
+    strips: list[list[Strip]] = []
+    absent: list[str] = []
+    several = sum(map(len, results.categories.values())) > 4
+    for cell, path in results.files.items():
+        first = (results.matrix.seeds[0], results.matrix.variants[0])
+        if (cell.seed, cell.variant) != first or cell not in results.cells:
+            continue
+        scores = path.with_name("scores.npz")
+        if not scores.is_file():
+            absent.append(str(scores))
+            continue
+        chosen = _strips(scores, cell.dataset, cell.category, (0.5,) if several else (1 / 3, 2 / 3))
+        absent += [missing for _, missing in chosen if missing]
+        if chosen:
+            strips.append([strip for strip, _ in chosen])
+    return (_draw(strips) if strips else None), absent
+
+
+def _strips(
+    path: Path, dataset: str, category: str, places: tuple[float, ...]
+) -> list[tuple[Strip, str]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = {key: file[key] for key in ARRAYS}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a scores file of the evaluation ({error})") from None
+    separation = image_separation(data["margins"], data["masks"])
+    ranking = [i for i in np.argsort(separation, kind="stable").tolist() if separation[i] >= 0]
+    seen: Counter[str] = Counter()
+    result = []
+    scale = heat_scale(data["margins"])
+    for place in places[: len(ranking)]:
+        target = place * (len(ranking) - 1)
+        # Nearest to the place in the ranking, among the defect types shown least so far.
+        defects = data["defects"]
+        chosen = min(
+            range(len(ranking)),
+            key=lambda rank: (seen[str(defects[ranking[rank]])], abs(rank - target), rank),
+        )
+        index = ranking.pop(chosen)
+        defect, file = str(defects[index]), str(data["paths"][index])
+        seen[defect] += 1
+        image = _picture(Path(file))
+        mask, margin = data["masks"][index], data["margins"][index]
+        strip = Strip(dataset, category, defect, image, mask, margin, scale)
+        result.append((strip, "" if image is not None else file))
+    return result
+
+
+def _picture(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    from realnet.data.images import read_image
+
+    image = Image.fromarray(read_image(path))
+    image.thumbnail((PICTURE, PICTURE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _draw(categories: list[list[Strip]]) -> Figure:
+    """Bands of categories, each three rows high; a data set starts a new band."""
+    per_band = max(1, 8 // max(len(strips) for strips in categories))
+    datasets = list(dict.fromkeys(strips[0].dataset for strips in categories))
+    bands = []
+    for dataset in datasets:
+        own = [strips for strips in categories if strips[0].dataset == dataset]
+        bands += [own[i : i + per_band] for i in range(0, len(own), per_band)]
+
+    def band_width(band: list[list[Strip]]) -> float:
+        inside = sum(len(strips) * (TILE + GAP) - GAP for strips in band)
+        return inside + (len(band) - 1) * CATEGORY_GAP
+
+    side, head, foot = 0.3, 0.3, 0.26
+    band_height = head + 3 * TILE + 2 * GAP + foot
+    width = side + max(map(band_width, bands)) + 0.05
+    height = len(bands) * band_height
+    figure = Figure(figsize=(width, height), facecolor="white")
+    for number, band in enumerate(bands):
+        top = number * band_height + head
+        for row, name in enumerate(("input", "ground truth", "heat map")):
+            y = top + row * (TILE + GAP) + TILE / 2
+            figure.text(
+                *(side * 0.5 / width, 1 - y / height, name),
+                rotation=90, ha="center", va="center", fontsize=9, color=FAINT,
+            )  # fmt: skip
+        left = side
+        for position, strips in enumerate(band):
+            name = strips[0].category
+            if position == 0 and len(datasets) > 1:
+                name = f"{strips[0].dataset}: {name}"
+            figure.text(
+                *(left / width, 1 - (top - 0.08) / height, name),
+                ha="left", va="bottom", fontweight="bold", color=INK,
+                fontsize=11 if len(datasets) == 1 else 9,
+            )  # fmt: skip
+            for strip in strips:
+                for row in range(3):
+                    y = top + row * (TILE + GAP)
+                    axes = figure.add_axes(
+                        (left / width, 1 - (y + TILE) / height, TILE / width, TILE / height)
+                    )
+                    _tile(axes, row, strip)
+                y = top + 3 * TILE + 2 * GAP + 0.04
+                figure.text(
+                    *((left + TILE / 2) / width, 1 - y / height, strip.defect.replace("_", " ")),
+                    ha="center", va="top", fontsize=8.5, color=FAINT,
+                )  # fmt: skip
+                left += TILE + GAP
+            left += CATEGORY_GAP - GAP
+    return figure
+
+
+def _tile(axes: Any, row: int, strip: Strip) -> None:
+    if row == 1:
+        show_mask(axes, strip.mask)
+    elif row == 2:
+        show_heat(axes, strip.margin, strip.scale)
+    elif strip.image is not None:
+        show_image(axes, strip.image)
+    else:
+        axes.set_facecolor("#eeeeee")
+        axes.text(0.5, 0.5, "image not\non this machine", ha="center", va="center",
+                  fontsize=7, color=FAINT, transform=axes.transAxes)  # fmt: skip
+        bare(axes)

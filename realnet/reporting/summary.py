@@ -1,0 +1,135 @@
+"""The metrics at a glance."""
+
+import math
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from realnet.evaluation.figures import FAINT, INK
+from realnet.reporting.collect import MEAN, METRICS, Results
+from realnet.reporting.tables import TITLES
+
+# Okabe-Ito: told apart by colour-blind readers; the reference variant comes first, in blue.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6d31", "#555555")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def summary(results: Results, paper: dict[str, dict[str, Any]]) -> Figure:
+    """Dots: one panel per metric, one row per category and for the mean, one colour per variant.
+
+    Bars show +- one standard deviation over seeds; a hollow diamond is the paper's mean. The axis
+    starts below the smallest value, since all the interest is near 100: compare dots, not lengths.
+    """
+    variants = results.matrix.variants
+    rows: list[tuple[str, str] | None] = []  # None: a gap between data sets
+    for dataset in results.matrix.datasets:
+        rows += [None] if rows else []
+        rows += [(dataset, category) for category in results.rows(dataset)]
+    step = max(0.38, 0.13 * len(variants) + 0.14)
+    legend_lines = -(-(len(variants) + 1) // 6)
+    height = 1.15 + 0.25 * legend_lines + step * len(rows)
+    figure = Figure(figsize=(10.5, height), facecolor="white")
+    panels = figure.subplots(1, len(METRICS), sharey=True)
+    spread = 0.54 if len(variants) > 1 else 0.0
+    several = len(results.matrix.datasets) > 1
+    for panel, metric in zip(panels, METRICS, strict=True):
+        smallest = 1.0
+        for y, row in enumerate(rows):
+            if row is None:
+                continue
+            dataset, category = row
+            if category == MEAN:
+                panel.axhspan(y - 0.5, y + 0.5, color="#eef1f4", zorder=0, linewidth=0)
+            else:
+                panel.axhline(y + 0.5, color="#e6e6e6", linewidth=0.6, zorder=0)
+            for index, variant in enumerate(variants):
+                stat = results.stat(dataset, variant, category, metric)
+                if stat.value is None or math.isnan(stat.value):
+                    continue
+                smallest = min(smallest, stat.value - (stat.std or 0))
+                offset = (index / max(len(variants) - 1, 1) - 0.5) * spread
+                panel.errorbar(
+                    100 * stat.value,
+                    y + offset,
+                    xerr=None if stat.std is None else 100 * stat.std,
+                    fmt=MARKERS[index % len(MARKERS)],
+                    color=COLOURS[index % len(COLOURS)],
+                    markersize=6.5 if index == 0 else 5.5,
+                    markeredgecolor="white",
+                    markeredgewidth=0.6,
+                    elinewidth=1.2,
+                    zorder=4 if index == 0 else 3,
+                )
+            published = paper.get(dataset, {}).get(metric) if category == MEAN else None
+            if published is not None:
+                smallest = min(smallest, published / 100)
+                panel.plot(
+                    *(published, y), marker="d", color=INK, fillstyle="none", markersize=8, zorder=5
+                )
+        _axis(panel, TITLES[metric], smallest)
+    labels = ["" if row is None else row[1] for row in rows]
+    panels[0].set_yticks(range(len(rows)), labels)
+    panels[0].set_ylim(len(rows) - 0.4, -1.1 if several else -0.6)
+    for tick, row in zip(panels[0].get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if row and row[1] == MEAN else "normal")
+    for dataset in results.matrix.datasets if several else ():
+        first = rows.index((dataset, results.rows(dataset)[0]))
+        panels[0].text(
+            *(0.0, first - 0.55, dataset), transform=panels[0].get_yaxis_transform(),
+            ha="left", va="bottom", fontsize=8, fontweight="bold", color=FAINT,
+        )  # fmt: skip
+    _legend(figure, results, paper, height)
+    figure.subplots_adjust(
+        left=0.14,
+        right=0.985,
+        wspace=0.08,
+        bottom=0.45 / height,
+        top=1 - (0.68 + 0.25 * legend_lines) / height,
+    )
+    return figure
+
+
+def _axis(panel: Any, title: str, smallest: float) -> None:
+    low = max(0.0, math.floor((100 * smallest - 1) / 5) * 5)
+    panel.set_xlim(low, 100 + (100 - low) * 0.03)
+    panel.set_title(title, fontsize=10, fontweight="bold", loc="left", color=INK)
+    panel.xaxis.set_major_locator(_ticks(100 - low))
+    panel.grid(axis="x", color="#dddddd", linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.tick_params(length=0, labelsize=8.5, colors=INK)
+    panel.set_xlabel("%", fontsize=8, color=FAINT, labelpad=1)
+    for name, spine in panel.spines.items():
+        spine.set_visible(name == "bottom")
+        spine.set_color("#bbbbbb")
+
+
+def _ticks(span: float) -> Any:
+    from matplotlib.ticker import MultipleLocator
+
+    return MultipleLocator(next(s for s in (1, 2, 5, 10, 20) if span / s <= 6))
+
+
+def _legend(figure: Figure, results: Results, paper: dict, height: float) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], label=variant,
+               color=COLOURS[i % len(COLOURS)], markersize=6.5, markeredgecolor="white")
+        for i, variant in enumerate(results.matrix.variants)
+    ]  # fmt: skip
+    if any(dataset in paper for dataset in results.matrix.datasets):
+        handles.append(
+            Line2D([], [], linestyle="", marker="d", label="paper", color=INK,
+                   fillstyle="none", markersize=7)
+        )  # fmt: skip
+    seeds = len(results.matrix.seeds)
+    names = ", ".join(results.matrix.datasets)
+    error = "" if seeds == 1 else f" · mean ± std over {seeds} seeds"
+    figure.text(
+        *(0.015, 1 - 0.14 / height, f"{names} · last checkpoint{error}"),
+        va="top", fontsize=12, fontweight="bold", color=INK,
+    )  # fmt: skip
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.01, 1 - 0.36 / height), ncols=6,
+        frameon=False, fontsize=9, handletextpad=0.2, columnspacing=1.4, borderpad=0.2,
+    )  # fmt: skip

@@ -1,0 +1,414 @@
+"""The report: numbers against hand-made result files, tables against golden files.
+
+After a wanted change of the tables: `REGOLD=1 pytest tests/unit/test_report.py`, and read the diff.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from realnet.data.categories import KNOWN_CATEGORIES
+from realnet.errors import UserError
+from realnet.params import PROJECT, load
+from realnet.reporting import report
+from realnet.reporting.collect import Results, collect, matrix_of
+from realnet.reporting.tables import Column, Table, to_csv, to_latex, to_markdown
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "report"
+METRICS = ("image_auroc", "pixel_auroc", "pro")
+CATEGORIES = {"bolts_m8": ["left_half", "right_half"], "mpdd": ["tubes", "connector"]}
+
+
+def matrix(**changes) -> str:
+    """The ``--params`` of a small matrix; `plain` overlays nothing, so it shares base's files."""
+    experiment = {
+        "name": "test",
+        "datasets": CATEGORIES,
+        "seeds": [0, 1],
+        "variants": ["base", "sdas", "plain"],
+    }
+    values = {
+        "experiment": experiment | changes,
+        "variants": {"base": {}, "sdas": {"synthesis": {"foreground": "none"}}, "plain": {}},
+        "report": {"digits": 1},
+    }
+    return json.dumps(values)
+
+
+def write_cell(results: Path, dataset: str, category: str, seed: int, variant: str, **values):
+    folder = results / "evaluate" / dataset / category / f"seed{seed}" / variant
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
+    (folder / "metrics.json").write_text(json.dumps(values | identity))
+    return folder / "metrics.json"
+
+
+def write_results(results: Path) -> list[Path]:
+    """Every cell with its own numbers, as fractions with an exact decimal form."""
+    files = []
+    for d, (dataset, categories) in enumerate(CATEGORIES.items()):
+        for c, category in enumerate(categories):
+            for seed in (0, 1):
+                for v, variant in enumerate(("base", "sdas")):
+                    drop = 0.011 * v + 0.0203 * c + 0.0047 * seed + 0.0031 * d
+                    values = {
+                        "image_auroc": 0.9871 - drop,
+                        "pixel_auroc": 0.9913 - drop / 2,
+                        "pro": 0.9212 - 2 * drop,
+                        "pixel_ap": 0.5 + drop,
+                        "regions": 12,
+                    }
+                    files.append(write_cell(results, dataset, category, seed, variant, **values))
+    return files
+
+
+def outputs(results: Path) -> dict[str, str]:
+    paths = [results / "metrics.json", *results.glob("tables/*"), *results.glob("figures/*")]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+def test_tables_equal_the_golden_files(tmp_path: Path):
+    write_results(tmp_path)
+    report(tmp_path, matrix())
+    produced = sorted((tmp_path / "tables").iterdir())
+    assert len(produced) == 10
+    if os.environ.get("REGOLD"):
+        for path in produced:
+            (GOLDEN / path.name).write_bytes(path.read_bytes())
+    assert sorted(p.name for p in GOLDEN.iterdir()) == [p.name for p in produced]
+    for path in produced:
+        assert path.read_text() == (GOLDEN / path.name).read_text(), path.name
+
+
+def test_metrics_json_has_means_over_seeds_then_categories(tmp_path: Path):
+    write_results(tmp_path)
+    report(tmp_path, matrix())
+    values = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(values) == ["bolts_m8", "mpdd"]
+    assert list(values["mpdd"]) == ["base", "sdas", "plain"]
+    assert list(values["mpdd"]["base"]) == ["tubes", "connector", "mean"]
+    for dataset, categories in CATEGORIES.items():
+        for variant in ("base", "sdas"):
+            for metric in METRICS:
+                means = []
+                for category in categories:
+                    folder = tmp_path / "evaluate" / dataset / category
+                    cells = [folder / f"seed{k}" / variant / "metrics.json" for k in (0, 1)]
+                    read = [json.loads(cell.read_text())[metric] for cell in cells]
+                    means.append(statistics.fmean(read))
+                    found = values[dataset][variant][category][metric]
+                    assert found == pytest.approx(means[-1], abs=1e-15)
+                mean = values[dataset][variant]["mean"][metric]
+                assert mean == pytest.approx(statistics.fmean(means), abs=1e-15)
+        assert values[dataset]["plain"] == values[dataset]["base"]  # a shared evaluation
+
+
+def test_std_of_the_mean_is_over_seeds_not_categories(tmp_path: Path):
+    write_results(tmp_path)
+    found = collect(tmp_path, matrix_of(matrix()))
+    per_seed = [
+        statistics.fmean(
+            json.loads(
+                (tmp_path / f"evaluate/mpdd/{c}/seed{k}/base/metrics.json").read_text()
+            )["pro"]
+            for c in CATEGORIES["mpdd"]
+        )
+        for k in (0, 1)
+    ]  # fmt: skip
+    stat = found.stat("mpdd", "base", "mean", "pro")
+    assert stat.std == pytest.approx(statistics.stdev(per_seed))
+    assert stat.seeds == 2
+
+
+def test_paper_and_difference_beside_the_mean_of_the_papers_data_set(tmp_path: Path):
+    write_results(tmp_path)
+    report(tmp_path, matrix())
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "tables" / "main.csv").read_text())))
+    filled = [row for row in rows if row["paper_image_auroc"]]
+    assert [(row["dataset"], row["category"]) for row in filled] == [("mpdd", "mean")]
+    (row,) = filled
+    assert (row["paper_image_auroc"], row["paper_pixel_auroc"], row["paper_pro"]) == (
+        *("96.3", "98.2", ""),
+    )
+    assert float(row["delta_image_auroc"]) == pytest.approx(
+        float(row["image_auroc"]) - 96.3, abs=0.1
+    )
+    assert row["delta_pro"] == ""
+
+
+def test_listed_files_give_the_same_report_as_found_ones(tmp_path: Path):
+    files = write_results(tmp_path)
+    report(tmp_path, matrix())
+    first = outputs(tmp_path)
+    for extra in ("0", "1"):  # neither order nor files of another matrix matter
+        write_cell(tmp_path, "mpdd", "tubes", 7, "other" + extra, image_auroc=0.1)
+    report(tmp_path, matrix(), files[::-1])
+    assert outputs(tmp_path) == first
+    report(tmp_path, matrix())
+    assert outputs(tmp_path) == first
+
+
+def test_all_means_the_categories_of_the_listed_files(tmp_path: Path):
+    files = write_results(tmp_path)
+    everything = matrix_of(matrix(datasets={"bolts_m8": "all", "mpdd": "all"}))
+    found = collect(tmp_path, everything, files)
+    assert found.categories == {
+        "bolts_m8": ("left_half", "right_half"),
+        "mpdd": ("connector", "tubes"),  # in the order of realnet.data.categories
+    }
+    with pytest.raises(UserError, match="bracket_black"):  # without a list: all that are known
+        collect(tmp_path, everything)
+    (tmp_path / "data" / "bolts_m8" / "third_part").mkdir(parents=True)
+    with pytest.raises(UserError, match="third_part"):
+        collect(tmp_path, matrix_of(matrix(datasets={"bolts_m8": "all"})))
+
+
+def test_the_parameter_file_itself_is_a_matrix():
+    expected = load(PROJECT / "params.yaml")
+    found = matrix_of(str(PROJECT / "params.yaml"))
+    assert found.variants == tuple(expected.experiment.variants)
+    assert found.digits == expected.report.digits
+    assert found == matrix_of(expected.section_json("report"))
+
+
+# --- missing, undefined, wrong --------------------------------------------------------------------
+
+
+def test_missing_cell_names_the_file_and_the_target(tmp_path: Path):
+    files = write_results(tmp_path)
+    files[0].unlink()
+    with pytest.raises(UserError) as caught:
+        report(tmp_path, matrix())
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"snakemake --cores all {files[0]}" in message
+    assert not (tmp_path / "metrics.json").exists()
+    assert not (tmp_path / "tables").exists()
+
+
+def test_allow_missing_prints_dashes_and_no_mean_of_a_part(tmp_path: Path):
+    files = write_results(tmp_path)
+    for file in files:
+        if "left_half" in file.parts and "sdas" in file.parts:
+            file.unlink()
+    report(tmp_path, matrix(), allow_missing=True)
+    values = json.loads((tmp_path / "metrics.json").read_text())["bolts_m8"]["sdas"]
+    assert values["left_half"] == dict.fromkeys(METRICS)
+    assert values["mean"] == dict.fromkeys(METRICS)
+    assert values["right_half"]["pro"] is not None
+    text = (tmp_path / "tables" / "ablation.md").read_text()
+    (line,) = [row for row in text.splitlines() if "bolts_m8" in row and "sdas" in row]
+    assert [field.strip() for field in line.split("|")[3:6]] == ["–"] * 3
+    assert "--" in (tmp_path / "tables" / "ablation.tex").read_text()
+
+
+def test_undefined_stays_undefined_in_every_mean(tmp_path: Path):
+    write_results(tmp_path)
+    cell = {"image_auroc": 0.9, "pixel_auroc": None, "pro": None}
+    write_cell(tmp_path, "mpdd", "tubes", 1, "base", **cell)
+    report(tmp_path, matrix())
+    values = json.loads((tmp_path / "metrics.json").read_text())["mpdd"]["base"]
+    assert values["tubes"]["pro"] is None
+    assert values["mean"]["pro"] is None
+    assert values["mean"]["image_auroc"] is not None
+    assert "n/a" in (tmp_path / "tables" / "main.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "expected an object"),
+        ('{"image_auroc": 0.9, "pixel_auroc": 0.9}', "pro is missing"),
+        ('{"image_auroc": 97.1, "pixel_auroc": 0.9, "pro": 0.8}', "expected a fraction"),
+        ('{"image_auroc": "x", "pixel_auroc": 0.9, "pro": 0.8}', "expected a fraction"),
+        ('{"image_auroc": NaN, "pixel_auroc": 0.9, "pro": 0.8}', "expected a fraction"),
+        ('{"image_auroc": 1, "pixel_auroc": 1, "pro": 1, "seed": 4}', "its place says 0"),
+    ],
+)
+def test_malformed_cell_is_named(tmp_path: Path, content: str, message: str):
+    files = write_results(tmp_path)
+    files[0].write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        report(tmp_path, matrix())
+    assert str(files[0]) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ("{", "neither a file nor JSON"),
+        ('{"report": {"digits": 1}}', "experiment"),
+        (matrix(seeds=["x"]), r"seeds\.0"),
+        (matrix(variants=["base", "nosuch"]), "nosuch"),
+        ("nosuch.yaml", "no such file"),
+    ],
+)
+def test_wrong_params_are_one_line(params: str, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        matrix_of(params)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["metrics.json", "a/b/c/d/metrics.json", "d/c/seedx/v/metrics.json"]
+)
+def test_listed_file_in_a_strange_place_is_refused(tmp_path: Path, path: str):
+    with pytest.raises(UserError, match="seed"):
+        collect(tmp_path, matrix_of(matrix()), [Path(path)])
+
+
+def test_command_line(tmp_path: Path):
+    files = write_results(tmp_path)
+    listed = [argument for file in files for argument in ("--metrics", str(file))]
+    command = [sys.executable, "-m", "realnet", "report", "--results", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--params", matrix(), *listed], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figures" / "summary.png").is_file()
+    files[0].unlink()
+    done = subprocess.run(
+        [*command, "--params", matrix()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert str(files[0]) in done.stderr
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+
+def test_markdown_rows_are_aligned_and_csv_is_rectangular(tmp_path: Path):
+    write_results(tmp_path)
+    report(tmp_path, matrix())
+    for path in (tmp_path / "tables").glob("*.md"):
+        rows = [line for line in path.read_text().splitlines() if line.startswith("|")]
+        assert len({len(row) for row in rows}) == 1
+        assert "****" not in path.read_text()
+    for path in (tmp_path / "tables").glob("*.csv"):
+        assert len({len(row) for row in csv.reader(path.open())}) == 1
+
+
+def test_latex_is_escaped_and_balanced(tmp_path: Path):
+    write_results(tmp_path)
+    report(tmp_path, matrix())
+    for path in (tmp_path / "tables").glob("*.tex"):
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("%")]
+        body = [line for line in lines if line.endswith(r"\\")]
+        columns = len(lines[0].removeprefix(r"\begin{tabular}{").removesuffix("}"))
+        assert {line.count(" & ") for line in body} == {columns - 1}
+        text = "\n".join(lines)
+        assert text.count("{") == text.count("}")
+        assert text.isascii()
+        assert "_" not in text.replace(r"\_", "")
+        assert text.count("$") % 2 == 0
+
+
+def test_every_special_character_of_latex_is_escaped():
+    column = Column("name", "Name", "text")
+    table = Table("t", [column], [[[r"a_b%c&d#e$f{g}h~i^j\k"]]], [], 1)
+    assert (
+        r"a\_b\%c\&d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k \\"
+        in to_latex(table)
+    )
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.0001, "0.0"), (0.0149, "+1.5"), (-0.02, "-2.0")])
+def test_differences_have_a_sign_but_zero_has_none(value: float, text: str):
+    table = Table("t", [Column("d", "Δ", "delta")], [[[value]]], [], 1)
+    assert f" {text} |" in to_markdown(table)
+    assert to_csv(table).splitlines()[1] == text.removeprefix("+")
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def write_scores(metrics_file: Path, images: Path | None) -> None:
+    generator = np.random.default_rng(0)
+    masks = np.zeros((6, 16, 16), bool)
+    masks[2:, 4:9, 5:9] = True
+    paths = []
+    for index in range(6):
+        path = (images or Path("/nonexistent")) / f"{index}.png"
+        if images:
+            images.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+        paths.append(str(path))
+    np.savez_compressed(
+        metrics_file.with_name("scores.npz"),
+        margins=(generator.normal(size=masks.shape) + 2 * masks).astype(np.float32),
+        masks=masks,
+        image_scores=np.linspace(0, 1, 6),
+        labels=masks.any(axis=(1, 2)).astype(np.uint8),
+        paths=np.array(paths),
+        defects=np.array(["good", "good", "bent", "bent", "cut", "cut"]),
+    )
+
+
+def first_cells(files: list[Path]) -> list[Path]:
+    return [f for f in files if f.parts[-3:-1] == ("seed0", "base")]
+
+
+def test_report_repeats_byte_for_byte_figures_included(tmp_path: Path):
+    files = write_results(tmp_path)
+    for number, file in enumerate(first_cells(files)):
+        write_scores(file, tmp_path / "raw" / str(number))
+    report(tmp_path, matrix())
+    first = outputs(tmp_path)
+    assert {"summary.png", "overview.png", "metrics.json", "main.md"} <= set(first)
+    report(tmp_path, matrix())
+    assert outputs(tmp_path) == first
+
+
+def test_images_that_are_not_there_are_said_not_fatal(tmp_path: Path, capsys):
+    files = write_results(tmp_path)
+    for file in first_cells(files):
+        write_scores(file, None)
+    report(tmp_path, matrix())
+    assert "overview.png is incomplete" in capsys.readouterr().err
+    assert (tmp_path / "figures" / "overview.png").is_file()
+
+
+def test_without_scores_no_overview_and_no_stale_one(tmp_path: Path, capsys):
+    write_results(tmp_path)
+    stale = tmp_path / "figures" / "overview.png"
+    stale.parent.mkdir()
+    stale.write_bytes(b"old")
+    report(tmp_path, matrix())
+    assert "no overview.png" in capsys.readouterr().err
+    assert not stale.exists()
+
+
+def test_damaged_scores_are_named(tmp_path: Path):
+    files = write_results(tmp_path)
+    scores = first_cells(files)[0].with_name("scores.npz")
+    scores.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"scores\.npz"):
+        report(tmp_path, matrix())
+
+
+def test_paper_knows_only_data_sets_that_exist():
+    from realnet.reporting.collect import paper
+
+    for dataset, entry in paper().items():
+        assert set(entry["categories"]) <= set(KNOWN_CATEGORIES[dataset])
+        for metric in METRICS:
+            assert entry[metric] is None or 90 < entry[metric] < 100
+
+
+def test_an_empty_matrix_cell_is_none_not_zero(tmp_path: Path):
+    found: Results = collect(tmp_path, matrix_of(matrix()), allow_missing=True)
+    stat = found.stat("mpdd", "base", "mean", "pro")
+    assert (stat.value, stat.std, stat.seeds) == (None, None, 0)
