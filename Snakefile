@@ -1,0 +1,26 @@
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "params.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/backbone.smk"
+include: "workflow/rules/ddpm.smk"
+include: "workflow/rules/sdas.smk"
+include: "workflow/rules/afs.smk"
+include: "workflow/rules/realnet.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+# `snakemake --cores all` makes everything; `data`, `backbone`, `ddpm`, `sdas`, `afs`, `realnet`,
+# `evaluate` and `report` stop after that layer; `tables` renders what has been evaluated.
+rule all:
+    default_target: True
+    input:
+        REPORT,
+        TRACKED,

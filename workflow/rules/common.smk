@@ -1,0 +1,170 @@
+import json
+import os
+import re
+import sys
+
+from snakemake.utils import validate
+
+# The project beside this Snakefile comes first, whatever else the environment has installed.
+sys.path[:0] = [str(workflow.basedir), f"{workflow.basedir}/workflow/scripts"]
+
+import dag
+from realnet.errors import UserError
+from realnet.params import read_yaml
+
+# For jobs: the same project, and the interpreter that runs Snakemake, so that the environment need
+# not be activated; with `--sdm conda` it is the one of workflow/envs/realnet.yaml. The path is no
+# part of the commands, since a changed command is a reason to rerun and another path is not.
+in_conda = bool(workflow.deployment_settings.deployment_method)
+os.environ.update(
+    REALNET_PYTHON="python" if in_conda else sys.executable,
+    PYTHONPATH=os.pathsep.join([str(workflow.basedir), os.getenv("PYTHONPATH", "")]),
+)
+
+
+def user_error(error):
+    """End with one line on stderr; a WorkflowError would add the place in this file."""
+    raise SystemExit(f"realnet: {error}")
+
+
+# `config` is params.yaml with `--config` laid over it, but a preset belongs between the two.
+try:
+    P = dag.settings(
+        read_yaml(f"{workflow.basedir}/params.yaml"),
+        workflow.config_settings.overwrite_config,
+    )
+    MATRIX = dag.matrix(P)
+    dag.check_files(P, MATRIX)
+except UserError as error:
+    user_error(error)
+config.clear()
+config.update(P.model_dump())
+# The same rules once more, as the published schema (`realnet params schema`) has them. Without
+# set_default, since Snakemake and DVC must see the same values.
+validate(config, "../schemas/params.schema.yaml", set_default=False)
+
+SEEDS = P.experiment.seeds
+VARIANTS = P.experiment.variants
+GPU = 0 if P.compute.device == "cpu" else 1
+THREADS = P.compute.threads
+
+
+wildcard_constraints:
+    dataset="|".join(map(re.escape, MATRIX)),
+    category="|".join(sorted({re.escape(c) for cats in MATRIX.values() for c in cats})),
+    group="all|"
+    + "|".join(sorted({re.escape(c) for cats in MATRIX.values() for c in cats})),
+    seed=r"\d+",
+    variant="|".join(map(re.escape, P.variants)),
+
+
+def code(stage):
+    """The stage's source files as inputs. Small files are compared by content, so a `git checkout`
+    costs nothing; local(), since a default storage provider has no code."""
+    return [local(path) for path in dag.closure(dag.CODE[stage])]
+
+
+def cfg(stage):
+    """What the stage reads, and nothing else: a change of another parameter is no reason to rerun."""
+    return lambda wildcards: P.section_json(
+        stage, getattr(wildcards, "variant", "base")
+    )
+
+
+def demo_cfg():
+    """As `cfg`, for the demo set: of the section `data` only `demo` has a say in what is drawn."""
+    return json.dumps(
+        {"data": {"root": "", "image_size": 64, "demo": config["data"]["demo"]}}
+    )
+
+
+def shared(stage, variant):
+    return P.shared_variant(stage, variant)
+
+
+def place(stage, dataset, category, seed, variant):
+    """The folder of a stage's result for this cell of the matrix, shared where it can be."""
+    return f"results/{stage}/{dataset}/{category}/seed{seed}/{shared(stage, variant)}"
+
+
+def group(category):
+    """The folder of the diffusion model that a category uses."""
+    return "all" if P.ddpm.scope == "dataset" else category
+
+
+def layer(stage, name, variants=VARIANTS):
+    """`name` of every result of a stage that the matrix asks for, each once."""
+    return list(
+        dict.fromkeys(
+            f"{place(stage, dataset, category, seed, variant)}/{name}"
+            for dataset, categories in MATRIX.items()
+            for category in categories
+            for seed in SEEDS
+            for variant in variants
+        )
+    )
+
+
+def upstream(stage, name):
+    """Input function: `name` of the result of `stage` that this job builds on."""
+    return lambda w: f"{place(stage, w.dataset, w.category, w.seed, w.variant)}/{name}"
+
+
+def backbone_of(wildcards):
+    return (
+        f"results/backbone/{shared('backbone', wildcards.variant)}/backbone.safetensors"
+    )
+
+
+def sdas_of(wildcards):
+    """The synthetic images, for variants whose anomalies come (also) from them."""
+    if P.uses_sdas(wildcards.variant):
+        return upstream("sdas", "manifest.csv")(wildcards)
+    return []
+
+
+def sdas_option(wildcards, input):
+    return f"--sdas {os.path.dirname(input.sdas)}" if input.get("sdas") else ""
+
+
+def weights_file(wildcards):
+    """The state dict of `backbone.source: file`."""
+    backbone = P.variant(wildcards.variant).backbone
+    return [backbone.file] if backbone.source == "file" else []
+
+
+def ddpm_categories(wildcards):
+    """What one diffusion model is trained on, in the order of its classes."""
+    return MATRIX[wildcards.dataset] if wildcards.group == "all" else [wildcards.group]
+
+
+def ddpm_of(wildcards):
+    """The diffusion model that a category is sampled from."""
+    folder = place(
+        "ddpm",
+        wildcards.dataset,
+        group(wildcards.category),
+        wildcards.seed,
+        wildcards.variant,
+    )
+    return f"{folder}/model.safetensors"
+
+
+def report_cfg(*sections):
+    """The matrix (with `all` spelt out, variants in order) and what the tables read."""
+    values = {key: config[key] for key in sections}
+    values["experiment"] = config["experiment"] | {"datasets": MATRIX}
+    return json.dumps(values, sort_keys=True)
+
+
+def stage(command, gpu=False):
+    """Shell text of a stage: its output goes to the log, and its last words also to the terminal.
+
+    On a GPU it runs behind `realnet.gpu`, which gives concurrent jobs different devices.
+    """
+    python = '"$REALNET_PYTHON"'
+    lease = f"{python} -m realnet.gpu --count {{resources.gpu}} -- " if gpu else ""
+    return (
+        f"{lease}{python} -m realnet {command} > {{log}} 2>&1"
+        " || {{ status=$?; tail -n 3 {log} >&2; exit $status; }}"
+    )

@@ -1,0 +1,53 @@
+rule demo:
+    input:
+        code=code("demo"),
+    output:
+        f"{P.data.root}/demo/dataset.json",
+    log:
+        "results/logs/demo.log",
+    benchmark:
+        "results/benchmarks/demo.tsv"
+    priority: 100
+    conda:
+        "../envs/realnet.yaml"
+    params:
+        cfg=demo_cfg(),
+        out=subpath(output[0], parent=True),
+    shell:
+        stage("data demo --out {params.out:q} --params {params.cfg:q}")
+
+
+rule prepare:
+    input:
+        raw=lambda w: dag.raw_files(P, w.dataset, w.category),
+        code=code("data"),
+    output:
+        manifest="results/data/{dataset}/{category}/manifest.csv",
+        summary="results/data/{dataset}/{category}/summary.json",
+    log:
+        "results/logs/data/{dataset}/{category}.log",
+    priority: 90
+    conda:
+        "../envs/realnet.yaml"
+    params:
+        root=lambda w: f"{P.data.root}/{w.dataset}",
+        out=subpath(output.manifest, parent=True),
+    shell:
+        stage(
+            "data prepare --dataset {wildcards.dataset:q} --category {wildcards.category:q}"
+            " --root {params.root:q} --out {params.out:q}"
+        )
+
+
+rule raw:
+    input:
+        [f"{P.data.root}/demo/dataset.json"] if "demo" in MATRIX else [],
+
+
+rule data:
+    input:
+        [
+            f"results/data/{d}/{c}/manifest.csv"
+            for d, cats in MATRIX.items()
+            for c in cats
+        ],

@@ -1,0 +1,57 @@
+rule train_ddpm:
+    input:
+        manifests=lambda w: [
+            f"results/data/{w.dataset}/{category}/manifest.csv"
+            for category in ddpm_categories(w)
+        ],
+        code=code("ddpm"),
+    output:
+        model="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/model.safetensors",
+        config="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/config.json",
+        history="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/history.csv",
+        samples="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/samples.png",
+        stage="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/stage.json",
+    log:
+        "results/logs/ddpm/{dataset}/{group}/seed{seed}/{variant}.log",
+    benchmark:
+        "results/benchmarks/ddpm/{dataset}/{group}/seed{seed}/{variant}.tsv"
+    priority: 80
+    # The second attempt goes on at the last checkpoint, which is no declared output. A user's
+    # mistake is tried twice too, but fails in seconds.
+    retries: 1
+    conda:
+        "../envs/realnet.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        cfg=cfg("ddpm"),
+        manifests=lambda w, input: " ".join(
+            f"--manifest {path}" for path in input.manifests
+        ),
+        categories=lambda w: " ".join(
+            f"--category {name}" for name in ddpm_categories(w)
+        ),
+        out=subpath(output.model, parent=True),
+    shell:
+        stage(
+            "ddpm {params.manifests} --dataset {wildcards.dataset:q} {params.categories}"
+            " --seed {wildcards.seed} --out {params.out:q} --params {params.cfg:q}",
+            gpu=True,
+        )
+
+
+SDAS_VARIANTS = [variant for variant in VARIANTS if P.uses_sdas(variant)]
+
+
+rule ddpm:
+    input:
+        sorted(
+            {
+                f"{place('ddpm', dataset, group(category), seed, variant)}/model.safetensors"
+                for dataset, categories in MATRIX.items()
+                for category in categories
+                for seed in SEEDS
+                for variant in SDAS_VARIANTS
+            }
+        ),

@@ -1,0 +1,78 @@
+EVALUATED = layer("evaluate", "metrics.json")
+REPORT = [
+    "results/metrics.json",
+    *expand(
+        "results/tables/{table}.{format}",
+        table=["main", "per_category", "ablation"],
+        format=["csv", "md", "tex"],
+    ),
+    "results/tables/cells.csv",
+    *expand("results/figures/{figure}.png", figure=["summary", "overview"]),
+]
+TRACKED = "results/tracking/runs.json"
+RENDER = "report --results results --params {params.cfg:q}"
+
+
+rule make_report:
+    input:
+        metrics=EVALUATED,
+        scores=layer("evaluate", "scores.npz"),
+        code=code("report"),
+    output:
+        [
+            (
+                report(path, category="Results", caption="../report/main.rst")
+                if path.endswith(("main.csv", ".png"))
+                else path
+            )
+            for path in REPORT
+        ],
+    log:
+        "results/logs/report.log",
+    localrule: True
+    conda:
+        "../envs/realnet.yaml"
+    params:
+        cfg=report_cfg("variants", "report"),
+    shell:
+        stage(RENDER)
+
+
+rule track_runs:
+    input:
+        metrics=EVALUATED,
+        code=code("track"),
+    output:
+        TRACKED,
+    log:
+        "results/logs/track.log",
+    localrule: True
+    conda:
+        "../envs/realnet.yaml"
+    params:
+        cfg=report_cfg("variants"),
+    shell:
+        stage("track --results results --receipt {output:q} --params {params.cfg:q}")
+
+
+rule report:
+    input:
+        REPORT,
+
+
+rule track:
+    input:
+        TRACKED,
+
+
+# Whatever has been evaluated, rendered again; trains nothing and needs neither data nor models.
+rule tables:
+    log:
+        "results/logs/tables.log",
+    localrule: True
+    conda:
+        "../envs/realnet.yaml"
+    params:
+        cfg=report_cfg("variants", "report"),
+    shell:
+        stage(f"{RENDER} --allow-missing")

@@ -1,0 +1,175 @@
+"""What the Snakefile needs to know before it can draw the DAG; plain functions, no Snakemake."""
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from realnet.data.categories import KNOWN_CATEGORIES
+from realnet.data.layouts import layout_of, list_categories
+from realnet.errors import UserError
+from realnet.params import PROJECT, Params, parse, resolve
+
+# Where the code of each stage starts: what this module imports, directly or not, is the stage's
+# code, and a change there reruns the stage. Not `realnet.cli`, or a new option of one command
+# would rerun everything.
+CODE = {
+    "demo": "realnet.data.demo.dataset",
+    "data": "realnet.data.manifest",
+    "backbone": "realnet.models.backbone",
+    "ddpm": "realnet.diffusion.training",
+    "sdas": "realnet.diffusion.sampling",
+    "afs": "realnet.models.afs",
+    "realnet": "realnet.training.loop",
+    "evaluate": "realnet.evaluation.stage",
+    "report": "realnet.reporting",
+    "track": "realnet.tracking",
+}
+
+# Imported everywhere, but no result follows from them: the values that a stage reads from its
+# parameters are a trigger of their own, and the rest words errors and records.
+NOT_CODE = {"realnet", "realnet.errors", "realnet.params", "realnet.provenance"}
+
+
+def settings(values: dict[str, Any], overrides: dict[str, Any]) -> Params:
+    """``params.yaml`` < preset < command line, validated; a UserError names the first bad key."""
+    return parse(resolve(values, _plain(overrides)))
+
+
+def _plain(value: Any) -> Any:
+    """Give ``--config 'ddpm={steps: 5}'`` its number back: Snakemake hands it over as text."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+    return value
+
+
+def matrix(params: Params) -> dict[str, tuple[str, ...]]:
+    """Data set -> categories, ``all`` spelt out. UserError: an unknown data set or category."""
+    found = {}
+    for dataset, wanted in params.experiment.datasets.items():
+        root = PROJECT / params.data.root / dataset
+        known = KNOWN_CATEGORIES.get(dataset)
+        if known is None:
+            known = tuple(list_categories(root, layout_of(dataset)))
+            if not known:
+                raise UserError(
+                    f"experiment.datasets: {dataset!r} is not one of"
+                    f" {', '.join(KNOWN_CATEGORIES)}, and {_short(root)} has no category folders;"
+                    " put your images there"
+                )
+        categories = known if wanted == "all" else tuple(dict.fromkeys(wanted))
+        for category in categories:
+            if category not in known:
+                raise UserError(
+                    f"experiment.datasets.{dataset}: no category {category!r}; one of"
+                    f" {', '.join(known)}"
+                )
+        found[dataset] = categories
+    return found
+
+
+def check_files(params: Params, cells: dict[str, tuple[str, ...]]) -> None:
+    """UserError for an input from outside that is not there, before any job has started.
+
+    What was made of it already is enough: tables can be made again where the images are not.
+    """
+    for dataset, categories in cells.items():
+        root = PROJECT / params.data.root / dataset
+        manifests = (PROJECT / f"results/data/{dataset}/{c}/manifest.csv" for c in categories)
+        if dataset != "demo" and not root.is_dir() and not all(m.is_file() for m in manifests):
+            raise UserError(
+                f"{_short(root)}: no such folder; put data set {dataset} there, one folder each"
+                f" for {', '.join(categories)}, or leave it out of experiment.datasets"
+            )
+    for name in params.experiment.variants:
+        variant = params.variant(name)
+        made = PROJECT / "results/backbone" / params.shared_variant("backbone", name)
+        weights = variant.backbone.file
+        if variant.backbone.source == "file" and not (made / "backbone.safetensors").is_file():
+            if not weights:
+                raise UserError("backbone.source is file, so backbone.file must name a state dict")
+            if not (PROJECT / weights).is_file():
+                raise UserError(
+                    f"backbone.file: {weights}: no such file; put the state dict"
+                    " (.safetensors or .pth) there, or choose another backbone.source"
+                )
+        textures = variant.synthesis.dtd_root
+        if variant.synthesis.sources.get("dtd", 0) > 0 and not (PROJECT / textures).is_dir():
+            raise UserError(
+                f"synthesis.dtd_root: {textures}: no such folder; unpack the DTD textures there,"
+                " or give source dtd no weight"
+            )
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
+
+
+def raw_files(params: Params, dataset: str, category: str) -> list[str]:
+    """What `data` reads: the demo's record, or every file in the category's folder, sorted."""
+    root = Path(params.data.root) / dataset
+    if dataset == "demo":
+        return [f"{root}/dataset.json"]
+    folder = PROJECT / root / category
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return sorted(f"{root}/{category}/{p.relative_to(folder).as_posix()}" for p in files)
+
+
+# --- code as input -------------------------------------------------------------------------------
+
+
+def closure(module: str, root: Path = PROJECT) -> list[str]:
+    """The files of ``module`` and of every project module it imports, relative to ``root``.
+
+    Found in the syntax tree, so nothing is imported and an import inside a function counts.
+    Tables beside a module (`foreground.yaml`) count as code. UserError: no such module.
+    """
+    if _source(module, root) is None:
+        raise UserError(f"workflow/scripts/dag.py: CODE names {module}, which is no module here")
+    package = module.partition(".")[0]
+    todo, found = [module], set()
+    while todo:
+        name = todo.pop()
+        path = _source(name, root)
+        if name.partition(".")[0] != package or path is None or name in found | NOT_CODE:
+            continue
+        found.add(name)
+        todo += _imports(path, name)
+        todo += [name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)]
+    files = {_source(name, root) for name in found}
+    files |= {table for file in set(files) for table in file.parent.glob("*.yaml")}
+    return sorted(file.relative_to(root).as_posix() for file in files)
+
+
+def _source(module: str, root: Path) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _imports(path: Path, module: str) -> tuple[str, ...]:
+    """Names that a file imports; those of functions are among them, and stand for no file."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: package.count(".") + 2 - node.level]
+                base = ".".join([*above, base] if base else above)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(names)
