@@ -209,6 +209,49 @@ def report(
     run(results, params, metrics or (), allow_missing)
 
 
+params_app = typer.Typer(no_args_is_help=True, help="Look at the parameters.")
+app.add_typer(params_app, name="params")
+
+
+@params_app.command("show")
+def params_show(
+    file: Annotated[Path, typer.Argument(help="Parameter file.")] = Path("params.yaml"),
+    preset: Annotated[str | None, typer.Option(help="Preset instead of the file's own.")] = None,
+    variant: VariantOption = "base",
+) -> None:
+    """Print the validated parameters, with the preset and a variant laid over them."""
+    import yaml
+
+    from realnet.params import load
+
+    resolved = load(file, {"preset": preset} if preset else None).variant(variant)
+    print(yaml.safe_dump(resolved.model_dump(), sort_keys=False), end="")
+
+
+@params_app.command("schema")
+def params_schema() -> None:
+    """Print the JSON schema of params.yaml (workflow/schemas/params.schema.yaml), as YAML."""
+    from realnet.params import schema
+
+    print(schema(), end="")
+
+
+@app.command()
+def track(
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    params: Annotated[
+        str, typer.Option(help="Parameter file, or JSON of experiment and variants.")
+    ] = "params.yaml",
+    receipt: Annotated[
+        Path | None, typer.Option(help="File to write: which run shows which cell.")
+    ] = None,
+) -> None:
+    """Bring MLflow up to date with the results; MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
+    from realnet.tracking import track as run
+
+    run(results, params, receipt)
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
     try:
