@@ -1,0 +1,89 @@
+# `make` lists the targets. Everything runs in one environment, $(VENV), made from requirements.lock.
+
+VENV ?= .venv
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; \
+	done)
+# Absolute, since jobs, DVC and the tests may run elsewhere.
+BIN := $(abspath $(VENV))/bin
+LOCK := $(shell cksum < requirements.lock | tr -cd '0-9')
+STAMP := $(VENV)/.realnet-$(LOCK)
+HERE := $(VENV)/.realnet-project
+CORES ?= all
+PORT ?= 5000
+
+export PATH := $(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup project demo test tables mlflow lint format schema print-python clean
+
+help:  ## list the targets
+	@echo "RealNet-Bench. Targets:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@echo "Environment: $(VENV) (change it with VENV=…, its Python with PYTHON=…)"
+
+setup: project  ## make the environment: Python >= 3.11, make and git are enough
+
+# The lock's checksum is part of the stamp's name: a new lock is a new stamp, a new clone is not.
+$(STAMP):
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { found=$$($(or $(PYTHON),python3) --version 2>&1 | head -n 1); \
+	  echo "make: needs Python 3.11 or newer, found $${found:-none}; install it or give PYTHON=…" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "make: $(PYTHON) -m venv failed; on Debian install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.lock
+	@rm -f $(VENV)/.realnet-*
+	@touch $@
+
+# The project itself, editable. An environment may serve several clones: whoever uses it last
+# points it at itself. No network: everything it needs to build is in the lock.
+project: $(STAMP)
+	@test "$$(cat $(HERE) 2>/dev/null)" = "$(CURDIR)" || { \
+	  $(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e . \
+	  && echo "$(CURDIR)" > $(HERE); }
+
+demo: project  ## run the whole benchmark on the embedded data set and show the table
+	@echo "RealNet-Bench demo, started $$(date +%H:%M); about 12 minutes on two cores"
+	snakemake --cores $(CORES) --rerun-incomplete --quiet rules host reason
+	@echo
+	@cat results/tables/main.md
+	@echo
+	@echo "Tables:   results/tables/   (main, per_category, ablation; csv, md, tex)"
+	@echo "Figures:  results/figures/summary.png, results/figures/overview.png"
+	@echo "          results/evaluate/<data set>/<category>/seed<k>/<variant>/qualitative.png"
+	@echo "Runs:     make mlflow, then http://127.0.0.1:5000"
+
+test: project  ## unit tests, and the real DAG at smoke scale
+	$(BIN)/python -m pytest
+
+tables: project  ## render tables and figures again from the results, without training
+	snakemake --cores 1 --quiet rules host reason -- tables
+	@cat results/tables/main.md
+
+mlflow: project  ## browse the runs at http://127.0.0.1:5000 (PORT=…)
+	@test -e mlflow.db || test -n "$$MLFLOW_TRACKING_URI" || $(BIN)/python -m realnet track
+	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"
+	$(BIN)/mlflow --env-file mlflow.env ui --host 127.0.0.1 --port $(PORT) --workers 1
+
+lint: project  ## ruff, snakemake --lint, snakefmt
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	snakemake --lint
+	snakefmt --check Snakefile workflow
+
+format: project  ## let ruff and snakefmt write
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	snakefmt Snakefile workflow
+
+schema: project  ## write workflow/schemas/params.schema.yaml anew
+	$(BIN)/python -m realnet params schema > workflow/schemas/params.schema.yaml
+
+print-python:  ## print the path of the environment's interpreter
+	@echo $(BIN)/python
+
+clean:  ## delete results, demo data and runs (not the environment)
+	rm -rf .snakemake data/raw/demo mlflow.db mlflow.db-shm mlflow.db-wal mlflow.db.lock
+	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
