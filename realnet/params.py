@@ -140,6 +140,7 @@ class Ddpm(Section):
     schedule: Schedule
     prediction_type: Literal["epsilon", "v_prediction", "sample"]
     variance: Literal["learned_range", "fixed_small"]
+    texture_std: Rate | None  # prediction_type sample: grain (std in [-1, 1]) kept from x_t; ours
     min_snr_gamma: Rate | None  # None: uniform weight of the prediction loss over timesteps
     min_snr_floor: Weight
     steps: Positive
@@ -152,6 +153,12 @@ class Ddpm(Section):
     ema: Ema
     checkpoint_every: Positive
     sample_grid: Positive  # images in the grid at the end
+
+    @model_validator(mode="after")
+    def _texture(self) -> "Ddpm":
+        if self.texture_std is not None and self.prediction_type != "sample":
+            raise ValueError("texture_std needs prediction_type: sample")
+        return self
 
 
 class Sdas(Section):
@@ -215,7 +222,7 @@ class Afs(Section):
 
 
 class Block(Section):
-    """One reconstruction network: backbone layers (0-based) brought to one stride and concatenated."""
+    """A reconstruction network: backbone layers (0-based), brought to one stride, concatenated."""
 
     layers: list[NonNegative] = Field(min_length=1)
     stride: Positive
@@ -405,7 +412,10 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"missing key {key}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    return (f"{key}: {message}, got {first['input']!r}{more}") if key else f"{message}{more}"
+    if not key:
+        return f"{message}{more}"
+    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    return f"{key}: {message}{got}{more}"
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -422,7 +432,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def resolve(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Lay the preset that ``values`` (or ``overrides``) names, then ``overrides``, over ``values``."""
+    """``values`` under the preset that they (or ``overrides``) name, under ``overrides``."""
     overrides = overrides or {}
     preset = overrides.get("preset", values.get("preset"))
     path = PROJECT / PRESETS / f"{preset}.yaml"
@@ -437,6 +447,13 @@ def load(path: str | Path = "params.yaml", overrides: dict[str, Any] | None = No
     return parse(resolve(read_yaml(path), overrides), where=str(path))
 
 
+def schema() -> str:
+    """The JSON schema of the parameters, as YAML: workflow/schemas/params.schema.yaml."""
+    head = "# Made by `realnet params schema`, after every change of the sections.\n"
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return head + yaml.safe_dump(dialect | Params.model_json_schema(), sort_keys=False)
+
+
 class _Partial:
     """The sections of one stage, by attribute; see :func:`stage_params`."""
 
@@ -449,7 +466,7 @@ class _Partial:
 
 
 def stage_params(text: str, stage: str, variant: str = "base") -> Any:
-    """The sections that ``stage`` reads, from ``--params``: JSON of sections, or a YAML file's path.
+    """The sections that ``stage`` reads, from ``--params``: JSON of sections, or a YAML file.
 
     Returns an object with one attribute per section of ``READS[stage]``.
     """

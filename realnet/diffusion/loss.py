@@ -25,7 +25,7 @@ def prediction_target(
 
 
 def prediction_weight(params: Ddpm, alpha: torch.Tensor) -> torch.Tensor:
-    """Weight per timestep. ``min_snr_gamma`` null is uniform (DDPM's simple loss, the official one).
+    """Weight per timestep. ``min_snr_gamma`` null is uniform: the simple loss, as official.
 
     Otherwise the loss counts as min(SNR, gamma) on x_0 (Hang et al. 2023), not below the floor.
     """

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import nn
 
+from realnet.diffusion.scheduler import build_scheduler
 from realnet.errors import UserError
 from realnet.params import Ddpm
 
 
 class Denoiser(nn.Module):
-    """UNet over patches: ``[B, 3, S, S]`` in, prediction (and variance logits) at the same size out.
+    """UNet over patches: ``[B, 3, S, S]`` in, prediction (and variance logits) of that size out.
 
     With ``patch`` 1 it is the official network (ADM, 552.8 M parameters with the paper preset);
     larger patches trade detail for speed, so that the demo trains on a CPU.
@@ -29,6 +30,9 @@ class Denoiser(nn.Module):
             )
         channels = 3 * self.patch**2
         self.outputs = 2 if params.variance == "learned_range" else 1
+        self.texture_std = params.texture_std
+        products = build_scheduler(params).alphas_cumprod
+        self.register_buffer("alphas_cumprod", products, persistent=False)
         plain_down, plain_up = {
             "resnet": ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
             "conv": ("DownBlock2D", "UpBlock2D"),
@@ -61,10 +65,28 @@ class Denoiser(nn.Module):
         """
         patches = F.pixel_unshuffle(sample, self.patch) if self.patch > 1 else sample
         output = self.unet(patches, timestep, class_labels=label).sample.float()
-        if self.patch == 1:
-            return output
         # Each of the output's groups (prediction, variance) is shuffled back on its own.
-        return torch.cat([F.pixel_shuffle(o, self.patch) for o in output.chunk(self.outputs, 1)], 1)
+        groups = [
+            F.pixel_shuffle(group, self.patch) if self.patch > 1 else group
+            for group in output.chunk(self.outputs, 1)
+        ]
+        if self.texture_std is not None:
+            groups[0] = self._keep_texture(groups[0], sample, timestep)
+        return torch.cat(groups, 1)
+
+    def _keep_texture(
+        self, structure: torch.Tensor, sample: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """x_0 as the posterior mean of N(structure, texture_std^2) observed through x_t.
+
+        A small network that predicts x_0 gives its structure but not its grain, and samples that
+        are smoother than real images teach the detector that smooth means anomalous. Here grain
+        of the given spread is taken over from x_t as far as the noise in x_t allows (our decision).
+        """
+        alpha = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
+        noise = (1 - alpha) / alpha  # variance of x_t / sqrt(alpha) around x_0
+        trust = self.texture_std**2 / (self.texture_std**2 + noise)
+        return structure + trust * (sample / alpha.sqrt() - structure)
 
 
 def classes_of(scope: str, categories: list[str]) -> int:

@@ -64,7 +64,7 @@ def sample_images(
 def sample_sdas(
     stage: Any, ddpm: Path, manifest: Path, dataset: str, category: str, seed: int, out: Path
 ) -> None:
-    """Write ``images/*.png``, ``manifest.csv`` (index, s, seed, steps, checkpoint) and ``grid.png``."""
+    """Write ``images/*.png``, ``manifest.csv`` (index, s, seed, steps, ...) and ``grid.png``."""
     from realnet.diffusion.training import load_ddpm
 
     params: Sdas = stage.sdas
@@ -75,8 +75,10 @@ def sample_sdas(
     if category not in config["categories"]:
         raise UserError(f"{ddpm}: trained for {config['categories']}, not for {category}")
     if params.steps > trained.schedule.num_train_timesteps:
-        raise UserError(f"sdas.steps {params.steps} exceeds the {trained.schedule.num_train_timesteps}"
-                        " timesteps the model was trained with")  # fmt: skip
+        raise UserError(
+            f"sdas.steps is {params.steps}, but the model was trained with"
+            f" {trained.schedule.num_train_timesteps} timesteps; give at most that many"
+        )
     label = config["categories"].index(category) if len(config["categories"]) > 1 else None
     conditional = trained.scope == "dataset" and label is not None
     normal = load_images(

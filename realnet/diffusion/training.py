@@ -1,4 +1,4 @@
-"""Stage `ddpm`: train the diffusion model of normal images, of one category or of a whole data set."""
+"""Stage `ddpm`: train the diffusion model of normal images, per category or per data set."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -11,7 +11,7 @@ from realnet.data.manifest import read_manifest
 from realnet.errors import UserError
 from realnet.evaluation.figures import qualitative
 from realnet.evaluation.inference import load_detector
-from realnet.evaluation.metrics import image_auroc, image_score, pixel_metrics
+from realnet.evaluation.metrics import image_ap, image_auroc, image_score, pixel_metrics
 from realnet.io import atomic, save_figure, write_csv, write_json
 from realnet.provenance import Record
 from realnet.runtime import start
@@ -27,7 +27,7 @@ def evaluate(
     variant: str,
     out: Path,
 ) -> None:
-    """Write ``scores.npz`` (float32 margins), ``images.csv``, ``metrics.json``, ``qualitative.png``."""
+    """Write ``scores.npz``, ``images.csv``, ``metrics.json`` and ``qualitative.png`` into ``out``."""
     runtime = start(stage.compute)
     inputs = {"manifest": manifest, "model": model / "model.json"}
     identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
@@ -51,7 +51,7 @@ def evaluate(
             temporary,
             margins=margins,
             masks=masks,
-            image_scores=scores.astype(np.float32),
+            image_scores=scores,
             labels=labels,
             paths=np.array([str(item.path) for item in items]),
             defects=np.array([item.defect for item in items]),
@@ -63,6 +63,7 @@ def evaluate(
     write_csv(out / "images.csv", rows, ["path", "label", "defect", "score"])
     measured = {
         "image_auroc": image_auroc(scores, labels),
+        "image_ap": image_ap(scores, labels),
         **pixel_metrics(margins, masks, pro_limit=params.pro_limit),
     }
     write_json(
@@ -83,6 +84,9 @@ def evaluate(
     )
     names = [f"{item.defect}/{item.path.name}" for item in items]
     pictures = images.permute(0, 2, 3, 1).numpy()
-    figure = qualitative(pictures, masks, margins, scores, labels, names, params.figure_images)
+    title = f"{dataset} / {category} · seed {seed} · {variant}"
+    figure = qualitative(
+        pictures, masks, margins, scores, labels, names, params.figure_images, title=title
+    )
     save_figure(out / "qualitative.png", figure)
     record.write(out, runtime.name)

@@ -72,7 +72,7 @@ def restore_modules(state: Mapping[str, Any], **parts: Any) -> None:
 
 
 def learning_rate(schedule: str, warmup: int, total: int) -> Callable[[int], float]:
-    """Factor of the base learning rate at each step: linear warm-up, then constant or cosine to 0."""
+    """Factor of the base rate at each step: linear warm-up, then constant or cosine to 0."""
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -36,7 +36,7 @@ def train_realnet(
     seed: int,
     out: Path,
 ) -> None:
-    """Write ``model.safetensors`` (trainable part only), ``model.json``, the history, its curves."""
+    """Write ``model.safetensors`` (the trainable part), ``model.json``, history and curves."""
     runtime = start(stage.compute)
     inputs = {"manifest": manifest, "backbone": backbone / "backbone.json", "afs": afs / "afs.json"}
     if sdas is not None:
