@@ -151,6 +151,24 @@ def train(
 
 
 @app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder of the stage realnet.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    out: OutOption,
+    raw: Annotated[bool, typer.Option("--raw", help="Also the float32 margin map (.npy).")] = False,
+    params: ParamsOption = "params.yaml",
+) -> None:
+    """Score images with a trained model: a heat map and a score for each."""
+    from realnet.evaluation.predict import predict as run
+    from realnet.params import stage_params
+
+    stage = stage_params(params, "evaluate")
+    pool = stage.evaluate.image_score_pool
+    for path, score in run(model, images, out, stage.compute, pool, raw):
+        print(f"{score:.4f}  {path}")
+
+
+@app.command()
 def evaluate(
     manifest: ManifestOption,
     model: Annotated[Path, typer.Option(help="Folder of the stage realnet.")],

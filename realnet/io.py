@@ -1,4 +1,4 @@
-"""Files: written to a temporary name in the same folder, then renamed, so none is ever half there."""
+"""Files: written to a temporary name in the same folder, then renamed: none is ever half there."""
 
 import contextlib
 import csv
@@ -84,7 +84,7 @@ def write_png(path: str | Path, pixels: Any) -> None:
 
 
 def save_figure(path: str | Path, figure: Any, dpi: int = 110) -> None:
-    """A matplotlib figure as PNG, without dates or versions inside, so equal runs give equal bytes."""
+    """A matplotlib figure as PNG, without dates or versions, so equal runs give equal bytes."""
     import matplotlib.pyplot as plt
 
     with atomic(path) as temporary:

@@ -182,7 +182,7 @@ def _optimise(
 
 
 def load_ddpm(folder: str | Path, runtime: Runtime) -> tuple[Denoiser, Ddpm, dict[str, Any]]:
-    """The trained network in eval mode, its `ddpm` section and its config; the digest is verified."""
+    """The trained network in eval mode, its `ddpm` section and config; the digest is verified."""
     folder = Path(folder)
     config = read_json(folder / "config.json")
     params = Ddpm.model_validate(config["ddpm"])

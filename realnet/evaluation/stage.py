@@ -27,7 +27,7 @@ def evaluate(
     variant: str,
     out: Path,
 ) -> None:
-    """Write ``scores.npz``, ``images.csv``, ``metrics.json`` and ``qualitative.png`` into ``out``."""
+    """Write ``scores.npz``, ``images.csv``, ``metrics.json`` and ``qualitative.png``."""
     runtime = start(stage.compute)
     inputs = {"manifest": manifest, "model": model / "model.json"}
     identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}

@@ -51,7 +51,7 @@ def select_features(
     seed: int,
     out: Path,
 ) -> None:
-    """Write ``afs.json`` (indices, all scores, scales, what they were computed from) and a figure."""
+    """Write ``afs.json`` (indices, scores, scales, what they come from) and a figure."""
     runtime = start(stage.compute)
     inputs = {"manifest": manifest, "backbone": backbone / "backbone.json"}
     if sdas is not None:
