@@ -27,6 +27,7 @@ So no curve is built: the normal scores are sorted (values only) and the defect 
 O(N log N) time and O(N) memory, with N the number of pixels.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -124,8 +125,9 @@ def pixel_metrics(margins: Any, masks: Any, pro_limit: float = 0.3) -> dict[str,
             "pixel_auroc": _auroc(ranks),
             "pixel_ap": _ap(ranks),
             "pixel_f1_max": _f1_max(ranks),
+            # fsum: a BLAS dot product depends on where the arrays lie in memory, in its last digit.
             # A perfect result may exceed 1 by the rounding of the weights' sum.
-            "pro": min(1.0, float(weights[ranks.order] @ _areas(ranks, pro_limit)) / pro_limit),
+            "pro": min(1.0, math.fsum(weights[ranks.order] * _areas(ranks, pro_limit)) / pro_limit),
         }
     return result | {
         "regions": regions,
