@@ -1,0 +1,164 @@
+"""The real DAG at smoke scale: what it makes, what reruns, what stops it."""
+
+import json
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.pipeline
+
+CELLS = [
+    f"demo/{category}/seed0/{variant}"
+    for category in ("hex_nut", "woven_fabric")
+    for variant in ("base", "texture")
+]
+
+
+def test_every_cell_is_evaluated_and_reported(finished):
+    results = finished.root / "results"
+    table = json.loads((results / "metrics.json").read_text())
+    assert list(table) == ["demo"] and list(table["demo"]) == ["base", "texture"]
+    for variant in table["demo"].values():
+        assert set(variant) == {"hex_nut", "woven_fabric", "mean"}
+        assert set(variant["mean"]) == {"image_auroc", "pixel_auroc", "pro"}
+    for cell in CELLS:
+        metrics = json.loads((results / "evaluate" / cell / "metrics.json").read_text())
+        values = table["demo"][metrics["variant"]][metrics["category"]]
+        assert values["pixel_auroc"] == metrics["pixel_auroc"]
+        assert 0 <= metrics["pro"] <= 1
+
+
+def test_variants_share_what_they_do_not_change(finished):
+    results = finished.root / "results"
+    assert {p.name for p in results.glob("ddpm/*/*/*/*")} == {"base"}
+    assert {p.name for p in results.glob("afs/*/*/*/*")} == {"base", "texture"}
+
+
+def test_each_stage_leaves_its_provenance_and_no_checkpoint(finished):
+    results = finished.root / "results"
+    records = [json.loads(p.read_text()) for p in results.glob("*/**/stage.json")]
+    stages = {"backbone", "ddpm", "sdas", "afs", "realnet", "evaluate"}
+    assert {record["stage"] for record in records} == stages
+    assert all(record["git_commit"] and record["versions"]["torch"] for record in records)
+    assert not list(results.glob("**/checkpoint"))
+
+
+def test_mlflow_has_one_run_per_cell(finished):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("realnet-bench")
+    runs = client.search_runs([experiment.experiment_id])
+    names = {run.info.run_name for run in runs}
+    assert len(names) == len(runs)
+    for cell in CELLS:
+        assert any(all(part in name for part in cell.split("/")) for name in names), names
+    assert all("image_auroc" in run.data.metrics for run in runs)
+
+
+def test_nothing_to_do_after_a_finished_run(finished):
+    assert finished.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "rules"),
+    [
+        ("report={digits: 2}", {"make_report"}),
+        ("evaluate={pro_limit: 0.2}", {"evaluate_realnet", "make_report", "track_runs"}),
+        (
+            "training={lr: 0.001}",
+            {"train_realnet", "evaluate_realnet", "make_report", "track_runs"},
+        ),
+        (
+            "sdas={steps: 2}",
+            {"sample_sdas", "select_features", "train_realnet", "evaluate_realnet"}
+            | {"make_report", "track_runs"},
+        ),
+    ],
+)
+def test_a_changed_parameter_reruns_what_reads_it(finished, override, rules):
+    planned = finished.planned("--config", override)
+    assert set(planned) == rules
+    if "sdas" in override:  # the variant on textures does not look at SDAS images
+        assert planned["train_realnet"] == 2
+    elif "train_realnet" in rules:
+        assert planned["train_realnet"] == 4
+
+
+def test_one_more_seed_runs_that_seed_only(finished):
+    planned = finished.planned("--config", "experiment={seeds: [0, 1]}")
+    assert planned["train_realnet"] == 4 and planned["train_ddpm"] == 2
+    assert "make_backbone" not in planned and "prepare" not in planned
+
+
+def test_tables_come_from_result_files_alone(finished):
+    table = finished.root / "results/tables/main.csv"
+    before = table.read_bytes()
+    table.unlink()
+    finished.snakemake("tables")
+    assert table.read_bytes() == before
+
+
+def test_same_seed_gives_the_same_metrics(finished):
+    cell = finished.root / "results/evaluate" / CELLS[0]
+    model = finished.root / "results/realnet" / CELLS[0] / "model.safetensors"
+    before = (cell / "metrics.json").read_bytes(), model.read_bytes()
+    target = f"results/evaluate/{CELLS[0]}/metrics.json"
+    finished.snakemake("--forcerun", "train_realnet", "--", target)
+    assert ((cell / "metrics.json").read_bytes(), model.read_bytes()) == before
+    finished.snakemake()
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        (["trainning={steps: 1}"], ["trainning"]),
+        (["training={stepz: 1}"], ["training.stepz"]),
+        (["training={steps: 0}"], ["training.steps"]),
+        (["preset=papper"], ["papper", "paper"]),
+        (["experiment={datasets: {demo: [hexnut]}}"], ["hexnut", "hex_nut"]),
+        (["experiment={datasets: {mvtec_ad: all}}"], ["mvtec_ad", "data/raw"]),
+        (["experiment={variants: [base, pca]}"], ["pca"]),
+        (["backbone={source: file, file: weights/no.pth, sha256: 00}"], ["weights/no.pth"]),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_runs(finished, override, names):
+    output = finished.snakemake("--config", *override, ok=False)
+    lines = [line for line in output.splitlines() if line.startswith("realnet: ")]
+    assert len(lines) == 1, output
+    assert all(name in lines[0] for name in names), lines[0]
+    assert "Traceback" not in output and "rule " not in output
+    assert finished.planned() == {}
+
+
+def test_a_corrupt_image_of_an_own_data_set_is_named(finished):
+    raw = finished.root / "data/raw"
+    shutil.copytree(raw / "demo/hex_nut", raw / "mine/part")
+    broken = next((raw / "mine/part/train/good").glob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:50])
+    override = ["--config", "experiment={datasets: {mine: [part]}}"]
+    try:
+        output = finished.snakemake(*override, "--", "data", ok=False)
+        assert f"mine/part/train/good/{broken.name}" in output
+        broken.unlink()
+        finished.snakemake(*override, "--", "data")
+        assert (finished.root / "results/data/mine/part/manifest.csv").is_file()
+    finally:
+        shutil.rmtree(raw / "mine")
+        shutil.rmtree(finished.root / "results/data/mine", ignore_errors=True)
+
+
+def test_lint_is_clean(finished):
+    output = finished.snakemake("--lint")
+    assert "Congratulations" in output, output
+
+
+def test_dvc_goes_through_the_same_dag(finished):
+    metrics = finished.root / "results/metrics.json"
+    before = metrics.read_bytes()
+    finished.run("dvc", "repro", "-q")
+    assert metrics.read_bytes() == before
+    assert finished.planned() == {}
+    status = finished.run("dvc", "status").stdout
+    assert "up to date" in status, status
+    assert "pixel_auroc" in finished.run("dvc", "metrics", "show", "--json").stdout

@@ -1,0 +1,92 @@
+"""Sizes and arithmetic of the networks; the paper's sizes on the meta device."""
+
+import pytest
+import torch
+from torch import nn
+
+from realnet.diffusion.network import Denoiser, parameter_count
+from realnet.models.backbone import build_network
+from realnet.models.reconstruction import Attention, ReconstructionUNet
+from realnet.models.rrs import Discriminator, ResidualSelection
+from realnet.params import load
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load(overrides={"preset": "paper"})
+
+
+def test_paper_sizes_are_the_official_ones(paper):
+    with torch.device("meta"):
+        recon = [ReconstructionUNet(m, paper.model.reconstruction) for m in paper.afs.channels]
+        head = Discriminator(paper.model.rrs.channels, paper.model.rrs.hidden)
+        backbone = build_network(paper.backbone)
+        ddpm = Denoiser(paper.ddpm, paper.data.image_size, classes=15)
+    sizes = [parameter_count(net) for net in recon]
+    assert [round(size / 1e6, 2) for size in sizes] == [51.85, 207.27, 207.27, 51.85]
+    assert round(parameter_count(head) / 1e6, 2) == 5.87
+    assert round((sum(sizes) + parameter_count(head) + parameter_count(backbone)) / 1e6, 1) == 590.9
+    assert parameter_count(ddpm) == 552_829_446
+
+
+def test_reconstruction_starts_at_zero_and_keeps_odd_sizes():
+    params = load().model.reconstruction
+    net = ReconstructionUNet(12, params)
+    x = torch.randn(2, 12, 7, 7)
+    assert torch.equal(net(x), torch.zeros_like(x))
+    nn.init.normal_(net.out[-1].weight)
+    assert net(x).shape == x.shape and net(x).abs().sum() > 0
+
+
+def test_attention_against_the_plain_formula():
+    torch.manual_seed(0)
+    net = Attention(8, head_channels=4, groups=2)
+    nn.init.normal_(net.out.weight)
+    x = torch.randn(2, 8, 3, 3)
+    flat = x.reshape(2, 8, 9)
+    packed = net.qkv(net.norm(flat))
+    heads = []
+    for part in packed.chunk(net.heads, dim=1):  # per head: q, k, v one behind the other
+        q, k, v = part.chunk(3, dim=1)
+        weight = torch.softmax(torch.einsum("bct,bcs->bts", q, k) / 2.0, dim=-1)
+        heads.append(torch.einsum("bts,bcs->bct", weight, v))
+    expected = (flat + net.out(torch.cat(heads, 1))).view_as(x)
+    assert torch.allclose(net(x), expected, atol=1e-5)
+
+
+def test_rrs_lists_by_maximum_then_mean():
+    params = load().model.rrs.model_copy(update={"channels": 4, "ranking_norm": False})
+    residuals = torch.rand(3, 10, 5, 5, requires_grad=True)
+    kept = ResidualSelection(10, params)(residuals)
+    for image, chosen in zip(residuals, kept, strict=True):
+        by_max = sorted(range(10), key=lambda c: -image[c].max().item())[:2]
+        by_mean = sorted(range(10), key=lambda c: -image[c].mean().item())[:2]
+        assert torch.equal(chosen, image[by_max + by_mean])
+    kept.sum().backward()
+    assert residuals.grad.sum() == kept.numel()
+
+
+def test_rrs_ranks_standardised_residuals_and_returns_raw_ones():
+    params = load().model.rrs.model_copy(update={"channels": 2, "mode": "max"})
+    select = ResidualSelection(4, params).train()
+    residuals = torch.rand(8, 4, 6, 6) * torch.tensor([100.0, 1, 1, 1]).view(1, 4, 1, 1)
+    residuals[0, 2, 3, 3] = 9.0  # unusual for its channel, small beside the first one
+    assert select.ranking(residuals)[0, 0] == 2
+    assert torch.equal(select(residuals)[0, 0], residuals[0, 2])
+    everything = params.model_copy(update={"mode": "all"})
+    assert ResidualSelection(4, everything)(residuals) is residuals
+
+
+def test_denoiser_shapes_and_grain():
+    params = load().ddpm
+    net = Denoiser(params, 64, classes=1)
+    sample, t = torch.randn(2, 3, 64, 64), torch.tensor([5, 900])
+    assert net(sample, t).shape == (2, 3, 64, 64)
+    structure = torch.zeros_like(sample)
+    alpha = net.alphas_cumprod[t].view(-1, 1, 1, 1)
+    net.texture_std = 1e6
+    assert torch.allclose(net._keep_texture(structure, sample, t), sample / alpha.sqrt(), rtol=1e-3)
+    net.texture_std = 1e-9
+    assert net._keep_texture(structure, sample, t).abs().max() < 1e-6
+    learned = params.model_copy(update={"variance": "learned_range"})
+    assert Denoiser(learned, 64, classes=3)(sample, t, torch.tensor([0, 2])).shape[1] == 6

@@ -1,0 +1,158 @@
+"""Masks, foregrounds and blending."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from realnet.data.categories import KNOWN_CATEGORIES
+from realnet.params import Perlin, load
+from realnet.synthesis.anomalies import AnomalySynthesiser, blend
+from realnet.synthesis.foreground import foreground, rule_for
+from realnet.synthesis.perlin import perlin_field, perlin_masks, uniforms_needed
+from realnet.synthesis.sources import dtd_pool, sdas_pool, texture_pool
+
+OFFICIAL = Perlin(min_exponent=0, max_exponent=5, threshold=0.5, rotation=90.0)
+
+
+def plain_field(uniforms, size, params):
+    """One pixel at a time, straight from the definition."""
+    span = params.max_exponent - params.min_exponent + 1
+    rows, columns = (2 ** (params.min_exponent + int(u * span)) for u in uniforms[:2])
+    turn = math.radians((2 * uniforms[2] - 1) * params.rotation)
+    side = 2**params.max_exponent + 1
+    angle = 2 * np.pi * uniforms[3:].reshape(side, side)
+    field, centre = np.zeros((size, size)), (size - 1) / 2
+    for py in range(size):
+        for px in range(size):
+            y, x = py - centre, px - centre
+            y, x = (
+                math.cos(turn) * y - math.sin(turn) * x + centre,
+                math.sin(turn) * y + math.cos(turn) * x + centre,
+            )
+            if not (0 <= y <= size - 1 and 0 <= x <= size - 1):
+                continue
+            v, u = y / size * rows, x / size * columns
+            r, c = int(v), int(u)
+            fade = [t**3 * (t * (6 * t - 15) + 10) for t in (v - r, u - c)]
+            total = 0.0
+            for down in (0, 1):
+                for right in (0, 1):
+                    a = angle[r + down, c + right]
+                    dot = math.cos(a) * (u - c - right) + math.sin(a) * (v - r - down)
+                    weight = (fade[0] if down else 1 - fade[0]) * (
+                        fade[1] if right else 1 - fade[1]
+                    )
+                    total += weight * dot
+            field[py, px] = math.sqrt(2) * total
+    return field
+
+
+def test_perlin_against_the_definition():
+    params = Perlin(min_exponent=0, max_exponent=3, threshold=0.5, rotation=90.0)
+    rows = torch.rand(3, uniforms_needed(params), generator=torch.Generator().manual_seed(1))
+    fields = perlin_field(rows, 24, params)
+    for row, field in zip(rows.double().numpy(), fields, strict=True):
+        assert np.abs(plain_field(row, 24, params) - field.numpy()).max() < 2e-3
+
+
+def test_masks_have_the_official_statistics():
+    rows = torch.rand(600, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(2))
+    areas = perlin_masks(rows, 128, OFFICIAL).float().mean((1, 2))
+    assert 0.035 < areas.mean() < 0.065  # 5.0 % measured on the official recipe
+    assert 0.02 < (areas == 0).float().mean() < 0.09  # 4.6 %
+
+
+def test_blend_is_the_formula_inside_and_nothing_outside():
+    draw = torch.Generator().manual_seed(0)
+    image, patch = torch.randint(0, 256, (2, 2, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    mask = torch.rand(2, 8, 8, generator=draw) > 0.5
+    delta = torch.tensor([0.3, 0.9])
+    got = blend(image, patch, mask, delta)
+    d = delta.view(-1, 1, 1, 1)
+    inside = (d * patch.float() + (1 - d) * image.float()).round()
+    m = mask[:, None].expand_as(image)
+    assert torch.equal(got[~m], image[~m])
+    assert (got[m].float() - inside[m]).abs().max() <= 1
+
+
+@pytest.fixture
+def synthesis():
+    return load().synthesis
+
+
+def make(params, **options):
+    pools = {"sdas": torch.full((4, 3, 32, 32), 200, dtype=torch.uint8)}
+    pools["texture"] = torch.full((4, 3, 32, 32), 30, dtype=torch.uint8)
+    return AnomalySynthesiser(params, pools, 0, "test", **options)
+
+
+def batch(count):
+    images = torch.full((count, 3, 32, 32), 100, dtype=torch.uint8)
+    return images, torch.ones(count, 32, 32, dtype=torch.bool)
+
+
+def test_items_do_not_depend_on_their_batch(synthesis):
+    images, covers = batch(12)
+    whole = make(synthesis)(images, covers, 5)
+    parts = [make(synthesis)(images[:4], covers[:4], 5 + i) for i in (0, 4, 8)]
+    assert torch.equal(whole.images, torch.cat([p.images for p in parts]))
+    assert torch.equal(whole.masks, torch.cat([p.masks for p in parts]))
+
+
+def test_sources_come_in_their_proportions(synthesis):
+    images, covers = batch(600)
+    drawn = make(synthesis)(images, covers, 0)
+    brighter = (drawn.images > 100).flatten(1).any(1).float().mean()
+    darker = (drawn.images < 100).flatten(1).any(1).float().mean()
+    assert brighter == pytest.approx(0.25, abs=0.06) and darker == pytest.approx(0.25, abs=0.06)
+    only = make(synthesis, anomalous_only=True)(images, covers, 0)
+    assert only.masks.flatten(1).any(1).float().mean() > 0.99
+
+
+def test_empty_masks_are_drawn_again_unless_kept(synthesis):
+    images, covers = batch(400)
+    keep = synthesis.model_copy(update={"empty_masks": "keep", "perlin": OFFICIAL})
+    redraw = keep.model_copy(update={"empty_masks": "redraw"})
+    empty = [
+        (~make(p, anomalous_only=True)(images, covers, 0).masks.flatten(1).any(1)).sum().item()
+        for p in (keep, redraw)
+    ]
+    assert empty[0] > 5 and empty[1] == 0
+
+
+def test_every_published_category_has_its_rule():
+    for dataset in ("mvtec_ad", "mpdd", "btad", "visa"):
+        for category in KNOWN_CATEGORIES[dataset]:
+            assert rule_for("rules", dataset, category)["method"] in ("otsu", "triangle", "none")
+    assert rule_for("rules", "mvtec_ad", "grid")["side"] == "dark"
+    assert rule_for("rules", "visa", "pcb1")["channel"] == "blue"
+    assert rule_for("rules", "mine", "part") == {"method": "auto"}
+
+
+def test_foreground_finds_the_product():
+    image = np.full((64, 64, 3), 30, np.uint8)
+    image[20:40, 20:40] = 220
+    for rule in ({"method": "auto"}, {"method": "otsu", "side": "bright"}):
+        assert foreground(image, rule)[25, 25] and not foreground(image, rule)[5, 5]
+    assert foreground(255 - image, {"method": "auto"})[25, 25]
+    texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert foreground(texture, {"method": "auto"}).all()
+
+
+def test_pools(tmp_path):
+    from realnet.errors import UserError
+    from realnet.io import sha256, write_csv, write_png
+
+    write_png(tmp_path / "images/banded/a.png", np.zeros((40, 50, 3), np.uint8))
+    assert dtd_pool(str(tmp_path), 16).shape == (1, 3, 16, 16)
+    with pytest.raises(UserError, match="no images under"):
+        dtd_pool(str(tmp_path / "nowhere"), 16)
+    row = {"path": "images/banded/a.png", "sha256": sha256(tmp_path / "images/banded/a.png")}
+    write_csv(tmp_path / "manifest.csv", [row], ["path", "sha256"])
+    assert len(sdas_pool(tmp_path, 16)) == 1
+    write_png(tmp_path / "images/banded/a.png", np.ones((40, 50, 3), np.uint8))
+    with pytest.raises(UserError, match="changed since"):
+        sdas_pool(tmp_path, 16)
+    assert torch.equal(texture_pool(0, "d", "c", 16), texture_pool(0, "d", "c", 16))
