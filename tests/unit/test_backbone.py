@@ -1,0 +1,103 @@
+"""Where the backbone's weights come from, and what is said when they do not."""
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from realnet.errors import UserError
+from realnet.io import sha256
+from realnet.models.backbone import build_network, load_backbone, make_backbone
+from realnet.params import READS, load, stage_params
+
+SMALL = {"arch_args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}}
+
+
+def stage(**backbone):
+    params = load(overrides={"preset": "smoke", "backbone": SMALL | backbone})
+    return stage_params(params.section_json("backbone"), "backbone")
+
+
+def published(path):
+    """The whole classifier, as weights are published."""
+    torch.manual_seed(0)
+    args = {key: tuple(value) for key, value in SMALL["arch_args"].items()}
+    model = timm.create_model("resnet18", **args)
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(model.state_dict(), path)
+    else:
+        torch.save(model.state_dict(), path)
+    return model.eval()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_file_gives_the_published_features(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    model = published(path)
+    make_backbone(
+        stage(source="file", file=str(path), sha256=sha256(path), stem_pool=True), tmp_path / "out"
+    )
+    extractor = load_backbone(tmp_path / "out")
+    image = torch.rand(2, 3, 64, 64)
+    expected = model.forward_features((image - extractor.mean) / extractor.std)
+    assert torch.allclose(extractor(image)[-1], expected, atol=1e-5)
+    assert extractor.shapes(64) == [(8, 4), (16, 8), (24, 16), (32, 32)]
+    assert not extractor.train().training and not list(
+        p for p in extractor.parameters() if p.requires_grad
+    )
+
+
+def test_file_errors_name_the_file_and_what_to_do(tmp_path):
+    path = tmp_path / "weights.pth"
+    published(path)
+    cases = [
+        ({"file": str(tmp_path / "no.pth"), "sha256": "0"}, "does not exist; put the weights"),
+        ({"file": str(path), "sha256": "abc"}, "sha256 is"),
+        ({"file": str(path)}, "sha256 is not set"),
+        ({}, "needs backbone.file"),
+    ]
+    for values, message in cases:
+        with pytest.raises(UserError, match=message):
+            make_backbone(stage(source="file", **values), tmp_path / "out")
+    state = torch.load(path, weights_only=True)
+    for change, message in (
+        (lambda s: s.pop("layer1.0.conv1.weight"), "misses layer1.0.conv1.weight"),
+        (lambda s: s.update({"layer1.0.extra": torch.zeros(1)}), "unknown key layer1.0.extra"),
+        (lambda s: s.update({"bn1.weight": torch.zeros(3)}), "another shape for bn1.weight"),
+    ):
+        changed = dict(state)
+        change(changed)
+        torch.save(changed, path)
+        with pytest.raises(UserError, match=message):
+            make_backbone(stage(source="file", file=str(path), sha256=sha256(path)), tmp_path / "o")
+    path.write_bytes(b"no weights")
+    with pytest.raises(UserError, match="not a readable state dict"):
+        make_backbone(stage(source="file", file=str(path), sha256=sha256(path)), tmp_path / "o")
+
+
+def test_timm_without_network_says_how_to_supply_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"set backbone.source: file") as caught:
+        make_backbone(stage(source="timm", arch="resnet18.a1_in1k", arch_args={}), tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_unknown_architecture_and_layer():
+    with pytest.raises(UserError, match="no model 'resnet81'"):
+        build_network(stage(arch="resnet81").backbone)
+    with pytest.raises(UserError, match="out_indices"):
+        build_network(stage(out_indices=[1, 2, 3, 9]).backbone)
+
+
+def test_a_changed_artefact_is_refused(tmp_path):
+    make_backbone(stage(), tmp_path)
+    assert load_backbone(tmp_path).shapes(32) == [(8, 2), (16, 4), (24, 8), (32, 16)]
+    with (tmp_path / "backbone.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match="differs from the digest"):
+        load_backbone(tmp_path)
+
+
+def test_every_stage_names_known_sections():
+    sections = set(load().model_dump())
+    assert all(set(names) <= sections for names in READS.values())
