@@ -53,7 +53,7 @@ demo: project  ## run the whole benchmark on the embedded data set and show the 
 	@echo "Tables:   results/tables/   (main, per_category, ablation; csv, md, tex)"
 	@echo "Figures:  results/figures/summary.png, results/figures/overview.png"
 	@echo "          results/evaluate/<data set>/<category>/seed<k>/<variant>/qualitative.png"
-	@echo "Runs:     make mlflow, then http://127.0.0.1:5000"
+	@echo "Runs:     make mlflow (http://127.0.0.1:$(PORT))"
 
 test: project  ## unit tests, and the real DAG at smoke scale
 	$(BIN)/python -m pytest
@@ -63,8 +63,8 @@ tables: project  ## render tables and figures again from the results, without tr
 	@cat results/tables/main.md
 
 mlflow: project  ## browse the runs at http://127.0.0.1:5000 (PORT=…)
-	@test -e mlflow.db || test -n "$$MLFLOW_TRACKING_URI" || $(BIN)/python -m realnet track
-	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"
+	@test -e mlflow.db || test -n "$$MLFLOW_TRACKING_URI" || $(BIN)/python -m realnet track --receipt results/tracking/runs.json
+	@echo "http://127.0.0.1:$(PORT)$$(sed -n 's/.*"view": "\(.*\)".*/\1/p' results/tracking/runs.json 2>/dev/null)"
 	$(BIN)/mlflow --env-file mlflow.env ui --host 127.0.0.1 --port $(PORT) --workers 1
 
 lint: project  ## ruff, snakemake --lint, snakefmt
