@@ -65,7 +65,7 @@ def start(compute: Compute) -> Runtime:
 
 
 def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
-    """Steps ``first .. total-1`` with a bar: live in a terminal, a plain line now and then in a log."""
+    """Steps ``first .. total-1`` with a bar: live in a terminal, now and then a line in a log."""
     interactive = sys.stderr.isatty()
     with tqdm(
         total=total,

@@ -120,8 +120,9 @@ def channel_scores(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores ``[C]`` of one batch and D^ ``[B, C, size, size]``.
 
-    both: maps of the anomalies, then of their originals, ``[2B, C, h, w]``; masks bool ``[B, S, S]``,
-    shrunk with nearest neighbour to the map (official; the paper enlarges the map instead).
+    both: maps of the anomalies, then of their originals, ``[2B, C, h, w]``; masks bool
+    ``[B, S, S]``, shrunk with nearest neighbour to the map (official; the paper enlarges the
+    map instead).
     """
     if both.shape[-1] != size:
         both = F.interpolate(both, (size, size), mode="bilinear", align_corners=True)
@@ -166,7 +167,7 @@ def _map_sizes(blocks: Sequence[Block], shapes: list, size: int) -> list[int | N
 
 @torch.no_grad()
 def _spreads(extractor: FeatureExtractor, normal: torch.Tensor, runtime: Any) -> list[list[float]]:
-    """Per layer and channel, standard deviation over normal images and positions (at least 1e-3)."""
+    """Per layer and channel, standard deviation over images and positions (at least 1e-3)."""
     count, sums = 0, None
     for part in normal.split(16):
         maps = [m.double() for m in extractor(part.to(runtime.device).float() / 255)]

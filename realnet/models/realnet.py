@@ -49,10 +49,10 @@ def resize_to(maps: torch.Tensor, size: int) -> torch.Tensor:
 
 
 class RealNet(nn.Module):
-    """The trainable part. The frozen backbone and the selector stay outside (and out of checkpoints).
+    """The trainable part; the frozen backbone and the selector stay outside, and out of its files.
 
-    forward: block features phi(A), list of ``[B, m_k, H_k, W_k]`` -> logits ``[B, 2, S, S]`` and the
-    reconstructions G_k(phi_k(A)), same shapes as the input.
+    forward: block features phi(A), list of ``[B, m_k, H_k, W_k]`` -> logits ``[B, 2, S, S]`` and
+    the reconstructions G_k(phi_k(A)), same shapes as the input.
     """
 
     def __init__(self, channels: Sequence[int], params: Model, image_size: int):
@@ -86,7 +86,7 @@ def realnet_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(segmentation, reconstruction): pixel cross-entropy, and sum_k MSE(G_k(phi_k(A)), phi_k(I)).
 
-    logits ``[B, 2, S, S]``, masks bool ``[B, S, S]``; paper eq. for the total loss, weights outside.
+    logits ``[B, 2, S, S]``, masks bool ``[B, S, S]``; the weights of the sum stay outside.
     """
     segmentation = F.cross_entropy(logits.float(), masks.long())
     reconstruction = sum(

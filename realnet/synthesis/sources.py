@@ -17,7 +17,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 
 
 def resized(image: np.ndarray, size: int) -> torch.Tensor:
-    """uint8 ``[3, size, size]`` from an RGB image, bilinear (the official loader's OpenCV resize)."""
+    """uint8 ``[3, size, size]`` from an RGB image, bilinear."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return tensor if tensor.shape[1:] == (size, size) else TF.resize(tensor, [size, size])
 

@@ -164,7 +164,7 @@ CLASSES: tuple[Painter, ...] = (
 
 
 def paint_image(rng: np.random.Generator, painter: Painter, size: int) -> np.ndarray:
-    """One RGB training image, uint8 ``[S, S, 3]``: the pattern between two random shaded colours."""
+    """One RGB image, uint8 ``[S, S, 3]``: the pattern between two random shaded colours."""
     pattern = painter(rng, size)[..., None].astype(np.float32)
     first, second = rng.random((2, 3), dtype=np.float32)
     while np.abs(first - second).max() < 0.2:

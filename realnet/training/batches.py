@@ -1,4 +1,4 @@
-"""Which images a training step sees: a function of the step alone, so a resumed run goes on alike."""
+"""Which images a training step sees: a function of the step, so a resumed run goes on alike."""
 
 from collections.abc import Callable
 

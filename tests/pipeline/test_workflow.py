@@ -119,7 +119,7 @@ def test_same_seed_gives_the_same_metrics(finished):
         (["experiment={datasets: {demo: [hexnut]}}"], ["hexnut", "hex_nut"]),
         (["experiment={datasets: {mvtec_ad: all}}"], ["mvtec_ad", "data/raw"]),
         (["experiment={variants: [base, pca]}"], ["pca"]),
-        (["backbone={source: file, file: weights/no.pth, sha256: 00}"], ["weights/no.pth"]),
+        (["backbone={source: file, file: weights/no.pth, sha256: abcd}"], ["weights/no.pth"]),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_runs(finished, override, names):
