@@ -10,6 +10,7 @@ import yaml
 from realnet.data.categories import KNOWN_CATEGORIES
 from realnet.data.layouts import layout_of, list_categories
 from realnet.errors import UserError
+from realnet.io import read_json
 from realnet.params import PROJECT, Params, parse, resolve
 
 # Where the code of each stage starts: what this module imports, directly or not, is the stage's
@@ -92,9 +93,8 @@ def check_files(params: Params, cells: dict[str, tuple[str, ...]]) -> None:
             )
     for name in params.experiment.variants:
         variant = params.variant(name)
-        made = PROJECT / "results/backbone" / params.shared_variant("backbone", name)
         weights = variant.backbone.file
-        if variant.backbone.source == "file" and not (made / "backbone.safetensors").is_file():
+        if variant.backbone.source == "file" and not _backbone_is_made(params, name):
             if not weights:
                 raise UserError("backbone.source is file, so backbone.file must name a state dict")
             if not (PROJECT / weights).is_file():
@@ -108,6 +108,13 @@ def check_files(params: Params, cells: dict[str, tuple[str, ...]]) -> None:
                 f"synthesis.dtd_root: {textures}: no such folder; unpack the DTD textures there,"
                 " or give source dtd no weight"
             )
+
+
+def _backbone_is_made(params: Params, name: str) -> bool:
+    """Whether the variant's backbone is there, and made with these parameters and no others."""
+    record = PROJECT / "results/backbone" / params.shared_variant("backbone", name) / "stage.json"
+    wanted = params.variant(name).backbone.model_dump(mode="json")
+    return record.is_file() and read_json(record)["params"]["backbone"] == wanted
 
 
 def _short(path: Path) -> str:
