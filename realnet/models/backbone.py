@@ -58,6 +58,9 @@ def build_network(params: BackboneParams, pretrained: bool = False) -> nn.Module
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
         raise UserError(f"backbone.arch: timm has no model {params.arch!r}; perhaps {close}")
+    if pretrained and "." in params.arch and not timm.models.is_model_pretrained(params.arch):
+        tags = ", ".join(timm.list_pretrained(f"{name}.*")) or "none"
+        raise UserError(f"backbone.arch: timm has no weights {params.arch!r}; it has {tags}")
     try:
         network = timm.create_model(
             params.arch if pretrained else name,
@@ -113,17 +116,20 @@ def read_weights_file(params: BackboneParams) -> dict[str, torch.Tensor]:
 def load_into(network: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
     """Load strictly; only a classification head may be left over.
 
-    timm's feature networks flatten module names (``layer1.0`` may be ``layer1_0``); the state dict
-    of the plain model is accepted as it is published.
+    timm's feature networks flatten module names (ConvNeXt's ``stages.0`` is ``stages_0`` there);
+    the state dict of the plain model is accepted as it is published.
     """
     own = network.state_dict()
     found = {key.removeprefix("module.").removeprefix("model."): v for key, v in state.items()}
+    spelled = {_dotted(key): key for key in own}
+    found = {spelled.get(_dotted(key), key): value for key, value in found.items()}
     head = ("fc.", "classifier.", "head.")
     # Layers behind the last one that is used are absent from a features_only network.
+    used = tuple({_dotted(key.partition(".")[0]) + "." for key in own})
     left_over = [
         k
         for k in found
-        if k not in own and not k.startswith(head) and _prefix(k) in {_prefix(o) for o in own}
+        if k not in own and not k.startswith(head) and _dotted(k).startswith(used)
     ]
     missing = [key for key in own if key not in found]
     wrong = [k for k in own if k in found and own[k].shape != found[k].shape]
@@ -140,8 +146,8 @@ def load_into(network: nn.Module, state: dict[str, torch.Tensor], where: str) ->
     network.load_state_dict({key: found[key] for key in own})
 
 
-def _prefix(key: str) -> str:
-    return key.partition(".")[0]
+def _dotted(key: str) -> str:
+    return key.replace("_", ".")
 
 
 def make_backbone(stage: Any, out: Path) -> None:
