@@ -113,6 +113,19 @@ class UNet(Section):
     def _levels(self) -> "UNet":
         if len(self.attention) != len(self.block_out_channels):
             raise ValueError("attention needs one entry per block_out_channels entry")
+        for channels, attends in zip(self.block_out_channels, self.attention, strict=True):
+            if channels % self.norm_num_groups:
+                raise ValueError(
+                    f"block_out_channels has {channels}, not a multiple of norm_num_groups"
+                    f" {self.norm_num_groups}"
+                )
+            # diffusers would build attention with fewer channels, or with none, and say nothing.
+            middle = channels == self.block_out_channels[-1]
+            if (attends or middle) and channels % self.attention_head_dim:
+                raise ValueError(
+                    f"block_out_channels has {channels}, not a multiple of attention_head_dim"
+                    f" {self.attention_head_dim}"
+                )
         return self
 
 
@@ -186,6 +199,12 @@ class Perlin(Section):
     threshold: float
     rotation: Weight  # degrees, uniform in +-rotation
 
+    @model_validator(mode="after")
+    def _exponents(self) -> "Perlin":
+        if self.min_exponent > self.max_exponent:
+            raise ValueError("min_exponent must not exceed max_exponent")
+        return self
+
 
 class Synthesis(Section):
     """Local anomalies for AFS and RealNet training (paper sec. 3.1, official data loader)."""
@@ -209,6 +228,9 @@ class Synthesis(Section):
         )
         if missing:
             raise ValueError(f"opacity has no entry for {sorted(missing)}")
+        for name, bounds in self.opacity.items():
+            if len(bounds) != 2 or bounds[0] > bounds[1]:
+                raise ValueError(f"opacity.{name} must be [low, high], got {bounds}")
         return self
 
 
@@ -340,6 +362,17 @@ class Params(Section):
         if len(set(used)) != len(used) or (used and used[-1] >= layers):
             raise ValueError(
                 f"model.blocks uses layers {used}: each at most once, from 0 to {layers - 1}"
+            )
+        rrs, maps = self.model.rrs, sum(self.afs.channels[layer] for layer in used)
+        if rrs.mode != "all" and rrs.channels > maps:
+            raise ValueError(
+                f"model.rrs.channels is {rrs.channels}, but the blocks have {maps} channels"
+                " (afs.channels)"
+            )
+        if self.evaluate.image_score_pool > self.data.image_size:
+            raise ValueError(
+                f"evaluate.image_score_pool {self.evaluate.image_score_pool} is larger than"
+                f" data.image_size {self.data.image_size}"
             )
         if self.variants.get("base") != {}:
             raise ValueError("variants.base must be there and empty ({}): it is these parameters")
