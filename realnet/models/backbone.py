@@ -127,9 +127,7 @@ def load_into(network: nn.Module, state: dict[str, torch.Tensor], where: str) ->
     # Layers behind the last one that is used are absent from a features_only network.
     used = tuple({_dotted(key.partition(".")[0]) + "." for key in own})
     left_over = [
-        k
-        for k in found
-        if k not in own and not k.startswith(head) and _dotted(k).startswith(used)
+        k for k in found if k not in own and not k.startswith(head) and _dotted(k).startswith(used)
     ]
     missing = [key for key in own if key not in found]
     wrong = [k for k in own if k in found and own[k].shape != found[k].shape]
