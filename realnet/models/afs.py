@@ -84,7 +84,11 @@ def select_features(
             totals[layer] += scores.double().cpu()
             if step == 0:
                 example = example or []
-                example.append((layer, scaled[:1].cpu(), anomalies.masks[:1].cpu()))
+                # The item of the batch that changed most, to be looked at.
+                shown = (anomalies.images.float() - images.float()).abs().sum((1, 2, 3)).argmax()
+                example.append(
+                    (layer, scaled[shown, None].cpu(), anomalies.masks[shown, None].cpu())
+                )
     scores = [(t / params.batches).tolist() for t in totals]
     draw = torch_generator(seed, *names, "random")
     indices = [
@@ -219,7 +223,7 @@ def _figure(
             maps, mask = shown[layer]
             pictures = [mask[0].float(), maps[0, order[0]], maps[0, order[-1]]]
             for axis, picture in zip(row[1:], pictures, strict=True):
-                axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                axis.imshow(picture, cmap="gray", vmin=0, interpolation="nearest")
     axes[0][0].set_title(f"{category}: channels by score, kept ones green", fontsize=9)
     for axis, title in zip(axes[0][1:], ("mask", "best channel", "worst channel"), strict=True):
         axis.set_title(title, fontsize=9)
