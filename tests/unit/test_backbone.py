@@ -7,7 +7,7 @@ import torch
 
 from realnet.errors import UserError
 from realnet.io import sha256
-from realnet.models.backbone import build_network, load_backbone, make_backbone
+from realnet.models.backbone import build_network, load_backbone, load_into, make_backbone
 from realnet.params import READS, load, stage_params
 
 SMALL = {"arch_args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}}
@@ -80,6 +80,54 @@ def test_timm_without_network_says_how_to_supply_the_file(tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"set backbone.source: file") as caught:
         make_backbone(stage(source="timm", arch="resnet18.a1_in1k", arch_args={}), tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_timm_with_a_tag_that_does_not_exist_names_those_that_do():
+    with pytest.raises(UserError, match=r"no weights 'resnet18\.best'.*resnet18\.a1_in1k"):
+        build_network(stage(source="timm", arch="resnet18.best").backbone, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("arch", "layers"),
+    [("convnext_atto", [0, 1, 2]), ("efficientnet_b0", [1, 2]), ("densenet121", [1])],
+)
+def test_published_names_fit_networks_that_flatten_or_cut_theirs(arch, layers):
+    torch.manual_seed(0)
+    state = timm.create_model(arch).state_dict()
+    params = stage(arch=arch, arch_args={}, stem_pool=True).backbone
+    network = build_network(params.model_copy(update={"out_indices": layers}))
+    load_into(network, state, "weights.pth")
+    for key, value in network.state_dict().items():
+        spelled = [k for k in state if k.replace("_", ".") == key.replace("_", ".")]
+        assert len(spelled) == 1 and torch.equal(state[spelled[0]], value), key
+    inside = next(iter(network.state_dict())).rpartition(".")[0]
+    with pytest.raises(UserError, match="unknown key"):
+        load_into(network, state | {f"{inside}.extra": torch.zeros(1)}, "weights.pth")
+
+
+def test_wrapped_state_dicts_and_a_removed_pool(tmp_path):
+    """`{"state_dict": {"module.…": …}}`, as many trainers save; strides halve without the pool."""
+    path = tmp_path / "weights.pth"
+    published(path)
+    state = torch.load(path, weights_only=True)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+    params = stage(source="file", file=str(path), sha256=sha256(path).upper(), stem_pool=False)
+    make_backbone(params, tmp_path / "out")
+    extractor = load_backbone(tmp_path / "out")
+    assert extractor.shapes(64) == [(8, 2), (16, 4), (24, 8), (32, 16)]
+    assert torch.equal(extractor.network.conv1.weight, state["conv1.weight"])
+    with pytest.raises(UserError, match="no stem max-pool"):
+        build_network(stage(arch="efficientnet_b0", arch_args={}, stem_pool=False).backbone)
+
+
+def test_normalisation_is_part_of_the_extractor(tmp_path):
+    make_backbone(stage(mean=[0.1, 0.2, 0.3], std=[0.5, 1.0, 2.0]), tmp_path)
+    extractor = load_backbone(tmp_path)
+    image = torch.rand(1, 3, 32, 32)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.1, 0.2, 0.3], [0.5, 1.0, 2.0]))
+    expected = extractor.network((image - mean) / std)
+    assert all(torch.allclose(a, b) for a, b in zip(extractor(image), expected, strict=True))
+    assert not extractor(image.requires_grad_())[0].requires_grad
 
 
 def test_unknown_architecture_and_layer():

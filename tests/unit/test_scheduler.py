@@ -101,8 +101,29 @@ def test_an_image_does_not_depend_on_its_batch():
         assert torch.equal(alone.prev_sample, together[i : i + 1])
 
 
-def test_no_noise_at_the_last_step():
-    _, ours = pair("epsilon", "fixed_small")
-    output, sample = inputs("fixed_small")
+@pytest.mark.parametrize("variance", ["learned_range", "fixed_small"])
+def test_no_noise_at_the_last_step(variance):
+    _, ours = pair("epsilon", variance)
+    output, sample = inputs(variance)
     first = ours.step(output, 0, sample, generator(1), strength=5.0).prev_sample
     assert torch.equal(first, ours.step(output, 0, sample, generator(2), strength=0.0).prev_sample)
+
+
+def test_strength_and_prediction_survive_the_tuple_form():
+    _, ours = pair("sample", "learned_range")
+    output, sample = inputs("learned_range")
+    found = ours.step(output, 500, sample, generator(3), strength=2.0)
+    mean, original = ours.step(output, 500, sample, generator(3), False, strength=2.0)
+    assert torch.equal(mean, found.prev_sample)
+    assert torch.equal(original, output[:, :3].clamp(-1, 1))
+
+
+@pytest.mark.parametrize("variance", ["learned_range", "fixed_small"])
+def test_a_chain_at_strength_zero_is_the_plain_chain(variance):
+    plain, ours = pair("epsilon", variance)
+    output, expected = inputs(variance)
+    got, a, b = expected.clone(), generator(5), generator(5)
+    for t in plain.timesteps.tolist():
+        expected = plain.step(output * math.cos(t), t, expected, generator=a).prev_sample
+        got = ours.step(output * math.cos(t), t, got, b).prev_sample
+    assert torch.equal(got, expected)
