@@ -60,7 +60,8 @@ class AnomalySynthesiser:
         kind = kind.clamp(max=len(self.kinds) - 1)
         anomalous = torch.tensor([name != "normal" for name in self.kinds])[kind]
         masks = self._masks(uniforms, foregrounds, size)
-        masks.logical_and_(anomalous.view(-1, 1, 1).to(device))
+        if not anomalous.all():
+            masks[~anomalous.to(device)] = False
         if self.params.empty_masks == "redraw":
             masks = self._redraw(masks, anomalous, foregrounds, items, size)
 
@@ -117,7 +118,9 @@ class AnomalySynthesiser:
 
     def _masks(self, uniforms: torch.Tensor, foregrounds: torch.Tensor, size: int) -> torch.Tensor:
         perlin = perlin_masks(uniforms[:, _OWN:].to(foregrounds.device), size, self.params.perlin)
-        return perlin.logical_and_(foregrounds)
+        # As bytes: torch's "and" of booleans is several times slower.
+        perlin.view(torch.uint8).bitwise_and_(foregrounds.view(torch.uint8))
+        return perlin
 
     def _redraw(
         self,
