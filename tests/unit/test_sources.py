@@ -180,6 +180,20 @@ def test_every_image_of_a_pool_is_used_alike():
     assert counts[0] <= 2 and counts[1:].min() > 60 and counts.sum() == 500
 
 
+def test_opacity_has_nothing_to_do_with_which_image_or_which_mask():
+    """Images of one grey level each; with image 0 the level inside is opacity x level."""
+    pool = torch.arange(55, 256, 50, dtype=torch.uint8).view(5, 1, 1, 1)
+    pools = {"sdas": pool.expand(5, 3, 32, 32).contiguous()}
+    chosen = drawn(params(opacity={"sdas": [1.0, 1.0]}), pools, 400, level=0)
+    faded = drawn(params(opacity={"sdas": [0.5, 1.0]}), pools, 400, level=0)
+    assert torch.equal(chosen.masks, faded.masks)
+    which = chosen.images.flatten(1).amax(1).double()
+    opacity = faded.images.flatten(1).amax(1).double() / which
+    area = chosen.masks.double().mean((1, 2))
+    table = torch.corrcoef(torch.stack([which, opacity, area]))
+    assert (table - torch.eye(3)).abs().max() < 0.2
+
+
 def test_patches_keep_their_place():
     """P is not moved: with opacity 1 the masked pixels are P's at the same place."""
     pool = noise_pool(1)
