@@ -139,7 +139,8 @@ class Schedule(Section):
 
 
 class Ema(Section):
-    """`diffusers.EMAModel`; with warm-up the decay at step n is 1 - (1 + n)^-power, capped."""
+    """`diffusers.EMAModel`. At step n the decay is 1 - (1 + n)^-power with warm-up, else
+    (1 + n) / (10 + n); both are capped at `decay`."""
 
     decay: Fraction
     warmup: bool
