@@ -29,15 +29,6 @@ def test_paper_sizes_are_the_official_ones(paper):
     assert parameter_count(ddpm) == 552_829_446
 
 
-def test_reconstruction_starts_at_zero_and_keeps_odd_sizes():
-    params = load().model.reconstruction
-    net = ReconstructionUNet(12, params)
-    x = torch.randn(2, 12, 7, 7)
-    assert torch.equal(net(x), torch.zeros_like(x))
-    nn.init.normal_(net.out[-1].weight)
-    assert net(x).shape == x.shape and net(x).abs().sum() > 0
-
-
 def test_attention_against_the_plain_formula():
     torch.manual_seed(0)
     net = Attention(8, head_channels=4, groups=2)
@@ -52,18 +43,6 @@ def test_attention_against_the_plain_formula():
         heads.append(torch.einsum("bts,bcs->bct", weight, v))
     expected = (flat + net.out(torch.cat(heads, 1))).view_as(x)
     assert torch.allclose(net(x), expected, atol=1e-5)
-
-
-def test_rrs_lists_by_maximum_then_mean():
-    params = load().model.rrs.model_copy(update={"channels": 4, "ranking_norm": False})
-    residuals = torch.rand(3, 10, 5, 5, requires_grad=True)
-    kept = ResidualSelection(10, params)(residuals)
-    for image, chosen in zip(residuals, kept, strict=True):
-        by_max = sorted(range(10), key=lambda c: -image[c].max().item())[:2]
-        by_mean = sorted(range(10), key=lambda c: -image[c].mean().item())[:2]
-        assert torch.equal(chosen, image[by_max + by_mean])
-    kept.sum().backward()
-    assert residuals.grad.sum() == kept.numel()
 
 
 def test_rrs_ranks_standardised_residuals_and_returns_raw_ones():

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from realnet.data.demo.dataset import make_demo
 from realnet.data.manifest import prepare
@@ -20,7 +19,7 @@ from realnet.evaluation.measure import measure
 from realnet.evaluation.predict import predict
 from realnet.evaluation.stage import evaluate
 from realnet.io import read_csv, read_json, sha256
-from realnet.models.afs import channel_scores, choose, load_selection, select_features
+from realnet.models.afs import load_selection, select_features
 from realnet.models.backbone import load_backbone, make_backbone
 from realnet.params import load, stage_params
 from realnet.training.checkpoint import Checkpoints
@@ -175,26 +174,6 @@ def test_a_checkpoint_of_other_parameters_is_not_resumed(made, tmp_path, capsys)
     os.close(folder.lock)
     assert fit(made, tmp_path) == sha256(made / "realnet/model.safetensors")
     assert "training starts anew" in capsys.readouterr().out
-
-
-def test_channel_scores_against_the_definition():
-    draw = torch.Generator().manual_seed(0)
-    anomalous, original = torch.rand(2, 3, 5, 4, 4, generator=draw)
-    masks = torch.rand(3, 8, 8, generator=draw) > 0.5
-    scores, _ = channel_scores(torch.cat([anomalous, original]), masks, 4)
-    small = masks[:, ::2, ::2].float()  # nearest
-    for channel in range(5):
-        d = (anomalous[:, channel] - original[:, channel]) ** 2
-        scaled = (d - d.min()) / (d.max() - d.min() + 1e-4)
-        assert scores[channel].item() == pytest.approx(((scaled - small) ** 2).mean().item())
-
-
-def test_choose_keeps_the_smallest_scores():
-    scores = torch.tensor([0.5, 0.1, float("nan"), 0.3])
-    draw = torch.Generator().manual_seed(0)
-    assert choose(scores, 2, "afs", draw) == [1, 3]
-    assert choose(scores, 2, "first", draw) == [0, 1]
-    assert len(set(choose(scores, 3, "random", draw))) == 3
 
 
 def test_more_channels_than_there_are(made, tmp_path):

@@ -119,6 +119,13 @@ def test_every_step_draws_other_anomalies(made, tmp_path):
     fit(made, tmp_path, "one.csv", {"sources": {"texture": 1.0}}, **options)
     losses = history(tmp_path, "loss_segmentation")
     assert len({round(loss, 7) for loss in losses}) == len(losses) == 6
+    # The target stays phi(I): against a reconstruction of zero, its mean square, whatever A is.
+    image = load_images(read_manifest(made / "one.csv"), SIZE).float() / 255
+    select = FeatureSelector(
+        stage("realnet").model.blocks, load_selection(made / "afs"), SIZE, True
+    )
+    squares = sum(f.square().mean().item() for f in select(load_backbone(made / "backbone")(image)))
+    assert history(tmp_path, "loss_reconstruction") == pytest.approx([squares] * 6, rel=1e-5)
 
 
 def test_weights_of_the_two_losses(made, tmp_path):
