@@ -83,6 +83,16 @@ def write_png(path: str | Path, pixels: Any) -> None:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
+def save_weights(path: str | Path, module: Any) -> str:
+    """A network's state dict as safetensors, on the CPU; returns the file's SHA-256."""
+    import safetensors.torch
+
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    with atomic(path) as temporary:
+        safetensors.torch.save_file(state, temporary)
+    return sha256(path)
+
+
 def save_figure(path: str | Path, figure: Any, dpi: int = 110) -> None:
     """A matplotlib figure as PNG, without dates or versions, so equal runs give equal bytes."""
     import matplotlib.pyplot as plt

@@ -15,7 +15,7 @@ from realnet.diffusion.network import Denoiser, classes_of, parameter_count
 from realnet.diffusion.sampling import sample_images
 from realnet.diffusion.scheduler import build_scheduler
 from realnet.errors import UserError
-from realnet.io import atomic, read_json, sha256, write_csv, write_json, write_png
+from realnet.io import read_json, save_weights, sha256, write_csv, write_json, write_png
 from realnet.params import Ddpm
 from realnet.provenance import Record
 from realnet.runtime import Runtime, progress, start
@@ -61,9 +61,7 @@ def train_ddpm(
     history = _optimise(model, params, images, labels, classes, runtime, checkpoints, seed, names)
 
     write_csv(out / "history.csv", history, HISTORY)
-    with atomic(out / "model.safetensors") as temporary:
-        state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        safetensors.torch.save_file(state, temporary)
+    digest = save_weights(out / "model.safetensors", model)
     write_json(
         out / "config.json",
         {
@@ -72,7 +70,7 @@ def train_ddpm(
             "dataset": dataset,
             "categories": list(categories),
             "parameters": parameter_count(model),
-            "sha256": sha256(out / "model.safetensors"),
+            "sha256": digest,
         },
     )
     grid = sample_images(

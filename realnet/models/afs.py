@@ -60,7 +60,7 @@ def select_features(
     size, params = stage.data.image_size, stage.afs
     extractor = runtime.place(load_backbone(backbone))
     shapes = extractor.shapes(size)
-    check_blocks(stage.model.blocks, params.channels, shapes)
+    check_channels(params.channels, shapes)
     normal = load_images([i for i in read_manifest(manifest) if i.split == "train"], size)
     covers = training_foregrounds(normal, stage.synthesis, dataset, category)
     pools = build_pools(stage.synthesis, sdas, seed, dataset, category, size)
@@ -119,6 +119,13 @@ def select_features(
     record.write(out, runtime.name)
 
 
+def resize_to(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """Bilinear with aligned corners (official); untouched when the size is right already."""
+    if maps.shape[-2:] == (size, size):
+        return maps
+    return F.interpolate(maps, (size, size), mode="bilinear", align_corners=True)
+
+
 def channel_scores(
     both: torch.Tensor, masks: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,9 +135,7 @@ def channel_scores(
     ``[B, S, S]``, shrunk with nearest neighbour to the map (official; the paper enlarges the
     map instead).
     """
-    if both.shape[-1] != size:
-        both = F.interpolate(both, (size, size), mode="bilinear", align_corners=True)
-    anomalous, original = both.chunk(2)
+    anomalous, original = resize_to(both, size).chunk(2)
     difference = (anomalous - original) ** 2
     low = difference.amin((0, 2, 3), keepdim=True)
     high = difference.amax((0, 2, 3), keepdim=True)
@@ -150,7 +155,7 @@ def choose(scores: torch.Tensor, count: int, how: str, draw: torch.Generator) ->
     return sorted(picked.tolist())
 
 
-def check_blocks(blocks: Sequence[Block], wanted: Sequence[int], shapes: list) -> None:
+def check_channels(wanted: Sequence[int], shapes: list) -> None:
     """UserError when a layer has fewer channels than m_k asks for."""
     for layer, (count, (channels, _)) in enumerate(zip(wanted, shapes, strict=True)):
         if count > channels:

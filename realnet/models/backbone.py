@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from realnet.errors import UserError
-from realnet.io import atomic, read_json, sha256, write_json
+from realnet.io import read_json, save_weights, sha256, write_json
 from realnet.params import Backbone as BackboneParams
 from realnet.provenance import Record
 from realnet.runtime import start
@@ -164,15 +164,13 @@ def make_backbone(stage: Any, out: Path) -> None:
         from realnet.models.pretext import train_pretext
 
         network, extra = train_pretext(params, runtime, out)
-    with atomic(out / "backbone.safetensors") as temporary:
-        tensors = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
-        safetensors.torch.save_file(tensors, temporary)
+    digest = save_weights(out / "backbone.safetensors", network)
     write_json(
         out / "backbone.json",
         {
             "architecture": params.model_dump(include=ARCHITECTURE),
             "source": params.source,
-            "sha256": sha256(out / "backbone.safetensors"),
+            "sha256": digest,
             "parameters": sum(p.numel() for p in network.parameters()),
             **extra,
         },

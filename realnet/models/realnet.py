@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from realnet.models.afs import Selection
+from realnet.models.afs import Selection, resize_to
 from realnet.models.reconstruction import ReconstructionUNet
 from realnet.models.rrs import Discriminator, ResidualSelection
 from realnet.params import Model
@@ -39,13 +39,6 @@ class FeatureSelector(nn.Module):
                 parts.append(resize_to(chosen, size))
             blocks.append(torch.cat(parts, dim=1))
         return blocks
-
-
-def resize_to(maps: torch.Tensor, size: int) -> torch.Tensor:
-    """Bilinear with aligned corners (official); untouched when the size is right already."""
-    if maps.shape[-2:] == (size, size):
-        return maps
-    return F.interpolate(maps, (size, size), mode="bilinear", align_corners=True)
 
 
 class RealNet(nn.Module):

@@ -4,12 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from realnet.data.images import load_images
 from realnet.data.manifest import read_manifest
-from realnet.io import atomic, read_json, save_figure, sha256, write_csv, write_json
+from realnet.io import read_json, save_figure, save_weights, write_csv, write_json
 from realnet.models.afs import load_selection
 from realnet.models.backbone import FeatureExtractor, load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
@@ -63,9 +62,7 @@ def train_realnet(
     history = _optimise(model, stage.training, data, runtime, checkpoints, seed, names)
 
     write_csv(out / "history.csv", history, HISTORY)
-    with atomic(out / "model.safetensors") as temporary:
-        state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        safetensors.torch.save_file(state, temporary)
+    digest = save_weights(out / "model.safetensors", model)
     write_json(
         out / "model.json",
         {
@@ -81,7 +78,7 @@ def train_realnet(
                 "sha256": read_json(backbone / "backbone.json")["sha256"],
             },
             "parameters": sum(p.numel() for p in model.parameters()),
-            "sha256": sha256(out / "model.safetensors"),
+            "sha256": digest,
         },
     )
     save_figure(out / "curves.png", _curves(history, f"{dataset}/{category} seed {seed}"))
