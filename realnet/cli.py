@@ -45,7 +45,7 @@ def data_demo(out: OutOption = Path("data/raw/demo"), params: ParamsOption = "pa
     from realnet.data.demo.dataset import make_demo
     from realnet.params import stage_params
 
-    make_demo(stage_params(params, "data").data.demo, out)
+    make_demo(stage_params(params, "demo").data.demo, out)
 
 
 @data.command("prepare")
@@ -58,8 +58,9 @@ def data_prepare(
 ) -> None:
     """Check every image and mask of a category and list them in manifest.csv."""
     from realnet.data.manifest import prepare
+    from realnet.params import stage_params
 
-    prepare(dataset, category, root, out)
+    prepare(dataset, category, root, out, stage_params(params, "data").prepare)
 
 
 @app.command()

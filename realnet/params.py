@@ -5,6 +5,7 @@ from the command line (`snakemake --config`), and, per variant, the overlay `var
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,56 @@ class Data(Section):
     root: str  # folder of raw data sets, relative to the project
     image_size: Annotated[int, Field(ge=16)]  # both sides, pixels; aspect ratio is not kept
     demo: DemoData
+
+
+class OwnLayout(Section):
+    """Where a data set of one's own keeps its images: globs below ``data/raw/<data set>``.
+
+    ``{category}`` and ``{defect}`` stand for one folder name (or part of a file name) each, and
+    ``{stem}`` for the image's file name without suffix. Without ``{category}`` the data set has a
+    single category, named like itself.
+    """
+
+    train: str  # normal images to train on
+    test_good: str
+    test_defective: str  # `{defect}` names the kind; without it, all are of kind "defective"
+    mask: str | None = None  # of a defective image; None: no masks, so image metrics only
+
+    @model_validator(mode="after")
+    def _fields(self) -> "OwnLayout":
+        for name, allowed in {
+            "train": {"category"},
+            "test_good": {"category"},
+            "test_defective": {"category", "defect"},
+            "mask": {"category", "defect", "stem"},
+        }.items():
+            pattern = getattr(self, name)
+            if pattern is None:
+                continue
+            fields = re.findall(r"{(.*?)}", pattern)
+            unknown = sorted(set(fields) - allowed)
+            if unknown:
+                raise ValueError(
+                    f"{name}: unknown field {{{unknown[0]}}}; known:"
+                    f" {', '.join(f'{{{field}}}' for field in sorted(allowed))}"
+                )
+            if name != "mask" and len(set(fields)) < len(fields):
+                raise ValueError(f"{name}: each field may occur once, got {pattern!r}")
+            if pattern.startswith("/") or ".." in pattern.split("/"):
+                raise ValueError(f"{name}: must stay below the data set's folder, got {pattern!r}")
+        if "{stem}" not in (self.mask or "{stem}"):
+            raise ValueError(f"mask: needs the field {{stem}}, got {self.mask!r}")
+        images = (self.train, self.test_good, self.test_defective)
+        if len({"{category}" in pattern for pattern in images}) > 1:
+            raise ValueError("{category}: in all of train, test_good, test_defective, or in none")
+        return self
+
+
+class Prepare(Section):
+    """How raw data sets become manifests (`realnet data prepare`)."""
+
+    allow_partial: bool  # go on with other image counts than the published ones
+    layouts: dict[Name, OwnLayout]  # own data sets that are not in MVTec-AD layout
 
 
 class Pretext(Section):
@@ -305,7 +356,7 @@ class Report(Section):
 # Upstream sections of each stage, in DAG order: what its result depends on. A variant that
 # overlays none of them shares the stage with the base variant.
 _DEPENDS: dict[str, tuple[str, ...]] = {
-    "data": ("data",),
+    "data": ("data", "prepare"),
     "backbone": ("backbone", "compute"),
     "ddpm": ("data", "ddpm", "compute"),
     "sdas": ("data", "ddpm", "sdas", "compute"),
@@ -322,7 +373,8 @@ STAGES = tuple(_DEPENDS)
 
 # The sections that a stage itself reads (and so the ones it is given, and rerun for).
 READS: dict[str, tuple[str, ...]] = {
-    "data": ("data",),
+    "demo": ("data",),
+    "data": ("prepare",),
     "backbone": ("backbone", "compute"),
     "ddpm": ("data", "ddpm", "compute"),
     "sdas": ("data", "ddpm", "sdas", "compute"),
@@ -341,6 +393,7 @@ class Params(Section):
     variants: dict[Name, dict[str, dict[str, Any]]]
     compute: Compute
     data: Data
+    prepare: Prepare
     backbone: Backbone
     ddpm: Ddpm
     sdas: Sdas

@@ -1,31 +1,39 @@
 """Reading images and masks: whatever a camera writes becomes 8-bit RGB, or a reason why not."""
 
+import threading
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from realnet.errors import UserError
 
 if TYPE_CHECKING:
-    from realnet.data.manifest import Item
+    from realnet.data.items import Item
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+# Filters of warnings belong to the whole process, and images are read in threads too.
+_FILTERS = threading.Lock()
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Any photograph as uint8 ``[H, W, 3]``, RGB.
+def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
+    """Any photograph as uint8 ``[H, W, 3]``, RGB; from ``data``, its bytes, if they are there.
 
     Rotated as its EXIF orientation says. Grey is repeated over three channels, palettes are looked
     up, 16-bit grey keeps its upper eight bits. UserError: empty, corrupt or cut off, several
     frames, floating point, or transparent pixels (their colour would be a guess).
     """
-    image = _upright(path)
+    return rgb_of(open_image(path, data), path)
+
+
+def rgb_of(image: Image.Image, path: str | Path) -> np.ndarray:
+    """What :func:`read_image` makes of an opened image; ``path`` is for messages."""
     if image.mode in _SIXTEEN_BIT:
         grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -41,19 +49,26 @@ def read_image(path: str | Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def read_mask(path: str | Path) -> np.ndarray:
+def read_mask(path: str | Path, data: bytes | None = None) -> np.ndarray:
     """A ground-truth mask as bool ``[H, W]``: True where any channel is not zero.
 
     In a JPEG, where zero does not survive compression: where a channel is above 127. Alpha is
     passed over. Source: the official code compares resized masks with zero.
     """
-    image = _upright(path)
-    lossy = image.format == "JPEG"
+    image = open_image(path, data)
+    return mask_values(image) > mask_threshold(image)
+
+
+def mask_values(image: Image.Image) -> np.ndarray:
+    """The values of an opened mask ``[H, W]``: the highest of its channels, of the file's dtype."""
     if image.mode in _SIXTEEN_BIT or image.mode in ("1", "L", "I", "F"):
-        values = np.asarray(image)[..., None]
-    else:
-        values = np.asarray(image.convert("RGB"))
-    return (values > (127 if lossy else 0)).any(axis=-1)
+        return np.asarray(image)
+    return np.asarray(image.convert("RGB")).max(axis=-1)
+
+
+def mask_threshold(image: Image.Image) -> int:
+    """The value above which an opened mask marks an anomaly."""
+    return 127 if image.format == "JPEG" else 0
 
 
 def load_images(items: Sequence["Item"], size: int) -> torch.Tensor:
@@ -87,23 +102,25 @@ def load_masks(items: Sequence["Item"], size: int) -> torch.Tensor:
     return masks
 
 
-def _upright(path: str | Path) -> Image.Image:
-    """Open, decode to the last byte, rotate by EXIF orientation; ``format`` and ``info`` stay."""
+def open_image(path: str | Path, data: bytes | None = None) -> Image.Image:
+    """Open, decode to the last byte, rotate by EXIF orientation; ``format`` and ``info`` stay.
+
+    ``info["turned"]`` says whether it was rotated. UserError: as :func:`read_image`.
+    """
     path = Path(path)
-    if not path.is_file():
+    if data is None and not path.is_file():
         raise UserError(f"{path}: no such image")
-    if path.stat().st_size == 0:
+    if (path.stat().st_size if data is None else len(data)) == 0:
         raise UserError(f"{path}: empty file (0 bytes); copy it again from its source")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                frames = getattr(opened, "n_frames", 1)
-                if frames > 1:
-                    raise UserError(f"{path}: holds {frames} frames; expected a single image")
-                opened.load()
-                upright = ImageOps.exif_transpose(opened)
-                upright.format = opened.format
+        with _opened(path if data is None else BytesIO(data)) as opened:
+            frames = getattr(opened, "n_frames", 1)
+            if frames > 1:
+                raise UserError(f"{path}: holds {frames} frames; expected a single image")
+            opened.load()
+            upright = ImageOps.exif_transpose(opened)
+            upright.format = opened.format
+            upright.info["turned"] = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image that can be read; copy it again") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -111,3 +128,10 @@ def _upright(path: str | Path) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: too large to read ({error})") from None
     return upright
+
+
+def _opened(source: Path | BytesIO) -> Image.Image:
+    """Open the file's header; where it announces a size beyond Pillow's limit, that is an error."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(source)

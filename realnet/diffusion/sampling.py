@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from realnet.data.images import load_images
-from realnet.data.manifest import read_manifest
+from realnet.data.items import read_manifest
 from realnet.diffusion.scheduler import SDASScheduler, build_scheduler
 from realnet.errors import UserError
 from realnet.io import save_figure, sha256, write_csv, write_png

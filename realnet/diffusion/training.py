@@ -9,7 +9,7 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from realnet.data.images import load_images
-from realnet.data.manifest import read_manifest
+from realnet.data.items import read_manifest
 from realnet.diffusion.loss import prediction_target, prediction_weight, variational_bound
 from realnet.diffusion.network import Denoiser, classes_of, parameter_count
 from realnet.diffusion.sampling import sample_images

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from realnet.data.images import load_images, load_masks
-from realnet.data.manifest import read_manifest
+from realnet.data.items import read_manifest
 from realnet.errors import UserError
 from realnet.evaluation.figures import qualitative
 from realnet.evaluation.inference import load_detector

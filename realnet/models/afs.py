@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from realnet.data.images import load_images
-from realnet.data.manifest import read_manifest
+from realnet.data.items import read_manifest
 from realnet.errors import UserError
 from realnet.io import read_json, save_figure, write_json
 from realnet.models.backbone import FeatureExtractor, load_backbone

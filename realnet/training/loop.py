@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from realnet.data.images import load_images
-from realnet.data.manifest import read_manifest
+from realnet.data.items import read_manifest
 from realnet.io import read_json, save_figure, save_weights, write_csv, write_json
 from realnet.models.afs import load_selection
 from realnet.models.backbone import FeatureExtractor, load_backbone

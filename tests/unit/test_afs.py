@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from realnet.data.images import load_images
-from realnet.data.manifest import read_manifest
+from realnet.data.items import read_manifest
 from realnet.io import read_json, sha256, write_csv, write_png
 from realnet.models.afs import (
     _map_sizes,

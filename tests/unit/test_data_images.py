@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from realnet.data.images import load_images, load_masks, read_image, read_mask
-from realnet.data.manifest import Item
+from realnet.data.items import Item
 from realnet.errors import UserError
 
 

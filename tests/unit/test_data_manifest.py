@@ -1,5 +1,6 @@
 """Layouts and manifests: what is listed, and each way in which a data set can be wrong."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from realnet.data.categories import DEMO_CATEGORIES, KNOWN_CATEGORIES
+from realnet.data.items import FIELDS, Item, read_manifest
 from realnet.data.layouts import list_categories
-from realnet.data.manifest import FIELDS, Item, prepare, read_manifest
+from realnet.data.manifest import prepare as prepare_with
+from realnet.data.published import differences, published
 from realnet.errors import UserError
 from realnet.io import read_csv, read_json, sha256
+from realnet.params import Prepare
+
+DEFAULT = Prepare(allow_partial=False, layouts={})
+
+
+def prepare(dataset, category, root, out, settings=DEFAULT):
+    return prepare_with(dataset, category, root, out, settings)
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (12, 10)) -> Path:
@@ -94,7 +104,7 @@ def test_ok_and_ko_folders_with_masks_named_like_the_images(tmp_path):
     picture(folder / "test/ok/1.bmp", 2)
     picture(folder / "test/ko/2.bmp", 3)
     mask(folder / "ground_truth/ko/2.png")
-    prepare("btad", "01", tmp_path / "raw", tmp_path / "out")
+    prepare("own", "01", tmp_path / "raw", tmp_path / "out")
     items = {i.path.name: i for i in read_manifest(tmp_path / "out" / "manifest.csv")}
     assert items["0.bmp"].defect == items["1.bmp"].defect == "good"
     assert items["2.bmp"].mask_path == folder / "ground_truth/ko/2.png"
@@ -122,35 +132,37 @@ def test_no_such_category(root):
 
 def test_another_layout(root):
     (root / "screw" / "images").mkdir(parents=True)
-    refused(root, root / "screw", "found images/", "train/good|ok", "bolt", category="screw")
+    refused(root, root / "screw", "found images/", "screw/train/good/", "bolt", category="screw")
 
 
 def test_no_folder_of_normal_images(root):
     (root / "bolt/train/good").rename(root / "bolt/train/fine")
-    refused(root, root / "bolt/train", "found fine/", "good or ok")
+    refused(root, root / "bolt", "no training images", "train/fine/", "bolt/train/good/")
 
 
 def test_two_folders_of_normal_images(root):
     picture(root / "bolt/train/ok/000.png", 1)
-    refused(root, root / "bolt/train", "good/, ok/")
+    refused(root, "bolt/train/good/", "bolt/train/ok/")
 
 
-@pytest.mark.parametrize("folder", ["train/good", "test/good", "test/hole"])
-def test_a_folder_without_images(root, folder):
+@pytest.mark.parametrize(
+    ("folder", "said"), [("train/good", "no training images"), ("test/good", "no normal test")]
+)
+def test_a_folder_without_images(root, folder, said):
     for path in (root / "bolt" / folder).iterdir():
         path.unlink()
-    refused(root, root / "bolt" / folder, "no images")
+    refused(root, root / "bolt", said, f"bolt/{folder}/")
 
 
 def test_no_defects(root):
     (root / "bolt/test/hole").rename(root / "hole")
     (root / "bolt/test/bent").rename(root / "bent")
-    refused(root, root / "bolt/test", "no folder of defects")
+    refused(root, root / "bolt", "no anomalous test images", "bolt/test/<defect>/")
 
 
 def test_an_anomalous_image_without_mask(root):
     (root / "bolt/ground_truth/hole/001_mask.png").unlink()
-    refused(root, root / "bolt/test/hole/001.png", "ground_truth/hole/001_mask.png")
+    refused(root, root / "bolt/test/hole/001.png", "ground_truth/hole/001_mask.")
 
 
 def test_an_empty_mask(root):
@@ -196,8 +208,8 @@ def test_manifest_without_rows(tmp_path):
 
 
 def test_categories_are_known_before_there_are_data(root):
-    assert list_categories(root) == ["bolt"]
-    assert list_categories(root / "nowhere") == []
+    assert list_categories(root, "own") == ["bolt"]
+    assert list_categories(root / "nowhere", "own") == []
     assert list(DEMO_CATEGORIES) == sorted(DEMO_CATEGORIES)
     published = [KNOWN_CATEGORIES[name] for name in ("mvtec_ad", "mpdd", "btad", "visa")]
     assert [len(names) for names in published] == [15, 6, 3, 12]
@@ -212,3 +224,51 @@ def test_command_line_prepares(root, tmp_path):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert len(read_manifest(tmp_path / "out" / "manifest.csv")) == 8
+
+
+# --- without masks, with other counts ------------------------------------------------------------
+
+
+def test_own_data_need_no_masks(root, tmp_path):
+    shutil.rmtree(root / "bolt/ground_truth")
+    assert prepare("own", "bolt", root, tmp_path / "out")["masks"] is False
+    items = read_manifest(tmp_path / "out" / "manifest.csv")
+    assert sum(item.label for item in items) == 3
+    assert all(item.mask_path is None and item.mask_sha256 == "" for item in items)
+
+
+def test_published_data_need_their_masks(root):
+    shutil.rmtree(root / "bolt/ground_truth")
+    (root / "bolt").rename(root / "screw")
+    settings = Prepare(allow_partial=True, layouts={})
+    with pytest.raises(UserError, match=r"bent/000.png: no mask for this image"):
+        prepare("mvtec_ad", "screw", root, root.parent / "out", settings)
+
+
+def test_other_counts_than_published_are_listed(root, tmp_path):
+    (root / "bolt").rename(root / "toothbrush")
+    refused(
+        root, "toothbrush", "train/good 3 instead of 60", "test/good 2 instead of 12",
+        "test/bent 1 instead of 0", "test/defective 0 instead of 30", "allow_partial",
+        dataset="mvtec_ad", category="toothbrush",
+    )  # fmt: skip
+    settings = Prepare(allow_partial=True, layouts={})
+    summary = prepare("mvtec_ad", "toothbrush", root, tmp_path / "out", settings)
+    assert "train/good 3 instead of 60" in summary["differs_from_published"]
+
+
+def test_a_single_kind_may_have_another_name():
+    expected = {"train": {"good": 2}, "test": {"good": 1, "bad": 3}}
+    assert differences({"train": {"good": 2}, "test": {"good": 1, "ko": 3}}, expected) == []
+    found = {"train": {"good": 2}, "test": {"good": 1, "ko": 2}}
+    assert differences(found, expected) == ["test/bad 2 instead of 3"]
+    found = {"train": {"good": 2}, "test": {"good": 1, "ko": 2, "nok": 1}}
+    assert len(differences(found, expected)) == 3
+
+
+def test_every_known_category_has_published_counts():
+    for dataset in ("mvtec_ad", "mpdd", "btad", "visa"):
+        for category in KNOWN_CATEGORIES[dataset]:
+            counts = published(dataset, category)
+            assert counts["train"]["good"] > 0 and counts["test"]["good"] > 0
+    assert published("own", "bolt") is None

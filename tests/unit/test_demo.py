@@ -20,7 +20,7 @@ from realnet.data.layouts import list_categories
 from realnet.data.manifest import prepare
 from realnet.errors import UserError
 from realnet.io import read_json
-from realnet.params import PROJECT, DemoData
+from realnet.params import PROJECT, DemoData, Prepare
 
 KINDS = [(category, kind) for category in DEMO_CATEGORIES for kind in demo.defect_types(category)]
 SETTINGS = DemoData(seed=3, image_size=128, train=2, test_good=1, test_defective=7)
@@ -67,11 +67,17 @@ def test_no_two_images_of_a_set_are_equal(rendered):
 
 
 def test_counts_sizes_and_layout(rendered, tmp_path):
-    assert list_categories(rendered) == list(DEMO_CATEGORIES)
+    assert list_categories(rendered, "demo") == list(DEMO_CATEGORIES)
     record = read_json(rendered / "dataset.json")
     assert (record["name"], record["seed"], record["image_size"]) == ("demo", 3, 128)
     for category in DEMO_CATEGORIES:
-        summary = prepare("demo", category, rendered, tmp_path / category)
+        summary = prepare(
+            "demo",
+            category,
+            rendered,
+            tmp_path / category,
+            Prepare(allow_partial=False, layouts={}),
+        )
         assert (summary["train"], summary["test_good"], summary["test_defective"]) == (2, 1, 7)
         assert summary["sizes"] == ["128x128"]
         assert summary["test_images_also_in_train"] == 0

@@ -40,7 +40,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("stages")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
     for category in ("hex_nut", "woven_fabric"):
-        prepare("demo", category, root / "raw", root / category)
+        prepare("demo", category, root / "raw", root / category, stage("data").prepare)
     manifest = root / "hex_nut/manifest.csv"
     make_backbone(stage("backbone"), root / "backbone")
     train_ddpm(stage("ddpm"), [manifest], "demo", ["hex_nut"], 0, root / "ddpm")

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from realnet.data.images import load_images, load_masks
-from realnet.data.manifest import read_manifest
+from realnet.data.items import read_manifest
 from realnet.errors import UserError
 from realnet.evaluation.inference import load_detector
 from realnet.evaluation.metrics import UndefinedMetricWarning

@@ -1,3 +1,10 @@
+def prepare_cfg(dataset):
+    """As `cfg`, with this data set's layout alone: another's is no reason to rerun."""
+    layouts = config["prepare"]["layouts"]
+    own = {dataset: layouts[dataset]} if dataset in layouts else {}
+    return json.dumps({"prepare": config["prepare"] | {"layouts": own}}, sort_keys=True)
+
+
 rule demo:
     input:
         code=code("demo"),
@@ -30,12 +37,13 @@ rule prepare:
     conda:
         "../envs/realnet.yaml"
     params:
+        cfg=lambda w: prepare_cfg(w.dataset),
         root=lambda w: f"{P.data.root}/{w.dataset}",
         out=subpath(output.manifest, parent=True),
     shell:
         stage(
             "data prepare --dataset {wildcards.dataset:q} --category {wildcards.category:q}"
-            " --root {params.root:q} --out {params.out:q}"
+            " --root {params.root:q} --out {params.out:q} --params {params.cfg:q}"
         )
 
 
