@@ -41,13 +41,32 @@ class Detector:
 
 
 def load_detector(folder: str | Path, runtime: Runtime) -> Detector:
-    """What the stage `realnet` wrote; digests of the model and of its backbone are verified."""
+    """What the stage `realnet` or `realnet import-realnet` wrote.
+
+    Digests of the model and of its backbone are verified. The backbone lies where ``model.json``
+    says, relative to the folder, or else in a folder ``backbone`` inside it.
+    UserError: no model there, other bytes than the recorded ones, or no backbone.
+    """
     folder = Path(folder)
+    if not (folder / "model.json").is_file():
+        raise UserError(
+            f"{folder}: no model.json there; expected a folder of `realnet train` or"
+            " `realnet import-realnet`"
+        )
     meta = read_json(folder / "model.json")
+    if not isinstance(meta, dict) or MODEL_KEYS - set(meta):
+        raise UserError(f"{folder}/model.json: not of this program, or of another version of it")
     path = folder / "model.safetensors"
     if not path.is_file() or sha256(path) != meta["sha256"]:
-        raise UserError(f"{path}: missing, or not the file of model.json; train it again")
+        raise UserError(f"{path}: missing, or not the file of model.json; make the model again")
     origin = (folder / meta["backbone"]["path"]).resolve()
+    if not origin.is_dir() and (folder / "backbone").is_dir():
+        origin = folder / "backbone"
+    if not origin.is_dir():
+        raise UserError(
+            f"{origin}: no such folder, but {folder} needs its backbone; move both together, or"
+            f" copy the backbone's folder to {folder}/backbone"
+        )
     extractor = load_backbone(origin)
     if read_json(origin / "backbone.json")["sha256"] != meta["backbone"]["sha256"]:
         raise UserError(f"{origin}: not the backbone that {folder} was trained with")
@@ -55,8 +74,9 @@ def load_detector(folder: str | Path, runtime: Runtime) -> Detector:
     selection = Selection(**meta["selection"])
     size = meta["image_size"]
     selector = FeatureSelector(params.blocks, selection, size, params.feature_scale)
-    model = RealNet(selector.channels, params, size)
-    model.load_state_dict(safetensors.torch.load_file(path))
+    with torch.device("meta"):  # no random start that the weights would only overwrite
+        model = RealNet(selector.channels, params, size)
+    model.load_state_dict(safetensors.torch.load_file(path), assign=True)
     return Detector(
         runtime.place(extractor),
         selector.to(runtime.device),
@@ -64,3 +84,6 @@ def load_detector(folder: str | Path, runtime: Runtime) -> Detector:
         size,
         meta,
     )
+
+
+MODEL_KEYS = {"dataset", "category", "image_size", "model", "selection", "backbone", "sha256"}

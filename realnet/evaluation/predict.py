@@ -1,6 +1,9 @@
-"""`realnet predict`: score any images with a trained model."""
+"""`realnet predict`: score any images with a trained or imported model."""
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,54 +12,120 @@ from PIL import Image
 
 from realnet.data.images import read_image
 from realnet.errors import UserError
-from realnet.evaluation.inference import load_detector
+from realnet.evaluation.inference import Detector, load_detector
 from realnet.evaluation.metrics import image_score
 from realnet.io import atomic, write_csv, write_png
 from realnet.params import Compute
 from realnet.runtime import start
 
 
-def predict(
-    model: Path, images: Sequence[Path], out: Path, compute: Compute, pool: int, raw: bool
-) -> list[tuple[Path, float]]:
-    """Write a heat map per image, ``scores.csv``, and with ``raw`` the margin map as ``.npy``.
+@dataclass(frozen=True)
+class Predictions:
+    """What became of the images, in the order given (one given twice is scored once)."""
 
-    Each image is squashed to the model's size; the heat map comes back at the image's own size.
-    Returns (path, score) per image; the score is the maximum of the pooled anomaly map, in [0, 1].
-    Files are called after their image; where two share a name, after its folder too.
+    scores: list[tuple[Path, float]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)  # a line each, with the reason
+
+
+def predict(
+    model: Path,
+    images: Sequence[Path],
+    out: Path,
+    compute: Compute,
+    pool: int | None = None,
+    *,
+    raw: bool = False,
+    margins: bool = False,
+    default_pool: int = 16,
+    batch_size: int = 16,
+) -> Predictions:
+    """Write ``<name>_heatmap.png`` per image and ``scores.csv`` (path, score, name).
+
+    With ``raw`` also ``<name>.npy``: the anomaly map of the paper and the official code (softmax of
+    the anomalous class), float32 ``[S, S]`` in [0, 1] at the model's input size S. With ``margins``
+    also ``<name>_margin.npy``: its logit, float32 ``[S, S]``, which keeps an order where the map is
+    0 or 1 to the last bit.
+
+    Each image is squashed to S x S; the heat map has the image's own size. The score is the maximum
+    of the map after averaging ``pool`` x ``pool`` windows: ``pool``, else the model's own (an
+    imported one has the official 16), else ``default_pool``. Names: see :func:`result_names`.
+    An image that cannot be read is left out and reported; the others are done all the same.
     """
+    images = list(dict.fromkeys(images))
     names = result_names(images)
     runtime = start(compute)
     detector = load_detector(model, runtime)
-    rows = []
-    for name, path in zip(names, images, strict=True):
-        picture = Image.fromarray(read_image(path))
-        side = (detector.image_size, detector.image_size)
-        small = np.array(picture.resize(side, Image.Resampling.BILINEAR))
-        tensor = torch.from_numpy(small).permute(2, 0, 1)[None]
-        margins = detector.margins(tensor, runtime, batch_size=1).numpy()
-        score = float(image_score(margins, pool)[0])
-        write_png(out / f"{name}_heatmap.png", overlay(picture, margins[0]))
-        if raw:
-            with atomic(out / f"{name}.npy") as temporary:
-                np.save(temporary, margins[0])
-        rows.append({"path": path, "score": score})
-    write_csv(out / "scores.csv", rows, ["path", "score"])
-    return [(row["path"], row["score"]) for row in rows]
+    pool = pool or detector.meta.get("image_score_pool", default_pool)
+    if pool > detector.image_size:
+        raise UserError(f"a window of {pool} pixels does not fit maps of {detector.image_size}")
+    done, rows = Predictions(), []
+    readable = _read(zip(names, images, strict=True), done.unreadable)
+    while batch := list(itertools.islice(readable, batch_size)):
+        pixels = torch.stack([_squashed(picture, detector) for _, _, picture in batch])
+        found = detector.margins(pixels, runtime, batch_size)
+        maps = found.sigmoid().numpy()
+        scores = image_score(found.numpy(), pool)
+        for (name, path, picture), margin, level, score in zip(
+            batch, found.numpy(), maps, scores, strict=True
+        ):
+            write_png(out / f"{name}_heatmap.png", overlay(picture, margin))
+            if raw:
+                _save(out / f"{name}.npy", level)
+            if margins:
+                _save(out / f"{name}_margin.npy", margin)
+            done.scores.append((path, float(score)))
+            rows.append({"path": path, "score": float(score), "name": name})
+    write_csv(out / "scores.csv", rows, ["path", "score", "name"])
+    return done
+
+
+def _read(
+    given: Iterator[tuple[str, Path]], unreadable: list[str]
+) -> Iterator[tuple[str, Path, Image.Image]]:
+    """The images one by one; of those that cannot be read, the reasons go to ``unreadable``."""
+    for name, path in given:
+        try:
+            if path.is_dir():
+                raise UserError(f"{path}: a folder; name its image files, e.g. {path}/*.png")
+            yield name, path, Image.fromarray(read_image(path))
+        except UserError as error:
+            unreadable.append(str(error))
+
+
+def _squashed(picture: Image.Image, detector: Detector) -> torch.Tensor:
+    """uint8 ``[3, S, S]``, as the stages resize their images."""
+    side = (detector.image_size, detector.image_size)
+    small = picture.resize(side, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    with atomic(path) as temporary:
+        np.save(temporary, values)
 
 
 def result_names(images: Sequence[Path]) -> list[str]:
-    """``001`` for a/001.png; ``a_001`` and ``b_001`` where both are given.
+    """A name for each image's files, none used twice.
 
-    Raises UserError when that is not enough to tell two results apart.
+    ``001`` for a/001.png; where two images share a name, all are told apart by as many folders as
+    it takes (``a_001``, ``b_001``), and by their suffix where even that is the same
+    (``a_001_jpg``). UserError where no such name helps.
     """
-    names = [path.stem for path in images]
-    if len(set(names)) < len(names):
-        names = [f"{path.resolve().parent.name}_{path.stem}" for path in images]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two images would both write {name}_heatmap.png; give them apart")
-    return names
+    parts = [Path(os.path.abspath(path)).parts[1:] for path in images]
+    depth = max(map(len, parts), default=0)
+    for suffixed in (False, True):
+        for above in range(depth):
+            names = []
+            for folders in parts:
+                file = Path(folders[-1])
+                stem = f"{file.stem}_{file.suffix[1:]}" if suffixed else file.stem
+                names.append("_".join([*folders[-1 - above : -1], stem]))
+            files = [f"{name}{end}" for name in names for end in (".npy", "_margin.npy")]
+            if len(set(files)) == len(files):
+                return names
+    if not images:
+        return []
+    raise UserError("two images would write the same files; score them into different folders")
 
 
 def overlay(picture: Image.Image, margin: np.ndarray) -> np.ndarray:

@@ -164,18 +164,26 @@ def make_backbone(stage: Any, out: Path) -> None:
         from realnet.models.pretext import train_pretext
 
         network, extra = train_pretext(params, runtime, out)
+    write_backbone(out, network, params, source=params.source, **extra)
+    record.write(out, runtime.name, **extra)
+
+
+def write_backbone(out: Path, network: nn.Module, params: BackboneParams, **extra: Any) -> str:
+    """Write the folder that :func:`load_backbone` reads; returns the SHA-256 of the weights.
+
+    ``extra``: what else is to be told, ``source`` at least.
+    """
     digest = save_weights(out / "backbone.safetensors", network)
     write_json(
         out / "backbone.json",
         {
             "architecture": params.model_dump(include=ARCHITECTURE),
-            "source": params.source,
             "sha256": digest,
             "parameters": sum(p.numel() for p in network.parameters()),
             **extra,
         },
     )
-    record.write(out, runtime.name, **extra)
+    return digest
 
 
 ARCHITECTURE = {"arch", "arch_args", "stem_pool", "out_indices", "mean", "std"}

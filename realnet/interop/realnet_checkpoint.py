@@ -1,0 +1,344 @@
+"""`realnet import-realnet`: a checkpoint of the authors' code as a model folder of this one.
+
+The official ``ckpt_best.pth.tar`` holds the whole network, frozen backbone and AFS indices
+included. Every size is read from the tensors. What tensors cannot tell (a block's stride, how the
+kept residuals are split) is read from the configuration that the checkpoint carries as ``arch``;
+without one, the published structures are assumed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from realnet.errors import UserError
+from realnet.interop.safe_load import load_checkpoint
+from realnet.interop.unet_names import official_names, unet_params
+from realnet.io import save_weights, write_json
+from realnet.models.backbone import build_network, write_backbone
+from realnet.models.realnet import RealNet
+from realnet.params import Backbone, Block, Model, Rrs
+from realnet.provenance import Record
+
+# The official choice of backbones; their layers are called layer1, layer2, ...
+ARCHITECTURES = ("wide_resnet50_2", "resnet18", "resnet34", "resnet50", "efficientnet_b4")
+FIRST_INDEX = {"efficientnet_b4": 0}  # timm's index of layer1; the stem is 0 in a ResNet
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+POOL = 16  # side of the averaging window behind the official image score
+
+# RRS and discriminator: this project's module -> the official one's.
+HEAD = {
+    "select.norm": "rrs.bn_idx",
+    "discriminate.units.0.wide": "rrs.decoder1.0._layers.0._block.1",
+    "discriminate.units.0.narrow": "rrs.decoder1.0._layers.0._block.3",
+    "discriminate.units.1.wide": "rrs.decoder1.0._layers.1._block.1",
+    "discriminate.units.1.narrow": "rrs.decoder1.0._layers.1._block.3",
+    "discriminate.reduce.0": "rrs.decoder1.1",
+    "discriminate.reduce.1": "rrs.decoder1.2",
+    "discriminate.reduce.3": "rrs.decoder2.0",
+    "discriminate.reduce.5": "rrs.decoder2.2",
+    "discriminate.refine.0": "rrs.decoder3.0",
+    "discriminate.refine.2": "rrs.decoder3.2",
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An official network, understood and checked."""
+
+    backbone: Backbone
+    extractor: nn.Module  # the timm network with the checkpoint's weights
+    params: Model
+    model: RealNet
+    indices: list[list[int]]  # AFS, per extracted layer
+    epoch: int | None
+
+    @property
+    def summary(self) -> str:
+        """One line for the user: what was in the checkpoint."""
+        total = sum(p.numel() for net in (self.extractor, self.model) for p in net.parameters())
+        blocks = ", ".join(
+            f"{'+'.join(str(len(self.indices[k])) for k in block.layers)} at 1/{block.stride}"
+            for block in self.params.blocks
+        )
+        epoch = "" if self.epoch is None else f", epoch {self.epoch}"
+        return (
+            f"{self.backbone.arch}, {total / 1e6:.1f} M parameters{epoch}; maps by block: {blocks};"
+            f" RRS {self.params.rrs.channels} ({self.params.rrs.mode})"
+        )
+
+
+def import_realnet(
+    checkpoint: Path, out: Path, image_size: int, dataset: str, category: str
+) -> Imported:
+    """Write the model folder ``out``, as the stage `realnet` does, with its backbone inside.
+
+    ``image_size``: side of the square input in pixels, 256 in every official configuration; the
+    checkpoint does not tell. Nothing is written unless every key of the checkpoint found its
+    place. UserError: not a checkpoint of the official code, or a missing, left-over or
+    wrong-shaped key, by its name.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: a file; expected a folder to write the model to")
+    found = understand(load_checkpoint(checkpoint), str(checkpoint), image_size)
+    names = {"dataset": dataset, "category": category}
+    given = {"import": {"image_size": image_size, "epoch": found.epoch}}
+    record = Record("import-realnet", given, {"checkpoint": checkpoint}, **names)
+    digest = write_backbone(
+        out / "backbone", found.extractor, found.backbone, source="official checkpoint"
+    )
+    parameters = sum(p.numel() for p in found.model.parameters())
+    weights = save_weights(out / "model.safetensors", found.model)
+    write_json(
+        out / "model.json",
+        {
+            **names,
+            "seed": None,
+            "image_size": image_size,
+            "image_score_pool": POOL,
+            "model": found.params.model_dump(),
+            "selection": {
+                "indices": found.indices,
+                "scales": [[1.0] * len(layer) for layer in found.indices],
+            },
+            "backbone": {"path": "backbone", "sha256": digest},
+            "parameters": parameters,
+            "sha256": weights,
+        },
+    )
+    record.write(out, "cpu", parameters=parameters)
+    return found
+
+
+def understand(content: Any, where: str, image_size: int) -> Imported:
+    """Sizes and weights of a loaded checkpoint; UserError names the first key that does not fit."""
+    state, settings = _parts(content, where)
+    blocks, indices = _structure(state, settings, where)
+    used = sorted({layer for _, layers, _ in blocks for layer in layers})
+    backbone, extractor = _backbone(state, used, where)
+    with torch.device("meta"):
+        shapes = [m.shape[1:] for m in extractor(torch.zeros(1, 3, 256, 256))]
+    strides = dict(zip(used, (256 // shape[-1] for shape in shapes), strict=True))
+    recon, channels = None, []
+    for name, layers, _ in blocks:
+        channels.append(sum(len(indices[layer]) for layer in layers))
+        sizes = unet_params(state, f"recon.{name}_recon.", channels[-1], where)
+        if recon not in (None, sizes):
+            raise UserError(f"{where}: recon.{name}_recon is built otherwise than the first block")
+        recon = sizes
+    params = Model(
+        blocks=[
+            Block(
+                layers=[used.index(layer) for layer in layers],
+                # As published: a block has the stride of its finest layer.
+                stride=stride or min(strides[layer] for layer in layers),
+            )
+            for _, layers, stride in blocks
+        ],
+        feature_scale=False,
+        reconstruction=recon,
+        rrs=_rrs(state, settings, where),
+    )
+    side = max(b.stride * 2 ** (len(recon.multipliers) - 1) for b in params.blocks)
+    side = max(side, *strides.values())
+    if image_size % side:
+        raise UserError(f"--image-size {image_size}: this network takes multiples of {side} pixels")
+    with torch.device("meta"):
+        model = RealNet(channels, params, image_size)
+    names = _names(model, [name for name, _, _ in blocks])
+    expected = {names[key]: tuple(value.shape) for key, value in model.state_dict().items()}
+    expected |= {
+        f"{BACKBONE}{key}": tuple(value.shape) for key, value in extractor.state_dict().items()
+    }
+    expected |= {
+        f"afs.indexes.{name}_layer{layer}": (len(indices[layer]),)
+        for name, layers, _ in blocks
+        for layer in layers
+    }
+    _compare(state, expected, where)
+    for layer, shape in zip(used, shapes, strict=True):
+        if min(indices[layer]) < 0 or max(indices[layer]) >= shape[0]:
+            raise UserError(f"{where}: AFS indices of layer{layer} go beyond its {shape[0]} maps")
+    for network, key_of in ((model, names.get), (extractor, BACKBONE.__add__)):
+        own = network.state_dict()
+        network.load_state_dict(
+            {key: state[key_of(key)].to(own[key].dtype) for key in own}, assign=True
+        )
+    epoch = content.get("epoch")
+    return Imported(
+        backbone,
+        extractor,
+        params,
+        model,
+        [indices[layer] for layer in used],
+        epoch if isinstance(epoch, int) else None,
+    )
+
+
+BACKBONE = "backbone.feature_extractor."
+
+
+def _parts(content: Any, where: str) -> tuple[dict[str, torch.Tensor], dict[str, Mapping]]:
+    """The state dict without DDP's prefix, and the sub-networks' settings by name (or none)."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where}: holds a {type(content).__name__}, not an official checkpoint")
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping) or not state:
+        raise UserError(f"{where}: its state_dict is empty or no mapping")
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
+    parts = {"backbone": BACKBONE, "afs": "afs.indexes.", "recon": "recon.", "rrs": "rrs."}
+    absent = [p for p in parts.values() if not any(key.startswith(p) for key in state)]
+    if absent:
+        raise UserError(
+            f"{where}: not a checkpoint of the official RealNet: no key begins with"
+            f" {absent[0]!r}; its first key is {next(iter(state))!r}"
+        )
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise UserError(f"{where}: {key} is no tensor but {type(value).__name__}")
+    settings: dict[str, Mapping] = {}
+    arch = content.get("arch")
+    for part in arch if isinstance(arch, list) else []:
+        if isinstance(part, Mapping) and isinstance(part.get("kwargs"), Mapping):
+            settings[str(part.get("name"))] = part["kwargs"]
+    return state, settings
+
+
+def _structure(
+    state: Mapping[str, torch.Tensor], settings: Mapping[str, Mapping], where: str
+) -> tuple[list[tuple[str, list[int], int | None]], dict[int, list[int]]]:
+    """Blocks in order (name, its layers' numbers, stride where given); AFS indices by layer."""
+    layers: dict[str, list[int]] = {}
+    indices: dict[int, list[int]] = {}
+    for key, value in state.items():
+        if not key.startswith("afs.indexes."):
+            continue
+        block, _, layer = key.removeprefix("afs.indexes.").rpartition("_")
+        number = layer.removeprefix("layer")
+        if not block or not number.isdigit() or not 1 <= int(number) <= 5:
+            raise UserError(f"{where}: has an unknown key {key}; expected <block>_layer<1-5>")
+        if int(number) in indices:
+            raise UserError(f"{where}: {layer} is in two blocks; here a layer is in one at most")
+        if value.dtype not in (torch.int64, torch.int32) or value.ndim != 1 or not len(value):
+            raise UserError(f"{where}: {key} is no list of channel indices")
+        indices[int(number)] = value.tolist()
+        layers.setdefault(block, []).append(int(number))
+    order = list(dict.fromkeys(k.split(".")[1] for k in state if k.startswith("recon.")))
+    order = [name.removesuffix("_recon") for name in order]
+    if sorted(order) != sorted(layers):
+        odd = sorted(set(order) ^ set(layers))[0]
+        raise UserError(
+            f"{where}: block {odd!r} has AFS indices or a reconstruction network, but not both"
+        )
+    strides = _strides(settings, where)
+    for name, (sizes, _) in strides.items():
+        found = {f"layer{n}": len(indices[n]) for n in layers.get(name, [])}
+        if list(sizes.items()) != list(found.items()):
+            raise UserError(f"{where}: arch says block {name} is {sizes}, its tensors say {found}")
+    blocks = [(name, layers[name], strides.get(name, ({}, None))[1]) for name in order]
+    return blocks, indices
+
+
+def _strides(settings: Mapping[str, Mapping], where: str) -> dict[str, tuple[dict[str, int], int]]:
+    """By block, as the checkpoint's own settings have it: channels of its layers, its stride."""
+    try:
+        return {
+            str(block["name"]): (
+                {str(layer["idx"]): int(layer["planes"]) for layer in block["layers"]},
+                int(block["stride"]),
+            )
+            for block in settings.get("afs", {}).get("structure", [])
+        }
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{where}: the structure in its arch cannot be understood") from None
+
+
+def _backbone(
+    state: Mapping[str, torch.Tensor], used: list[int], where: str
+) -> tuple[Backbone, nn.Module]:
+    """The architecture whose keys and shapes fit (best), as a network on the meta device."""
+    found = {
+        key.removeprefix(BACKBONE): tuple(value.shape)
+        for key, value in state.items()
+        if key.startswith(BACKBONE)
+    }
+    best: tuple[int, Backbone, nn.Module] | None = None
+    for arch in ARCHITECTURES:
+        first = FIRST_INDEX.get(arch, 1)
+        if used[-1] - 1 + first > 4:  # timm gives five maps, the stem's among them
+            continue
+        params = Backbone.model_construct(
+            arch=arch,
+            arch_args={},
+            stem_pool=True,
+            out_indices=[layer - 1 + first for layer in used],
+            mean=MEAN,
+            std=STD,
+        )
+        with torch.device("meta"):
+            network = build_network(params)
+        own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        differences = len(set(own.items()) ^ set(found.items()))
+        if best is None or differences < best[0]:
+            best = (differences, params, network)
+    return best[1], best[2].eval()
+
+
+def _rrs(state: Mapping[str, torch.Tensor], settings: Mapping[str, Mapping], where: str) -> Rrs:
+    def width(key: str, axis: int) -> int:
+        if key not in state:
+            raise UserError(f"{where}: misses {key}")
+        return state[key].shape[axis]
+
+    kept = width("rrs.decoder1.1.weight", 1)
+    given = settings.get("rrs", {})
+    modes = given.get("modes", ["max", "mean"])
+    numbers = given.get("mode_numbers", [kept - kept // 2, kept // 2])
+    halves = modes == ["max", "mean"] and numbers == [kept - kept // 2, kept // 2]
+    if not halves and (modes not in (["max"], ["mean"]) or numbers != [kept]):
+        raise UserError(
+            f"{where}: RRS keeps {numbers} maps by {modes}; only max and mean in two halves, or"
+            " one of them, can be imported"
+        )
+    return Rrs(
+        mode="_".join(modes),
+        channels=kept,
+        ranking_norm=True,
+        hidden=[
+            width("rrs.decoder1.1.weight", 0),
+            width("rrs.decoder2.0.weight", 0),
+            width("rrs.decoder2.2.weight", 0),
+            width("rrs.decoder3.0.weight", 0),
+        ],
+    )
+
+
+def _names(model: RealNet, blocks: list[str]) -> dict[str, str]:
+    """Key of this project's model -> key of the official checkpoint."""
+    names = {}
+    for index, (block, unet) in enumerate(zip(blocks, model.reconstruct, strict=True)):
+        for key, official in official_names(unet).items():
+            names[f"reconstruct.{index}.{key}"] = f"recon.{block}_recon.{official}"
+    for key in model.state_dict():
+        owner, _, leaf = key.rpartition(".")
+        if owner in HEAD:
+            names[key] = f"{HEAD[owner]}.{leaf}"
+    return names
+
+
+def _compare(
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    problems = [f"misses {key}" for key in expected if key not in state]
+    problems += [f"has an unknown key {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} has shape {list(state[key].shape)}, expected {list(shape)}"
+        for key, shape in expected.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{where}: {problems[0]}{more}; expected an official RealNet checkpoint")
