@@ -153,10 +153,18 @@ def train(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Folder of the stage realnet.")],
+    model: Annotated[Path, typer.Argument(help="Folder of the stage realnet, or an import.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     out: OutOption,
-    raw: Annotated[bool, typer.Option("--raw", help="Also the float32 margin map (.npy).")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Also the anomaly map, float32 in [0, 1] (NAME.npy).")
+    ] = False,
+    margins: Annotated[
+        bool, typer.Option("--margins", help="Also its logit, unsaturated (NAME_margin.npy).")
+    ] = False,
+    pool: Annotated[
+        int | None, typer.Option(min=1, help="Average N x N pixels before the image maximum.")
+    ] = None,
     params: ParamsOption = "params.yaml",
 ) -> None:
     """Score images with a trained model: a heat map and a score for each."""
@@ -164,9 +172,40 @@ def predict(
     from realnet.params import stage_params
 
     stage = stage_params(params, "evaluate")
-    pool = stage.evaluate.image_score_pool
-    for path, score in run(model, images, out, stage.compute, pool, raw):
+    done = run(
+        model,
+        images,
+        out,
+        stage.compute,
+        pool,
+        raw=raw,
+        margins=margins,
+        default_pool=stage.evaluate.image_score_pool,
+        batch_size=stage.evaluate.batch_size,
+    )
+    for path, score in done.scores:
         print(f"{score:.4f}  {path}")
+    for line in done.unreadable:
+        print(f"realnet: {line}", file=sys.stderr)
+    if done.unreadable:
+        count = len(done.unreadable) + len(done.scores)
+        raise UserError(f"{len(done.unreadable)} of {count} images could not be read")
+
+
+@app.command("import-realnet")
+def import_realnet(
+    checkpoint: Annotated[Path, typer.Argument(help="ckpt_best.pth.tar of the official code.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
+    image_size: Annotated[
+        int, typer.Option(min=32, help="Side of its input; the checkpoint does not tell.")
+    ] = 256,
+    dataset: DatasetOption = "imported",
+    category: CategoryOption = "imported",
+) -> None:
+    """Bring a model trained with the authors' code into this format; nothing in it is run."""
+    from realnet.interop.realnet_checkpoint import import_realnet as run
+
+    print(run(checkpoint, out, image_size, dataset, category).summary)
 
 
 @app.command()
