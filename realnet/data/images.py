@@ -120,7 +120,7 @@ def open_image(path: str | Path, data: bytes | None = None) -> Image.Image:
             opened.load()
             upright = ImageOps.exif_transpose(opened)
             upright.format = opened.format
-            upright.info["turned"] = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            upright.info["turned"] = opened.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image that can be read; copy it again") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
