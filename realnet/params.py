@@ -226,6 +226,22 @@ class Ddpm(Section):
         return self
 
 
+class Classifier(Section):
+    """The guided classifier: it names the category of a noised image, and its gradient guides the
+    sampling (`sdas.guidance_scale`)."""
+
+    init: str | None  # folder of `realnet import-classifier`, or of an earlier classifier
+    patch: Positive  # pixel-unshuffle factor before the encoder; 1 = the official network
+    unet: UNet  # of which only the way down and the middle are built
+    steps: Positive
+    batch_size: Positive
+    lr: Rate
+    lr_schedule: Literal["constant", "cosine"]
+    warmup_steps: NonNegative
+    grad_clip: Rate | None
+    checkpoint_every: Positive
+
+
 class Sdas(Section):
     """Strength-controllable Diffusion Anomaly Synthesis (paper sec. 3.1)."""
 
@@ -234,6 +250,7 @@ class Sdas(Section):
     strength: Annotated[list[Weight], Field(min_length=2, max_length=2)]  # s ~ U(low, high)
     start: Literal["noise", "image"]  # `image`: begin at a noised normal image (our option)
     start_fraction: Annotated[float, Field(gt=0, le=1)]  # of the steps, for start `image`
+    guidance_scale: Weight  # of the classifier's gradient; 0: neither needed nor trained
     batch_size: Positive
     grid_strengths: list[Weight] = Field(min_length=1)
     grid_images: Positive
@@ -359,14 +376,19 @@ _DEPENDS: dict[str, tuple[str, ...]] = {
     "data": ("data", "prepare"),
     "backbone": ("backbone", "compute"),
     "ddpm": ("data", "ddpm", "compute"),
-    "sdas": ("data", "ddpm", "sdas", "compute"),
-    "afs": ("data", "backbone", "ddpm", "sdas", "synthesis", "afs", "model", "compute"),
+    "classifier": ("data", "ddpm", "classifier", "compute"),
+    "sdas": ("data", "ddpm", "classifier", "sdas", "compute"),
+    "afs": (
+        *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model"),
+        "compute",
+    ),
     "realnet": (
-        *("data", "backbone", "ddpm", "sdas", "synthesis", "afs", "model", "training", "compute"),
+        *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model"),
+        *("training", "compute"),
     ),
     "evaluate": (
-        *("data", "backbone", "ddpm", "sdas", "synthesis", "afs", "model", "training", "evaluate"),
-        "compute",
+        *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model"),
+        *("training", "evaluate", "compute"),
     ),
 }
 STAGES = tuple(_DEPENDS)
@@ -377,6 +399,7 @@ READS: dict[str, tuple[str, ...]] = {
     "data": ("prepare",),
     "backbone": ("backbone", "compute"),
     "ddpm": ("data", "ddpm", "compute"),
+    "classifier": ("data", "ddpm", "classifier", "compute"),
     "sdas": ("data", "ddpm", "sdas", "compute"),
     "afs": ("data", "backbone", "synthesis", "afs", "model", "compute"),
     "realnet": ("data", "backbone", "synthesis", "afs", "model", "training", "compute"),
@@ -384,7 +407,10 @@ READS: dict[str, tuple[str, ...]] = {
     "report": ("experiment", "variants", "report"),
 }
 
-OVERLAID = ("data", "backbone", "ddpm", "sdas", "synthesis", "afs", "model", "training", "evaluate")
+OVERLAID = (
+    *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model", "training"),
+    "evaluate",
+)
 
 
 class Params(Section):
@@ -396,6 +422,7 @@ class Params(Section):
     prepare: Prepare
     backbone: Backbone
     ddpm: Ddpm
+    classifier: Classifier
     sdas: Sdas
     synthesis: Synthesis
     afs: Afs
@@ -427,6 +454,11 @@ class Params(Section):
             raise ValueError(
                 f"evaluate.image_score_pool {self.evaluate.image_score_pool} is larger than"
                 f" data.image_size {self.data.image_size}"
+            )
+        if self.sdas.guidance_scale > 0 and self.ddpm.scope != "dataset":
+            raise ValueError(
+                "sdas.guidance_scale guides to one category among others, so it needs"
+                " ddpm.scope: dataset; set it to 0 for models of one category"
             )
         if self.variants.get("base") != {}:
             raise ValueError("variants.base must be there and empty ({}): it is these parameters")
@@ -461,6 +493,10 @@ class Params(Section):
     def uses_sdas(self, name: str) -> bool:
         """Whether the variant's anomalies come (also) from the diffusion model."""
         return self.variant(name).synthesis.sources.get("sdas", 0) > 0
+
+    def uses_classifier(self, name: str) -> bool:
+        """Whether the variant's SDAS images are guided."""
+        return self.uses_sdas(name) and self.variant(name).sdas.guidance_scale > 0
 
     def section_json(self, stage: str, name: str = "base") -> str:
         """What ``stage`` reads, as one canonical JSON string: Snakemake reruns when it changes."""
