@@ -208,18 +208,16 @@ def test_predict_gives_the_maps_of_the_evaluation(made, tmp_path):
     paths = [Path(p) for p in kept["paths"][:3]]
     params = stage("evaluate")
     pool = params.evaluate.image_score_pool
-    scored = predict(made / "realnet", paths, tmp_path / "p", params.compute, pool, raw=True)
-    for index, (path, score) in enumerate(scored):
-        name = f"{path.parent.name}_{path.stem}"
-        names = {p.stem for p in (tmp_path / "p").glob("*.npy")}
-        found = name if name in names else path.stem
-        margin = np.load(tmp_path / "p" / f"{found}.npy")
+    out = tmp_path / "p"
+    model = made / "realnet"
+    done = predict(model, paths, out, params.compute, pool, raw=True, margins=True, batch_size=2)
+    assert [path for path, _ in done.scores] == paths and done.unreadable == []
+    names = [row["name"] for row in read_csv(out / "scores.csv")]
+    for index, (name, (_, score)) in enumerate(zip(names, done.scores, strict=True)):
+        margin, level = np.load(out / f"{name}_margin.npy"), np.load(out / f"{name}.npy")
         assert np.abs(margin - kept["margins"][index]).max() < 1e-4
+        assert np.abs(level - 1 / (1 + np.exp(-margin))).max() < 1e-6
         assert score == pytest.approx(kept["image_scores"][index], abs=1e-5)
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"")
-    with pytest.raises(UserError, match=r"broken\.png"):
-        predict(made / "realnet", [broken], tmp_path / "p", params.compute, pool, raw=False)
 
 
 def test_backbone_of_another_training_is_refused(made, tmp_path):
