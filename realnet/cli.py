@@ -338,6 +338,30 @@ def track(
     run(results, params, receipt)
 
 
+@app.command()
+def cost(
+    preset: Annotated[
+        list[str] | None, typer.Option(help="Preset to look at; repeat. [the file's own]")
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Batch size; repeat. [the preset's own]")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps measured, after one to warm up.")] = 3,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    count_only: Annotated[
+        bool, typer.Option("--count-only", help="Parameters and MACs; measure nothing.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for cost.json and cost.md.")] = None,
+    params: Annotated[Path, typer.Option(help="Parameter file.")] = Path("params.yaml"),
+) -> None:
+    """What each part costs: parameters, MACs, images/s, seconds per training step, memory."""
+    from realnet.cost import cost as run
+    from realnet.params import read_yaml
+
+    presets = preset or [read_yaml(params).get("preset", "demo")]
+    run(presets, params, out, batch or [], repeats, device, not count_only)
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
     try:
