@@ -1,7 +1,8 @@
 """`params.yaml` as typed sections: the only reader of parameters.
 
 Resolution order, later wins: `params.yaml`, the overlay `workflow/presets/<preset>.yaml`, overrides
-from the command line (`snakemake --config`), and, per variant, the overlay `variants.<name>`.
+from the command line (`snakemake --config`), and, per variant, the overlay `variants.<name>`. A
+preset that says `base: <another>` at its top is laid over that one.
 """
 
 import json
@@ -558,11 +559,22 @@ def resolve(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> 
     """``values`` under the preset that they (or ``overrides``) name, under ``overrides``."""
     overrides = overrides or {}
     preset = overrides.get("preset", values.get("preset"))
+    return merge(merge(values, _overlay(preset, "params.yaml")), {**overrides, "preset": preset})
+
+
+def _overlay(preset: Any, named_in: str, above: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """The preset's values, laid over those of the preset that it names as its ``base``."""
     path = PROJECT / PRESETS / f"{preset}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise UserError(f"params.yaml: preset {preset!r} is none of {known}")
-    return merge(merge(values, read_yaml(path)), {**overrides, "preset": preset})
+        raise UserError(f"{named_in}: preset {preset!r} is none of {known}")
+    if preset in above:
+        raise UserError(f"{named_in}: base: {preset} leads back to where it started")
+    values = read_yaml(path)
+    if "base" not in values:
+        return values
+    base = values.pop("base")
+    return merge(_overlay(base, f"{PRESETS}/{preset}.yaml", (*above, preset)), values)
 
 
 def load(path: str | Path = "params.yaml", overrides: dict[str, Any] | None = None) -> Params:

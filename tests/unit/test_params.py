@@ -62,6 +62,29 @@ def test_overrides_win_over_the_preset_and_the_preset_over_the_file():
     assert params.training.lr == read_yaml(FILE)["training"]["lr"]
 
 
+def test_a_preset_is_laid_over_its_base():
+    paper, other = (load(FILE, {"preset": name}) for name in ("paper", "architecture_c"))
+    assert {k for k in type(paper).model_fields if getattr(paper, k) != getattr(other, k)} == {
+        "preset",
+        "model",
+    }
+    assert [(b.layers, b.stride) for b in other.model.blocks] == [([0, 1], 4), ([2, 3], 16)]
+    assert other.model.rrs == paper.model.rrs
+
+
+def test_bases_that_are_missing_or_go_in_a_circle(tmp_path, monkeypatch):
+    monkeypatch.setattr("realnet.params.PROJECT", tmp_path)
+    (tmp_path / "workflow/presets").mkdir(parents=True)
+    for name, base in {"a": "b", "b": "c", "c": "b", "d": "nowhere"}.items():
+        (tmp_path / f"workflow/presets/{name}.yaml").write_text(f"base: {base}\n")
+    for name, said in {
+        "a": "leads back",
+        "d": r"presets/d\.yaml: preset 'nowhere' is none of",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            load(FILE, {"preset": name})
+
+
 def test_merge_goes_key_by_key_but_replaces_proportions_and_lists():
     base = {"a": {"x": 1, "y": [1, 2]}, "s": {"sources": {"sdas": 1}}}
     merged = merge(base, {"a": {"y": [3]}, "s": {"sources": {"texture": 1}}})
@@ -104,7 +127,7 @@ def test_a_missing_key_and_an_unknown_preset():
     del values["afs"]["channels"]
     with pytest.raises(UserError, match=r"missing key afs\.channels"):
         parse(values)
-    with pytest.raises(UserError, match="'papper' is none of demo, paper, smoke"):
+    with pytest.raises(UserError, match="'papper' is none of architecture_c, demo, paper, smoke"):
         load(FILE, {"preset": "papper"})
 
 
