@@ -6,8 +6,9 @@ from torch import nn
 
 from realnet.diffusion.network import Denoiser, parameter_count
 from realnet.models.backbone import build_network
-from realnet.models.reconstruction import Attention, ReconstructionUNet
-from realnet.models.rrs import Discriminator, ResidualSelection
+from realnet.models.realnet import RealNet
+from realnet.models.reconstruction import Attention
+from realnet.models.rrs import ResidualSelection
 from realnet.params import load
 
 
@@ -16,17 +17,39 @@ def paper():
     return load(overrides={"preset": "paper"})
 
 
-def test_paper_sizes_are_the_official_ones(paper):
+def detector_sizes(params):
+    """Parameters of the backbone, of each reconstruction network and of the discriminator."""
     with torch.device("meta"):
-        recon = [ReconstructionUNet(m, paper.model.reconstruction) for m in paper.afs.channels]
-        head = Discriminator(paper.model.rrs.channels, paper.model.rrs.hidden)
-        backbone = build_network(paper.backbone)
-        ddpm = Denoiser(paper.ddpm, paper.data.image_size, classes=15)
-    sizes = [parameter_count(net) for net in recon]
-    assert [round(size / 1e6, 2) for size in sizes] == [51.85, 207.27, 207.27, 51.85]
-    assert round(parameter_count(head) / 1e6, 2) == 5.87
-    assert round((sum(sizes) + parameter_count(head) + parameter_count(backbone)) / 1e6, 1) == 590.9
-    assert parameter_count(ddpm) == 552_829_446
+        backbone = build_network(params.backbone)
+        blocks = [sum(params.afs.channels[k] for k in b.layers) for b in params.model.blocks]
+        model = RealNet(blocks, params.model, params.data.image_size)
+    parts = [parameter_count(net) for net in model.reconstruct]
+    head = parameter_count(model.discriminate)
+    assert parameter_count(model) == sum(parts) + head  # nothing else is trained
+    return parameter_count(backbone), parts, head
+
+
+def test_paper_sizes_are_the_official_ones(paper):
+    """Counts of the authors' network: 590.9 M in all, of which 524.1 M are trained."""
+    backbone, parts, head = detector_sizes(paper)
+    assert parts == [51_846_144, 207_271_936, 207_271_936, 51_846_144]
+    assert (backbone, head) == (66_834_240, 5_872_662)
+    assert backbone + sum(parts) + head == 590_943_062
+    with torch.device("meta"):
+        ddpm = [Denoiser(paper.ddpm, paper.data.image_size, classes=k) for k in (15, 12, 6, 3)]
+    assert [parameter_count(net) for net in ddpm] == [
+        552_829_446,
+        552_826_374,
+        552_820_230,
+        552_817_158,
+    ]
+
+
+def test_sizes_of_architecture_c(paper):
+    """Two networks over 768 maps each; backbone and discriminator stay the same."""
+    backbone, parts, head = detector_sizes(load(overrides={"preset": "architecture_c"}))
+    assert round(sum(parts) / 1e6, 1) == 932.6 and parts[0] == parts[1]
+    assert (backbone, head) == detector_sizes(paper)[::2]
 
 
 def test_attention_against_the_plain_formula():
