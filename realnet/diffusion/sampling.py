@@ -1,6 +1,7 @@
 """Stage `sdas`: draw anomalous images of adjustable strength from a trained diffusion model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch
 
 from realnet.data.images import load_images
 from realnet.data.items import read_manifest
+from realnet.diffusion.guide import load_guide, log_gradient
 from realnet.diffusion.scheduler import SDASScheduler, build_scheduler
 from realnet.errors import UserError
-from realnet.io import save_figure, sha256, write_csv, write_png
+from realnet.io import read_json, save_figure, sha256, write_csv, write_png
 from realnet.params import Sdas
 from realnet.provenance import Record
 from realnet.runtime import Runtime, progress, start
@@ -30,12 +32,14 @@ def sample_images(
     size: int,
     start_images: torch.Tensor | None = None,
     start_fraction: float = 1.0,
+    guide: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The reverse process for one batch; every image has its own strength and its own generator.
 
     strengths ``[B]`` >= 0; labels ``[B]`` for a class-conditional model, else None.
     start_images: uint8 ``[B, 3, S, S]``; then the chain starts from them, noised to the timestep
     that leaves ``start_fraction`` of the steps, instead of from pure noise (our option).
+    guide: gives the scaled gradient of log p(y | x_t) for x_t ``[B, 3, S, S]`` and t ``[B]``.
     Returns uint8 ``[B, 3, S, S]``, rounded (the official code truncates and stores JPEG).
     """
     generators = [torch.Generator().manual_seed(s) for s in seeds]
@@ -54,22 +58,46 @@ def sample_images(
         with runtime.autocast():
             when = torch.full((len(sample),), timestep, device=runtime.device)
             output = model(sample, when, labels)
+        guidance = guide(sample, when) if guide is not None else None
         # fp32 from here: bf16 variance logits would blur the strength (see docs/method.md).
         sample = scheduler.step(
-            output.float(), timestep, sample, generators, strength=strengths
+            output.float(), timestep, sample, generators, strength=strengths, guidance=guidance
         ).prev_sample
     return ((sample.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
 def sample_sdas(
-    stage: Any, ddpm: Path, manifest: Path, dataset: str, category: str, seed: int, out: Path
+    stage: Any,
+    ddpm: Path,
+    manifest: Path,
+    dataset: str,
+    category: str,
+    seed: int,
+    out: Path,
+    classifier: Path | None = None,
 ) -> None:
-    """Write ``images/*.png``, ``manifest.csv`` (index, s, seed, steps, ...) and ``grid.png``."""
+    """Write ``images/*.png``, ``manifest.csv`` (index, s, seed, steps, ...) and ``grid.png``.
+
+    classifier: folder of the stage `classifier`, where ``sdas.guidance_scale`` is above 0.
+    """
     from realnet.diffusion.training import load_ddpm
 
     params: Sdas = stage.sdas
+    if (params.guidance_scale > 0) != (classifier is not None):
+        raise UserError(
+            f"sdas.guidance_scale is {params.guidance_scale:g}, which needs"
+            f" {'the folder of the stage' if classifier is None else 'no'} classifier"
+            f" (--classifier {classifier or 'FOLDER'})"
+        )
     runtime = start(stage.compute)
     inputs = {"ddpm": ddpm / "config.json", "manifest": manifest}
+    if classifier is not None:
+        inputs["classifier"] = classifier / "config.json"
+    if not read_json(ddpm / "config.json").get("categories"):
+        raise UserError(
+            f"{ddpm}: these weights name no categories, so they are only to start a training from"
+            " (ddpm.init); import them with --dataset or --category"
+        )
     record = Record("sdas", stage.dump(), inputs, dataset=dataset, category=category, seed=seed)
     model, trained, config = load_ddpm(ddpm, runtime)
     if category not in config["categories"]:
@@ -85,6 +113,14 @@ def sample_sdas(
         [item for item in read_manifest(manifest) if item.split == "train"], config["image_size"]
     )
     scheduler = build_scheduler(trained)
+    judge = None
+    if classifier is not None:
+        if not conditional:
+            raise UserError(
+                f"sdas.guidance_scale is {params.guidance_scale:g}, but {ddpm} knows one category"
+                " only, so there is no other to be guided away from; set it to 0"
+            )
+        judge = load_guide(classifier, runtime, config, trained.schedule)
     names = ("sdas", dataset, category)
 
     def draw(indices: list[int], strengths: list[float]) -> torch.Tensor:
@@ -93,6 +129,7 @@ def sample_sdas(
         if params.start == "image":
             pick = [derive(seed, *names, "start", i) % len(normal) for i in indices]
             starts = normal[pick]
+        labels = torch.full((len(indices),), label) if conditional else None
         return sample_images(
             model,
             scheduler,
@@ -100,10 +137,11 @@ def sample_sdas(
             steps=params.steps,
             strengths=torch.tensor(strengths),
             seeds=[derive(seed, *names, i) for i in indices],
-            labels=torch.full((len(indices),), label) if conditional else None,
+            labels=labels,
             size=config["image_size"],
             start_images=starts,
             start_fraction=params.start_fraction,
+            guide=judge and partial(log_gradient, judge, labels, params.guidance_scale, runtime),
         )
 
     low, high = params.strength
@@ -127,6 +165,7 @@ def sample_sdas(
                     "seed": derive(seed, *names, index),
                     "steps": params.steps,
                     "start": params.start,
+                    "guidance_scale": params.guidance_scale,
                     "checkpoint_sha256": config["sha256"],
                     "sha256": sha256(out / name),
                 }

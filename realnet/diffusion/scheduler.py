@@ -29,13 +29,17 @@ class SDASScheduler(DDPMScheduler):
         return_dict: bool = True,
         *,
         strength: torch.Tensor | float = 0.0,
+        guidance: torch.Tensor | None = None,
     ) -> DDPMSchedulerOutput | tuple:
         """One reverse step x_t -> x_{t-1}.
 
         model_output: ``[B, C, H, W]``, or ``[B, 2C, H, W]`` with the variance logits behind.
         sample: x_t, ``[B, C, H, W]``. strength: s >= 0, a number or ``[B]``.
         generator: one for the batch, or one per image (then an image does not depend on its batch).
-        No noise is added at the last step (t = 0), whatever s, as in the official sampler.
+        guidance: scale * gradient of log p(y | x_t), ``[B, C, H, W]``; shifts the mean by Sigma
+        times it (Dhariwal & Nichol 2021, alg. 1), with Sigma as it is before the inflation.
+        No noise is added at the last step (t = 0), whatever s, as in the official sampler; the
+        guidance still counts there.
         """
         t = int(timestep)
         previous = self.previous_timestep(t)
@@ -55,6 +59,8 @@ class SDASScheduler(DDPMScheduler):
         from_sample = alpha**0.5 * beta_prod_prev / beta_prod
         mean = from_original * original + from_sample * sample
 
+        if guidance is not None:
+            mean = mean + self._guided_variance(t, logits) * guidance
         if t > 0:
             deviation = self._deviation(t, logits)
             scale = _per_image(strength, sample)
@@ -90,6 +96,26 @@ class SDASScheduler(DDPMScheduler):
             return self._get_variance(t, variance_type="fixed_small") ** 0.5
         # For learned_range diffusers returns the *log*-variance.
         return torch.exp(0.5 * self._get_variance(t, predicted_variance=logits))
+
+    def _guided_variance(self, t: int, logits: torch.Tensor | None) -> torch.Tensor:
+        """Sigma_theta(x_t, t) before inflation, also at t = 0.
+
+        There the posterior variance is 0. With ``fixed_small`` that is Sigma, so the last step is
+        not guided; a learned Sigma has the next step's posterior variance as its lower end, as in
+        the official code (diffusers puts 1e-20 there, and is never asked for it).
+        """
+        if t > 0:
+            return self._deviation(t, logits) ** 2
+        beta = 1 - self.alphas_cumprod[0]
+        if logits is None:
+            return torch.zeros_like(beta)
+        lower = beta
+        chain = self.timesteps.tolist()
+        if len(chain) > 1:
+            after = self.alphas_cumprod[chain[-2]]
+            lower = beta / (1 - after) * (1 - after / self.alphas_cumprod[0])
+        fraction = (logits + 1) / 2
+        return torch.exp(fraction * beta.log() + (1 - fraction) * lower.log())
 
 
 def _per_image(strength: torch.Tensor | float, sample: torch.Tensor) -> torch.Tensor:
