@@ -120,12 +120,33 @@ def ddpm(
 
 
 @app.command()
+def classifier(
+    manifest: Annotated[list[Path], typer.Option(help="manifest.csv; once per category.")],
+    dataset: DatasetOption,
+    category: Annotated[list[str], typer.Option(help="Category of each manifest, same order.")],
+    out: OutOption,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Train the classifier that guides SDAS, where sdas.guidance_scale is above 0."""
+    from realnet.diffusion.classifier import train_classifier
+    from realnet.params import stage_params
+
+    stage = stage_params(params, "classifier", variant)
+    train_classifier(stage, manifest, dataset, category, seed, out)
+
+
+@app.command()
 def sdas(
-    ddpm: Annotated[Path, typer.Option(help="Folder of the stage ddpm.")],
+    ddpm: Annotated[Path, typer.Option(help="Folder of the stage ddpm, or of import-ddpm.")],
     manifest: ManifestOption,
     dataset: DatasetOption,
     category: CategoryOption,
     out: OutOption,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Folder of the stage classifier, to be guided by it.")
+    ] = None,
     seed: SeedOption = 0,
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
@@ -135,7 +156,7 @@ def sdas(
     from realnet.params import stage_params
 
     stage = stage_params(params, "sdas", variant)
-    sample_sdas(stage, ddpm, manifest, dataset, category, seed, out)
+    sample_sdas(stage, ddpm, manifest, dataset, category, seed, out, classifier)
 
 
 @app.command()
@@ -234,6 +255,54 @@ def import_realnet(
     from realnet.interop.realnet_checkpoint import import_realnet as run
 
     print(run(checkpoint, out, image_size, dataset, category).summary)
+
+
+CheckpointArgument = Annotated[Path, typer.Argument(help="Of guided-diffusion or of RealNet.")]
+ClassNamesOption = Annotated[
+    list[str] | None, typer.Option("--category", help="Name of each class, in their order.")
+]
+ClassSetOption = Annotated[
+    str | None, typer.Option("--dataset", help="Data set whose categories the classes are.")
+]
+ClassesOption = Annotated[
+    int | None, typer.Option(min=1, help="Number of classes, drawn anew if not the file's own.")
+]
+HeadChannelsOption = Annotated[int, typer.Option(min=1, help="Of each attention head.")]
+
+
+@app.command("import-ddpm")
+def import_ddpm(
+    checkpoint: CheckpointArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to write, for sdas or for ddpm.init.")],
+    dataset: ClassSetOption = None,
+    category: ClassNamesOption = None,
+    classes: ClassesOption = None,
+    image_size: Annotated[int, typer.Option(min=8, help="Side of its images, pixels.")] = 256,
+    head_channels: HeadChannelsOption = 64,
+    seed: SeedOption = 0,
+) -> None:
+    """Bring a guided-diffusion (ADM) model into this format, e.g. 256x256_diffusion.pt."""
+    from realnet.interop.adm import import_ddpm as run
+
+    options = {"dataset": dataset, "categories": category or (), "classes": classes, "seed": seed}
+    print(run(checkpoint, out, image_size=image_size, head_channels=head_channels, **options))
+
+
+@app.command("import-classifier")
+def import_classifier(
+    checkpoint: CheckpointArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to write, for sdas or for classifier.init.")],
+    dataset: ClassSetOption = None,
+    category: ClassNamesOption = None,
+    classes: ClassesOption = None,
+    head_channels: HeadChannelsOption = 64,
+    seed: SeedOption = 0,
+) -> None:
+    """Bring a guided-diffusion classifier into this format, e.g. 256x256_classifier.pt."""
+    from realnet.interop.adm import import_classifier as run
+
+    options = {"dataset": dataset, "categories": category or (), "classes": classes, "seed": seed}
+    print(run(checkpoint, out, head_channels=head_channels, **options))
 
 
 @app.command()
