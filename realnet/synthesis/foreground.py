@@ -1,6 +1,7 @@
 """Where the product is: anomalies are synthesised on it, not on the background.
 
-The rules are data (``foreground.yaml``): channel, threshold method, side, closing, opening.
+The rules are data (``foreground.yaml``): channel, threshold method, side, closing, opening. The
+automatic rule, for data without one, is ours (``automatic.py``).
 """
 
 from functools import cache
@@ -11,9 +12,13 @@ import numpy as np
 import torch
 import yaml
 
+from realnet.synthesis.automatic import find_product
+
 _CHANNELS = {"red": 0, "green": 1, "blue": 2}
 _METHODS = {"otsu": cv2.THRESH_OTSU, "triangle": cv2.THRESH_TRIANGLE}
+_NAMES = {"otsu": "Otsu", "triangle": "Triangle"}
 WHOLE = {"method": "none"}
+AUTO = {"method": "auto"}
 
 
 @cache
@@ -30,16 +35,33 @@ def rule_for(mode: str, dataset: str, category: str) -> dict:
     if mode == "none":
         return WHOLE
     if mode == "rules":
-        return _table().get(dataset, {}).get(category, {"method": "auto"})
-    return {"method": "auto"}
+        return _table().get(dataset, {}).get(category, AUTO)
+    return AUTO
+
+
+def describe(rule: dict) -> str:
+    """A rule in words, e.g. ``Otsu, dark side, G channel, close 6``; kernels in pixels of 256."""
+    if rule["method"] == "none":
+        return "whole image"
+    if rule["method"] == "auto":
+        return "automatic: unlike the ground at the border"
+    parts = [_NAMES[rule["method"]], f"{rule['side']} side"]
+    if rule.get("channel", "grey") != "grey":
+        parts.append(f"{rule['channel'][0].upper()} channel")
+    parts += [f"{name} {rule[name]}" for name in ("close", "open") if rule.get(name)]
+    return ", ".join(parts)
 
 
 def foreground(image: np.ndarray, rule: dict) -> np.ndarray:
-    """Boolean foreground ``[H, W]`` of an RGB uint8 image ``[H, W, 3]``."""
+    """Boolean foreground ``[H, W]`` of an RGB uint8 image ``[H, W, 3]``.
+
+    Source: the official data loader; at 256 x 256 pixels the mask is the one that it computes.
+    """
     if rule["method"] == "none":
         return np.ones(image.shape[:2], bool)
     if rule["method"] == "auto":
-        return _automatic(image)
+        product = find_product(image)
+        return np.ones(image.shape[:2], bool) if product is None else product
     channel = rule.get("channel", "grey")
     plane = (
         cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -48,34 +70,35 @@ def foreground(image: np.ndarray, rule: dict) -> np.ndarray:
     )
     _, bright = cv2.threshold(plane, 0, 255, cv2.THRESH_BINARY | _METHODS[rule["method"]])
     mask = bright if rule["side"] == "bright" else 255 - bright
-    # Kernel sizes are pixels at 256; smaller images get proportionally smaller kernels.
     for name, operation in (("close", cv2.MORPH_CLOSE), ("open", cv2.MORPH_OPEN)):
-        side = round(rule.get(name, 0) * image.shape[0] / 256)
+        side = kernel_side(rule.get(name, 0), image.shape[0])
         if side > 1:
             mask = cv2.morphologyEx(mask, operation, np.ones((side, side), np.uint8))
     return mask > 0
 
 
-def _automatic(image: np.ndarray) -> np.ndarray:
-    """For data without a rule (ours): Otsu, and the side that the image border is *not* on.
+def kernel_side(side: int, size: int) -> int:
+    """The side of a square kernel, given in pixels at 256, for images of ``size`` pixels.
 
-    Where the border is not clearly on one side (textures, products that fill the frame) the whole
-    image is foreground.
+    At 256 as given. Elsewhere the nearest odd number: OpenCV's closing and opening with an even
+    kernel move the mask by a pixel, which at 64 pixels would be four of 256.
     """
-    plane = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    _, bright = cv2.threshold(plane, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    bright = bright > 0
-    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]]).mean()
-    if 0.1 < border < 0.9:
-        return np.ones_like(bright)
-    mask = ~bright if border >= 0.9 else bright
-    side = max(3, round(6 * image.shape[0] / 256))
-    kernel = np.ones((side, side), np.uint8)
-    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
-    return closed > 0 if closed.mean() > 0.02 else np.ones_like(bright)
+    if size == 256 or side == 0:
+        return side
+    return 2 * max(0, round((side * size / 256 - 1) / 2)) + 1
 
 
 def foregrounds(images: torch.Tensor, rule: dict) -> torch.Tensor:
-    """Boolean ``[N, S, S]`` for uint8 images ``[N, 3, S, S]``; computed once per training image."""
-    pictures = images.permute(0, 2, 3, 1).numpy()
-    return torch.from_numpy(np.stack([foreground(np.ascontiguousarray(p), rule) for p in pictures]))
+    """Boolean ``[N, S, S]`` for uint8 images ``[N, 3, S, S]``; computed once per training image.
+
+    The automatic rule decides for all of them together whether there is a product on a ground:
+    unless two of three images show one, the whole image is foreground in every one.
+    """
+    pictures = [np.ascontiguousarray(p) for p in images.permute(0, 2, 3, 1).numpy()]
+    if rule["method"] != "auto":
+        return torch.from_numpy(np.stack([foreground(p, rule) for p in pictures]))
+    products = [find_product(p) for p in pictures]
+    whole = np.ones(pictures[0].shape[:2], bool)
+    if 3 * sum(product is None for product in products) > len(products):
+        products = [None] * len(products)
+    return torch.from_numpy(np.stack([whole if p is None else p for p in products]))

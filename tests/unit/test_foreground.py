@@ -4,9 +4,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from trees import pictures
 
 from realnet.data.categories import KNOWN_CATEGORIES
-from realnet.synthesis.foreground import foreground, foregrounds, rule_for
+from realnet.synthesis.foreground import (
+    AUTO,
+    describe,
+    foreground,
+    foregrounds,
+    kernel_side,
+    rule_for,
+)
 
 # Method, side, channel, closing and opening of the official loader; None: the whole image.
 OTSU, TRIANGLE = "otsu", "triangle"
@@ -67,6 +75,11 @@ def disc(size=64, inside=220, outside=30):
     return image
 
 
+def stack(images):
+    """uint8 [N, H, W, 3] as the tensor [N, 3, H, W] that training has."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+
+
 def test_sides_are_complements_and_channels_are_theirs():
     bright = foreground(disc(), {"method": "otsu", "side": "bright"})
     dark = foreground(disc(), {"method": "otsu", "side": "dark"})
@@ -104,20 +117,117 @@ def test_closing_fills_holes_and_opening_removes_specks_in_proportion_to_the_siz
         assert both[size // 2, size // 2] and not both[speck]
 
 
-def test_automatic_rule():
-    auto = {"method": "auto"}
-    for image in (disc(), disc(inside=30, outside=220)):
-        found = foreground(image, auto)
-        truth = foreground(disc(), {"method": "otsu", "side": "bright"})
-        assert (found != truth).mean() < 0.02
-    texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert foreground(texture, auto).all()
-    filling = np.full((64, 64, 3), 200, np.uint8)
-    filling[:, :20] = 40  # the border is on both sides
-    assert foreground(filling, auto).all()
-    speck = np.full((64, 64, 3), 30, np.uint8)
+def test_kernels_are_the_official_ones_at_256_and_odd_elsewhere():
+    sides = (0, 3, 6, 8, 12, 15)
+    assert [kernel_side(side, 256) for side in sides] == [0, 3, 6, 8, 12, 15]
+    assert [kernel_side(side, 64) for side in sides] == [0, 1, 1, 1, 3, 3]
+    assert [kernel_side(side, 512) for side in sides[1:]] == [5, 13, 17, 25, 29]
+
+
+@pytest.mark.parametrize("size", [64, 128, 320])
+def test_scaled_kernels_do_not_move_the_mask(size):
+    image = disc(size)
+    mask = foreground(image, {"method": "otsu", "side": "bright", "close": 12, "open": 8})
+    found = [np.argwhere(m).mean(0) for m in (mask, image[..., 0] > 128)]
+    assert np.abs(found[0] - found[1]).max() < 0.1
+
+
+def test_at_256_the_mask_is_the_official_one():
+    image = pictures("mvtec_ad", "metal_nut", "train", "good", [0], (256, 256)).images[0]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    _, mask = cv2.threshold(grey, 100, 255, cv2.THRESH_BINARY | cv2.THRESH_TRIANGLE)
+    square = np.ones((6, 6), np.uint8)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, square)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, square)
+    found = foreground(image, rule_for("rules", "mvtec_ad", "metal_nut"))
+    assert np.array_equal(found, mask > 0) and 0.1 < found.mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("dataset", "category", "words"),
+    [
+        ("mvtec_ad", "bottle", "Otsu, dark side, close 6, open 6"),
+        ("mvtec_ad", "hazelnut", "Triangle, bright side, close 6, open 6"),
+        ("mpdd", "connector", "Otsu, dark side, G channel, close 6"),
+        ("visa", "pcb1", "Triangle, bright side, B channel, close 8, open 3"),
+        ("mvtec_ad", "carpet", "whole image"),
+        ("bolts", "m8", "automatic: unlike the ground at the border"),
+    ],
+)
+def test_rules_in_words(dataset, category, words):
+    assert describe(rule_for("rules", dataset, category)) == words
+
+
+# --- the automatic rule --------------------------------------------------------------------------
+
+ON_GROUND = {
+    "bright on dark": ("mvtec_ad", "pill"), "dark on bright": ("mvtec_ad", "bottle"),
+    "two colours": ("mvtec_ad", "capsule"), "with a hole": ("mvtec_ad", "metal_nut"),
+    "to the border": ("mvtec_ad", "zipper"), "thin parts": ("mpdd", "connector"),
+    "clouded ground": ("mpdd", "bracket_brown"), "several": ("visa", "macaroni2"),
+    "bright and dark parts": ("visa", "pcb4"),
+}  # fmt: skip
+TEXTURES = [("mvtec_ad", name) for name in ("carpet", "leather", "tile", "wood", "grid")]
+
+
+def overlap(found, product):
+    return (found & product).sum() / (found | product).sum()
+
+
+@pytest.mark.parametrize("size", [64, 256])
+@pytest.mark.parametrize("which", ON_GROUND)
+def test_automatic_finds_a_product_on_its_ground(which, size):
+    made = pictures(*ON_GROUND[which], "train", "good", range(3), (size, size))
+    found = foregrounds(stack(made.images), AUTO).numpy()
+    assert min(map(overlap, found, made.products)) > (0.97 if size == 256 else 0.93)
+
+
+@pytest.mark.parametrize(("dataset", "category"), [*TEXTURES, ("btad", "02")])
+def test_automatic_takes_all_of_a_texture(dataset, category):
+    made = pictures(dataset, category, "train", "good", range(12), (128, 128))
+    assert foregrounds(stack(made.images), AUTO).all()
+
+
+@pytest.mark.parametrize("light", ["vignette", "slope"])
+@pytest.mark.parametrize("which", ["bright on dark", "dark on bright", "several", "clouded ground"])
+def test_automatic_sees_through_uneven_light(which, light):
+    made = pictures(*ON_GROUND[which], "train", "good", range(2), (256, 256))
+    y, x = np.mgrid[-1:1:256j, -1:1:256j]
+    factor = 1 - 0.3 * (x * x + y * y) if light == "vignette" else 0.75 + 0.2 * x + 0.1 * y
+    images = (made.images * factor[None, ..., None]).astype(np.uint8)
+    for image, product in zip(images, made.products, strict=True):
+        assert overlap(foreground(image, AUTO), product) > 0.97
+    if which == "clouded ground":  # one threshold for the whole image is not enough here
+        otsu = foreground(images[0], {"method": "otsu", "side": "dark"})
+        assert overlap(otsu, made.products[0]) < 0.8
+
+
+def test_automatic_sees_colour_where_grey_is_equal():
+    image = np.full((64, 64, 3), 128, np.uint8)
+    image[20:40, 20:40] = (200, 108, 50)
+    assert len(np.unique(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))) == 2
+    found = foreground(image, AUTO)
+    assert found[22:38, 22:38].all() and found.mean() < 0.13
+
+
+def test_automatic_takes_all_where_nothing_stands_out():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    plain = np.full((64, 64, 3), 200, np.uint8)
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    gradient = np.repeat((120 + 60 * x - 40 * y * y)[..., None], 3, 2).astype(np.uint8)
+    speck = plain.copy()
     speck[30:33, 30:33] = 255  # too small to be the product
-    assert foreground(speck, auto).all()
+    for image in (noise, plain, gradient, speck):
+        assert foreground(image, AUTO).all()
+
+
+def test_automatic_decides_for_all_images_together():
+    product = disc(128)
+    nothing = np.full((128, 128, 3), 30, np.uint8)
+    mostly = foregrounds(stack(np.stack([product, product, nothing])), AUTO).numpy()
+    assert mostly[0].mean() < 0.3 and mostly[2].all()
+    rarely = foregrounds(stack(np.stack([product, nothing, nothing])), AUTO).numpy()
+    assert rarely.all()
 
 
 def test_stack_of_images():
