@@ -159,6 +159,9 @@ def understand(content: Any, where: str, image_size: int) -> Imported:
         for layer in layers
     }
     _compare(state, expected, where)
+    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise UserError(f"{where}: {broken[0]} is not finite: the file is damaged, or training was")
     for layer, shape in zip(used, shapes, strict=True):
         if min(indices[layer]) < 0 or max(indices[layer]) >= shape[0]:
             raise UserError(f"{where}: AFS indices of layer{layer} go beyond its {shape[0]} maps")
@@ -244,16 +247,16 @@ def _structure(
 
 def _strides(settings: Mapping[str, Mapping], where: str) -> dict[str, tuple[dict[str, int], int]]:
     """By block, as the checkpoint's own settings have it: channels of its layers, its stride."""
+    found = {}
     try:
-        return {
-            str(block["name"]): (
-                {str(layer["idx"]): int(layer["planes"]) for layer in block["layers"]},
-                int(block["stride"]),
-            )
-            for block in settings.get("afs", {}).get("structure", [])
-        }
+        for block in settings.get("afs", {}).get("structure", []):
+            sizes = {str(layer["idx"]): int(layer["planes"]) for layer in block["layers"]}
+            if int(block["stride"]) < 1:
+                raise ValueError("stride")
+            found[str(block["name"])] = (sizes, int(block["stride"]))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{where}: the structure in its arch cannot be understood") from None
+    return found
 
 
 def _backbone(

@@ -240,6 +240,7 @@ def changed(state, action, key):
         (lambda v: v.float(), "afs.indexes.block1_layer2", "no list of channel indices"),
         (lambda v: v + 500, "afs.indexes.block1_layer2", "beyond its 128 maps"),
         (lambda v: "text", "rrs.bn_idx.running_var", "no tensor"),
+        (lambda v: v / 0, "recon.block2_recon.out.0.bias", "not finite"),
     ],
 )
 def test_a_key_that_does_not_fit_is_named(made, tmp_path, action, key, said):
@@ -265,6 +266,24 @@ def test_a_key_that_does_not_fit_is_named(made, tmp_path, action, key, said):
 def test_what_this_program_cannot_express_is_refused(tmp_path, options, said):
     model = OfficialRealNet(**{"structure": PAIRS} | options)
     save_official(tmp_path / "c.pth.tar", model)
+    with pytest.raises(UserError, match=said):
+        bring(tmp_path / "c.pth.tar", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("stride", "planes", "said"),
+    [
+        (0, 32, "cannot be understood"),
+        ("x", 32, "cannot be understood"),
+        (4, 64, "its tensors say"),
+    ],
+)
+def test_settings_that_contradict_the_tensors(made, tmp_path, stride, planes, said):
+    state = made[1].state_dict()
+    block = {"name": "block1", "stride": stride}
+    block["layers"] = [{"idx": "layer1", "planes": planes}, {"idx": "layer2", "planes": 32}]
+    arch = [{"name": "afs", "kwargs": {"structure": [block]}}]
+    torch.save({"state_dict": state, "arch": arch}, tmp_path / "c.pth.tar")
     with pytest.raises(UserError, match=said):
         bring(tmp_path / "c.pth.tar", tmp_path / "out")
 
