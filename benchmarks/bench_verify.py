@@ -85,16 +85,22 @@ def main() -> None:
         for workers in sorted({1, arguments.workers}):
             ways[f"verify, workers {workers}"] = lambda n=workers: ours(root, n)
         rates: dict[str, list[float]] = {name: [] for name in ways}
+        cpu: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):  # in turn, so that a busy moment of the machine meets them all
             for name, way in ways.items():
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 way()
                 rates[name].append(images / (time.perf_counter() - start))
+                cpu[name].append((time.process_time() - used) / images * 1000)
         first = statistics.median(rates["plain: open, load, hash"])
         for name, measured in rates.items():
             rate = statistics.median(measured)
             spread = f"{min(measured):.0f} to {max(measured):.0f}"
-            print(f"{name:26s} {rate:6.0f} images/s ({spread})  {rate / first:5.2f} x plain")
+            busy = statistics.median(cpu[name])
+            print(
+                f"{name:24s} {rate:5.0f} images/s ({spread}), {rate / first:.2f} x plain,"
+                f" {busy:.2f} ms CPU per image"
+            )
 
 
 if __name__ == "__main__":

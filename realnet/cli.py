@@ -67,12 +67,11 @@ def data_prepare(
 def data_verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[DATASET[/CATEGORY]]...", help="Default: all of experiment.datasets."
-        ),
+        typer.Argument(metavar="DATASET[/CATEGORY]", help="Default: all of experiment.datasets."),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets. [data.root of the parameters]")
+        Path | None,
+        typer.Option(help="Folder of the data sets; default: data.root of the parameters."),
     ] = None,
     manifests: Annotated[
         Path, typer.Option(help="Folder of the manifests to compare with.")
@@ -80,11 +79,16 @@ def data_verify(
     json: Annotated[
         Path | None, typer.Option("--json", help="Report to write, for machines.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads. [one per CPU]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads; default: one per CPU.")
+    ] = None,
     show: Annotated[int, typer.Option(min=0, help="Problems printed of each kind.")] = 5,
     params: Annotated[str, typer.Option(help="Parameter file.")] = "params.yaml",
 ) -> None:
-    """Read every file and report all that is wrong. Exit status 0: no errors, 1: errors."""
+    """Read every file and report all that is wrong.
+
+    Exit status: 0 no errors (there may be warnings), 1 errors, 2 no such data set or parameters.
+    """
     from realnet.data.verify import run
 
     if not run(names or (), params, root, manifests, json, workers, show):

@@ -157,12 +157,12 @@ def other_files(listing: Listing, folder: Path) -> list[Problem]:
         else:
             suffixes[path.suffix.lower() or path.name] += 1
     found = [
-        problem("unused-images", parent, f"{len(names)}, the first {min(names)}")
+        problem("unused-images", parent, f"{_images(len(names))}, the first {min(names)}")
         for parent, names in images.items()
     ]
     if suffixes:
-        kinds = ", ".join(f"{suffix} ({n})" for suffix, n in sorted(suffixes.items()))
-        found.append(problem("passed-over", folder, f"{suffixes.total()}: {kinds}"))
+        counted = ", ".join(f"{n} {suffix}" for suffix, n in sorted(suffixes.items()))
+        found.append(problem("passed-over", folder, counted))
     return found
 
 
@@ -194,5 +194,9 @@ def about_images(seen: list[Seen], folder: Path) -> list[Problem]:
     }.items():
         those = [s.entry.path for s in seen if s.pixels and holds(s)]
         if those:
-            found.append(problem(kind, folder, f"{len(those)} images, the first {those[0]}"))
+            found.append(problem(kind, folder, f"{_images(len(those))}, the first {those[0]}"))
     return found
+
+
+def _images(number: int) -> str:
+    return f"{number} image{'' if number == 1 else 's'}"

@@ -116,7 +116,9 @@ def see_unused_mask(path: Path) -> Problem:
     mask = None if data is None else _decode(path, data, problems, "mask-unreadable")
     if mask is not None and not (mask_values(mask) > mask_threshold(mask)).any():
         return problem("mask-unused", path, "has no anomalous image; it marks nothing", "warning")
-    return problem("mask-unused", path, "its anomalous image is not there, or named differently")
+    unreadable = f"; and it is {problems[0].message}" if problems else ""
+    message = f"its anomalous image is not there, or named differently{unreadable}"
+    return problem("mask-unused", path, message)
 
 
 def _read(path: Path, problems: list[Problem], missing: str, unreadable: str) -> bytes | None:
@@ -181,10 +183,10 @@ def _judge_mask(mask: Image.Image, entry: Entry, size: tuple[int, int] | None) -
         message = f"values above {mask_threshold(mask)} count; {len(distinct)} values found"
         found.append(problem("mask-jpeg", path, message))
     elif len(distinct) > 2 and distinct[-1] >= _IDS:
-        between = marked & (values < distinct[-1])
+        below = (marked & (values < distinct[-1])).sum() / marked.sum()
         message = (
-            f"{_listed(distinct)}; all above 0 count, also the {between.sum() / marked.sum():.1%}"
-            f" of marked pixels that are below {distinct[-1]}"
+            f"{_listed(distinct)}: each above 0 counts as anomalous;"
+            f" {below:.1%} of the marked pixels are below {distinct[-1]}"
         )
         found.append(problem("mask-values", path, message))
     return found

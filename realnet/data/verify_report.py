@@ -119,7 +119,7 @@ def summary(checked: Sequence[Checked], show: int = 5) -> str:
     return "\n".join([*lines, "", f"{'ok' if made['ok'] else 'NOT OK'}: {found}"])
 
 
-_HEAD = ("", "images", "masks", "MB", "images/s", "errors", "warnings", "notes", "manifest")
+_HEAD = ("category", "images", "masks", "MB", "images/s", "errors", "warnings", "notes", "manifest")
 
 
 def _numbers(entry: dict[str, Any], seconds: float) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
         "  ".join(
             cell.ljust(width) if place == 0 else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        ).rstrip()
         for row in (head, *rows)
     ]
 

@@ -153,7 +153,7 @@ def test_an_unused_mask_that_marks_nothing_is_only_a_warning(raw):
     save(raw / name, hole(0))
     only(found(raw), "warning", "mask-unused", name, "marks nothing")
     (raw / name).write_bytes(b"no mask")
-    only(found(raw), "error", "mask-unused", name)
+    only(found(raw), "error", "mask-unused", name, "named differently; and it is not an image")
 
 
 def test_masks_of_small_ids_are_fine_and_soft_edges_are_a_warning(raw):
@@ -292,8 +292,8 @@ def test_files_that_no_role_takes(raw):
     save(bolt / "train/more/b.png", noise(1))
     save(bolt / "train/more/a.png", noise(2))
     first, second = found(raw)
-    only([first], "warning", "unused-images", "own/bolt/train/more", "2, the first a.png")
-    only([second], "note", "passed-over", "own/bolt", "3: .txt (2), LICENSE (1)")
+    only([first], "warning", "unused-images", "own/bolt/train/more", "2 images, the first a.png")
+    only([second], "note", "passed-over", "own/bolt", "2 .txt, 1 LICENSE")
 
 
 def test_a_layout_that_does_not_fit_is_a_problem_of_its_category_alone(raw):
