@@ -15,12 +15,20 @@ import torch
 from torch import nn
 
 from realnet.errors import UserError
+from realnet.interop.realnet_structure import (
+    BACKBONE,
+    Settings,
+    State,
+    rrs_params,
+    structure,
+    unwrap,
+)
 from realnet.interop.safe_load import load_checkpoint
 from realnet.interop.unet_names import official_names, unet_params
 from realnet.io import save_weights, write_json
 from realnet.models.backbone import build_network, write_backbone
 from realnet.models.realnet import RealNet
-from realnet.params import Backbone, Block, Model, Rrs
+from realnet.params import Backbone, Block, Model
 from realnet.provenance import Record
 
 # The official choice of backbones; their layers are called layer1, layer2, ...
@@ -115,10 +123,10 @@ def import_realnet(
 
 def understand(content: Any, where: str, image_size: int) -> Imported:
     """Sizes and weights of a loaded checkpoint; UserError names the first key that does not fit."""
-    state, settings = _parts(content, where)
-    blocks, indices = _structure(state, settings, where)
+    state, settings = unwrap(content, where)
+    blocks, indices = structure(state, settings, where)
     used = sorted({layer for _, layers, _ in blocks for layer in layers})
-    backbone, extractor = _backbone(state, used, where)
+    backbone, extractor = _backbone(state, used, settings)
     with torch.device("meta"):
         shapes = [m.shape[1:] for m in extractor(torch.zeros(1, 3, 256, 256))]
     strides = dict(zip(used, (256 // shape[-1] for shape in shapes), strict=True))
@@ -140,7 +148,7 @@ def understand(content: Any, where: str, image_size: int) -> Imported:
         ],
         feature_scale=False,
         reconstruction=recon,
-        rrs=_rrs(state, settings, where),
+        rrs=rrs_params(state, settings, where),
     )
     side = max(b.stride * 2 ** (len(recon.multipliers) - 1) for b in params.blocks)
     side = max(side, *strides.values())
@@ -181,87 +189,7 @@ def understand(content: Any, where: str, image_size: int) -> Imported:
     )
 
 
-BACKBONE = "backbone.feature_extractor."
-
-
-def _parts(content: Any, where: str) -> tuple[dict[str, torch.Tensor], dict[str, Mapping]]:
-    """The state dict without DDP's prefix, and the sub-networks' settings by name (or none)."""
-    if not isinstance(content, Mapping):
-        raise UserError(f"{where}: holds a {type(content).__name__}, not an official checkpoint")
-    state = content.get("state_dict", content)
-    if not isinstance(state, Mapping) or not state:
-        raise UserError(f"{where}: its state_dict is empty or no mapping")
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    parts = {"backbone": BACKBONE, "afs": "afs.indexes.", "recon": "recon.", "rrs": "rrs."}
-    absent = [p for p in parts.values() if not any(key.startswith(p) for key in state)]
-    if absent:
-        raise UserError(
-            f"{where}: not a checkpoint of the official RealNet: no key begins with"
-            f" {absent[0]!r}; its first key is {next(iter(state))!r}"
-        )
-    for key, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise UserError(f"{where}: {key} is no tensor but {type(value).__name__}")
-    settings: dict[str, Mapping] = {}
-    arch = content.get("arch")
-    for part in arch if isinstance(arch, list) else []:
-        if isinstance(part, Mapping) and isinstance(part.get("kwargs"), Mapping):
-            settings[str(part.get("name"))] = part["kwargs"]
-    return state, settings
-
-
-def _structure(
-    state: Mapping[str, torch.Tensor], settings: Mapping[str, Mapping], where: str
-) -> tuple[list[tuple[str, list[int], int | None]], dict[int, list[int]]]:
-    """Blocks in order (name, its layers' numbers, stride where given); AFS indices by layer."""
-    layers: dict[str, list[int]] = {}
-    indices: dict[int, list[int]] = {}
-    for key, value in state.items():
-        if not key.startswith("afs.indexes."):
-            continue
-        block, _, layer = key.removeprefix("afs.indexes.").rpartition("_")
-        number = layer.removeprefix("layer")
-        if not block or not number.isdigit() or not 1 <= int(number) <= 5:
-            raise UserError(f"{where}: has an unknown key {key}; expected <block>_layer<1-5>")
-        if int(number) in indices:
-            raise UserError(f"{where}: {layer} is in two blocks; here a layer is in one at most")
-        if value.dtype not in (torch.int64, torch.int32) or value.ndim != 1 or not len(value):
-            raise UserError(f"{where}: {key} is no list of channel indices")
-        indices[int(number)] = value.tolist()
-        layers.setdefault(block, []).append(int(number))
-    order = list(dict.fromkeys(k.split(".")[1] for k in state if k.startswith("recon.")))
-    order = [name.removesuffix("_recon") for name in order]
-    if sorted(order) != sorted(layers):
-        odd = sorted(set(order) ^ set(layers))[0]
-        raise UserError(
-            f"{where}: block {odd!r} has AFS indices or a reconstruction network, but not both"
-        )
-    strides = _strides(settings, where)
-    for name, (sizes, _) in strides.items():
-        found = {f"layer{n}": len(indices[n]) for n in layers.get(name, [])}
-        if list(sizes.items()) != list(found.items()):
-            raise UserError(f"{where}: arch says block {name} is {sizes}, its tensors say {found}")
-    blocks = [(name, layers[name], strides.get(name, ({}, None))[1]) for name in order]
-    return blocks, indices
-
-
-def _strides(settings: Mapping[str, Mapping], where: str) -> dict[str, tuple[dict[str, int], int]]:
-    """By block, as the checkpoint's own settings have it: channels of its layers, its stride."""
-    found = {}
-    try:
-        for block in settings.get("afs", {}).get("structure", []):
-            sizes = {str(layer["idx"]): int(layer["planes"]) for layer in block["layers"]}
-            if int(block["stride"]) < 1:
-                raise ValueError("stride")
-            found[str(block["name"])] = (sizes, int(block["stride"]))
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{where}: the structure in its arch cannot be understood") from None
-    return found
-
-
-def _backbone(
-    state: Mapping[str, torch.Tensor], used: list[int], where: str
-) -> tuple[Backbone, nn.Module]:
+def _backbone(state: State, used: list[int], settings: Settings) -> tuple[Backbone, nn.Module]:
     """The architecture whose keys and shapes fit (best), as a network on the meta device."""
     found = {
         key.removeprefix(BACKBONE): tuple(value.shape)
@@ -269,7 +197,8 @@ def _backbone(
         if key.startswith(BACKBONE)
     }
     best: tuple[int, Backbone, nn.Module] | None = None
-    for arch in ARCHITECTURES:
+    said = settings.get("backbone", {}).get("backbone")
+    for arch in sorted(ARCHITECTURES, key=lambda name: name != said):
         first = FIRST_INDEX.get(arch, 1)
         if used[-1] - 1 + first > 4:  # timm gives five maps, the stem's among them
             continue
@@ -287,36 +216,9 @@ def _backbone(
         differences = len(set(own.items()) ^ set(found.items()))
         if best is None or differences < best[0]:
             best = (differences, params, network)
+        if not differences:
+            break
     return best[1], best[2].eval()
-
-
-def _rrs(state: Mapping[str, torch.Tensor], settings: Mapping[str, Mapping], where: str) -> Rrs:
-    def width(key: str, axis: int) -> int:
-        if key not in state:
-            raise UserError(f"{where}: misses {key}")
-        return state[key].shape[axis]
-
-    kept = width("rrs.decoder1.1.weight", 1)
-    given = settings.get("rrs", {})
-    modes = given.get("modes", ["max", "mean"])
-    numbers = given.get("mode_numbers", [kept - kept // 2, kept // 2])
-    halves = modes == ["max", "mean"] and numbers == [kept - kept // 2, kept // 2]
-    if not halves and (modes not in (["max"], ["mean"]) or numbers != [kept]):
-        raise UserError(
-            f"{where}: RRS keeps {numbers} maps by {modes}; only max and mean in two halves, or"
-            " one of them, can be imported"
-        )
-    return Rrs(
-        mode="_".join(modes),
-        channels=kept,
-        ranking_norm=True,
-        hidden=[
-            width("rrs.decoder1.1.weight", 0),
-            width("rrs.decoder2.0.weight", 0),
-            width("rrs.decoder2.2.weight", 0),
-            width("rrs.decoder3.0.weight", 0),
-        ],
-    )
 
 
 def _names(model: RealNet, blocks: list[str]) -> dict[str, str]:
@@ -332,9 +234,7 @@ def _names(model: RealNet, blocks: list[str]) -> dict[str, str]:
     return names
 
 
-def _compare(
-    state: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], where: str
-) -> None:
+def _compare(state: State, expected: Mapping[str, tuple[int, ...]], where: str) -> None:
     problems = [f"misses {key}" for key in expected if key not in state]
     problems += [f"has an unknown key {key}" for key in state if key not in expected]
     problems += [
