@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -64,11 +65,15 @@ def code(stage):
     return [local(path) for path in dag.closure(dag.CODE[stage])]
 
 
+# These three are asked for by every job of the matrix, and validate all parameters each time.
+section = functools.cache(P.section_json)
+variant_of = functools.cache(P.variant)
+uses_sdas = functools.cache(P.uses_sdas)
+
+
 def cfg(stage):
     """What the stage reads, and nothing else: a change of another parameter is no reason to rerun."""
-    return lambda wildcards: P.section_json(
-        stage, getattr(wildcards, "variant", "base")
-    )
+    return lambda wildcards: section(stage, getattr(wildcards, "variant", "base"))
 
 
 def demo_cfg():
@@ -118,7 +123,7 @@ def backbone_of(wildcards):
 
 def sdas_of(wildcards):
     """The synthetic images, for variants whose anomalies come (also) from them."""
-    if P.uses_sdas(wildcards.variant):
+    if uses_sdas(wildcards.variant):
         return upstream("sdas", "manifest.csv")(wildcards)
     return []
 
@@ -129,7 +134,7 @@ def sdas_option(wildcards, input):
 
 def weights_file(wildcards):
     """The state dict of `backbone.source: file`."""
-    backbone = P.variant(wildcards.variant).backbone
+    backbone = variant_of(wildcards.variant).backbone
     return [backbone.file] if backbone.source == "file" else []
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from realnet.data.categories import KNOWN_CATEGORIES
-from realnet.data.layouts import layout_of, list_categories
+from realnet.data.items import read_manifest
+from realnet.data.layouts import list_categories, list_category
 from realnet.errors import UserError
 from realnet.io import read_json
-from realnet.params import PROJECT, Params, parse, resolve
+from realnet.params import PROJECT, OwnLayout, Params, parse, resolve
 
 # Where the code of each stage starts: what this module imports, directly or not, is the stage's
 # code, and a change there reruns the stage. Not `realnet.cli`, or a new option of one command
@@ -57,16 +58,7 @@ def matrix(params: Params) -> dict[str, tuple[str, ...]]:
     """Data set -> categories, ``all`` spelt out. UserError: an unknown data set or category."""
     found = {}
     for dataset, wanted in params.experiment.datasets.items():
-        root = PROJECT / params.data.root / dataset
-        known = KNOWN_CATEGORIES.get(dataset)
-        if known is None:
-            known = tuple(list_categories(root, layout_of(dataset)))
-            if not known:
-                raise UserError(
-                    f"experiment.datasets: {dataset!r} is not one of"
-                    f" {', '.join(KNOWN_CATEGORIES)}, and {_short(root)} has no category folders;"
-                    " put your images there"
-                )
+        known = KNOWN_CATEGORIES.get(dataset) or _own_categories(params, dataset)
         categories = known if wanted == "all" else tuple(dict.fromkeys(wanted))
         for category in categories:
             if category not in known:
@@ -78,19 +70,32 @@ def matrix(params: Params) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
+    """Of a data set that is not among the known ones: by its images or, without, its manifests."""
+    root = _root(params, dataset)
+    known = list_categories(root, dataset, params.prepare.layouts)
+    known = known or sorted(
+        path.parent.name for path in (PROJECT / "results/data" / dataset).glob("*/manifest.csv")
+    )
+    if not known:
+        raise UserError(
+            f"experiment.datasets: {dataset!r} is not one of {', '.join(KNOWN_CATEGORIES)}, and"
+            f" {_short(root)} has no training images where its layout expects them; put your"
+            f" images there, or say in prepare.layouts.{dataset} where they are"
+        )
+    return tuple(known)
+
+
 def check_files(params: Params, cells: dict[str, tuple[str, ...]]) -> None:
     """UserError for an input from outside that is not there, before any job has started.
 
     What was made of it already is enough: tables can be made again where the images are not.
     """
     for dataset, categories in cells.items():
-        root = PROJECT / params.data.root / dataset
-        manifests = (PROJECT / f"results/data/{dataset}/{c}/manifest.csv" for c in categories)
-        if dataset != "demo" and not root.is_dir() and not all(m.is_file() for m in manifests):
-            raise UserError(
-                f"{_short(root)}: no such folder; put data set {dataset} there, one folder each"
-                f" for {', '.join(categories)}, or leave it out of experiment.datasets"
-            )
+        new = [name for name in categories if not _manifest(dataset, name).is_file()]
+        if dataset != "demo":
+            for category in new:
+                _listed(params, dataset, category)
     for name in params.experiment.variants:
         variant = params.variant(name)
         weights = variant.backbone.file
@@ -122,13 +127,48 @@ def _short(path: Path) -> str:
 
 
 def raw_files(params: Params, dataset: str, category: str) -> list[str]:
-    """What `data` reads: the demo's record, or every file in the category's folder, sorted."""
-    root = Path(params.data.root) / dataset
+    """What `data` reads: the demo's record, or the category's images, masks and split table.
+
+    Where the images are gone and their manifest is not: what the manifest names. Snakemake finds
+    that nothing can make those, and goes on with the manifest.
+    """
     if dataset == "demo":
-        return [f"{root}/dataset.json"]
-    folder = PROJECT / root / category
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return sorted(f"{root}/{category}/{p.relative_to(folder).as_posix()}" for p in files)
+        return [f"{params.data.root}/demo/dataset.json"]
+    if _root(params, dataset).is_dir():
+        return list(_listed(params, dataset, category))
+    items = read_manifest(_manifest(dataset, category))
+    return sorted({str(p) for item in items for p in (item.path, item.mask_path) if p})
+
+
+def _listed(params: Params, dataset: str, category: str) -> tuple[str, ...]:
+    """As :func:`raw_files`. UserError: the category's folders do not hold what they should."""
+    own = params.prepare.layouts.get(dataset)
+    return _list_once(params.data.root, dataset, category, own)
+
+
+@cache
+def _list_once(
+    data_root: str, dataset: str, category: str, own: OwnLayout | None
+) -> tuple[str, ...]:
+    """A tree of tens of thousands of files is walked once, however often Snakemake asks."""
+    root = PROJECT / data_root / dataset
+    try:
+        listing = list_category(root, dataset, category, {dataset: own} if own else None)
+    except UserError as error:
+        raise UserError(str(error).replace(f"{PROJECT}/", "")) from None
+    paths = {path for e in listing.entries for path in (e.path, e.mask_path) if path}
+    if listing.layout.split:
+        paths.add(root / listing.layout.split.file)
+    start = len(root.as_posix())
+    return tuple(sorted(f"{data_root}/{dataset}{path.as_posix()[start:]}" for path in paths))
+
+
+def _root(params: Params, dataset: str) -> Path:
+    return PROJECT / params.data.root / dataset
+
+
+def _manifest(dataset: str, category: str) -> Path:
+    return PROJECT / "results/data" / dataset / category / "manifest.csv"
 
 
 # --- code as input -------------------------------------------------------------------------------
