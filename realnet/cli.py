@@ -95,6 +95,27 @@ def data_verify(
         raise typer.Exit(1)
 
 
+@data.command("foregrounds")
+def data_foregrounds(
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DATASET[/CATEGORY]", help="Repeat for several. [all that are there]"),
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data/raw"),
+    manifests: Annotated[
+        Path, typer.Option(help="Folder of the manifests, which go before the folders.")
+    ] = Path("results/data"),
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path(
+        "results/figures/foregrounds.png"
+    ),
+    params: ParamsOption = "params.yaml",
+) -> None:
+    """Draw the foreground rule of every category on a training image."""
+    from realnet.synthesis.gallery import run
+
+    run(dataset or (), root, manifests, out, params)
+
+
 @app.command()
 def backbone(
     out: OutOption, params: ParamsOption = "params.yaml", variant: VariantOption = "base"

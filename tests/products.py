@@ -297,10 +297,10 @@ def btad_02(c: Canvas) -> None:
 def btad_03(c: Canvas) -> None:
     c.ground((20, 22, 26))
     c.jitter(0.03, 0.4)
-    c.paint(disc(c.x, c.y, 0, 0, 0.88), (168, 172, 176))
+    c.paint(disc(c.x, c.y, 0, 0, 0.82), (168, 172, 176))
     c.light(1 + 0.1 * np.cos(2 * np.arctan2(c.y, c.x)) + 0.05 * np.sin(90 * np.hypot(c.x, c.y)))
-    c.paint(np.abs(disc(c.x, c.y, 0, 0, 0.66)) - 0.03, (120, 124, 130))
-    c.paint(disc(c.x, c.y, 0, 0, 0.4), (22, 24, 28), product=False)
+    c.paint(np.abs(disc(c.x, c.y, 0, 0, 0.62)) - 0.03, (120, 124, 130))
+    c.paint(disc(c.x, c.y, 0, 0, 0.38), (22, 24, 28), product=False)
 
 
 # --- VisA ----------------------------------------------------------------------------------------

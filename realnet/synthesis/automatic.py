@@ -19,6 +19,7 @@ LEAST = 10.0  # ... and so many grey levels
 SATURATION = 48.0  # levels above which a difference is no more different
 BORDER = 0.45  # at most this share of the border may be product, ...
 PATTERN = 0.8  # ... and at most so much of its share of the image, or it is a pattern
+SPECK = 0.03  # a part smaller than this share of the largest is no part of the product
 AREA = (0.01, 0.97)  # share of the image that a product can cover
 
 
@@ -104,10 +105,14 @@ def _reach(mask: np.ndarray) -> int:
 
 
 def _tidy(mask: np.ndarray) -> np.ndarray:
-    """Close gaps of a few pixels (at 256) and drop specks below a thousandth of the image."""
+    """Close gaps of a few pixels (at 256); drop specks: what is below a thousandth of the image,
+    or far smaller than the largest part."""
     kernel = np.ones((2 * _reach(mask) + 1,) * 2, np.uint8)
     closed = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
-    large = stats[:, cv2.CC_STAT_AREA] >= max(4, mask.size / 1000)
+    if count == 1:
+        return closed
+    areas = stats[:, cv2.CC_STAT_AREA]
+    large = areas >= max(4, mask.size / 1000, SPECK * areas[1:].max())
     large[0] = False
-    return large[labels].astype(np.uint8) if count > 1 else closed
+    return large[labels].astype(np.uint8)

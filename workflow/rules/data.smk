@@ -59,3 +59,29 @@ rule data:
             for d, cats in MATRIX.items()
             for c in cats
         ],
+
+
+# Not part of the benchmark: each foreground rule on an image, for looking at.
+rule foregrounds:
+    input:
+        manifests=rules.data.input,
+        code=[local(path) for path in dag.closure("realnet.synthesis.gallery")],
+    output:
+        "results/figures/foregrounds.png",
+    log:
+        "results/logs/foregrounds.log",
+    localrule: True
+    conda:
+        "../envs/realnet.yaml"
+    params:
+        cfg=json.dumps({"prepare": config["prepare"]}, sort_keys=True),
+        names=[
+            word
+            for d, cats in MATRIX.items()
+            for c in cats
+            for word in ("--dataset", f"{d}/{c}")
+        ],
+    shell:
+        stage(
+            "data foregrounds {params.names:q} --out {output:q} --params {params.cfg:q}"
+        )
