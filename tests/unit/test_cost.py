@@ -39,5 +39,5 @@ def test_measured_tasks_and_files(tmp_path):
 def test_a_wrong_preset_or_device_is_one_line():
     done = CliRunner().invoke(app, ["cost", "--preset", "papper", "--count-only"])
     assert isinstance(done.exception, UserError) and "papper" in str(done.exception)
-    with pytest.raises(UserError, match="compute.device"):
+    with pytest.raises(UserError, match=r"compute\.device"):
         cost(["smoke"], PROJECT / "params.yaml", None, [1], 1, "tpu")
