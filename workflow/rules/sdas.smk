@@ -2,6 +2,7 @@ rule sample_sdas:
     input:
         manifest="results/data/{dataset}/{category}/manifest.csv",
         ddpm=ddpm_of,
+        classifier=classifier_of,
         code=code("sdas"),
     output:
         images=directory(
@@ -23,10 +24,11 @@ rule sample_sdas:
     params:
         cfg=cfg("sdas"),
         ddpm=subpath(input.ddpm, parent=True),
+        classifier=classifier_option,
         out=subpath(output.manifest, parent=True),
     shell:
         stage(
-            "sdas --ddpm {params.ddpm:q} --manifest {input.manifest:q}"
+            "sdas --ddpm {params.ddpm:q} --manifest {input.manifest:q} {params.classifier}"
             " --dataset {wildcards.dataset:q} --category {wildcards.category:q}"
             " --seed {wildcards.seed} --out {params.out:q} --params {params.cfg:q}",
             gpu=True,
