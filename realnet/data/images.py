@@ -87,13 +87,15 @@ def load_images(items: Sequence["Item"], size: int) -> torch.Tensor:
 def load_masks(items: Sequence["Item"], size: int) -> torch.Tensor:
     """The items' masks as bool ``[N, size, size]``, nearest neighbour; zeros for normal images.
 
-    UserError: an anomalous item without a mask. A thin defect may lose all its pixels at a small
+    All zeros where no item has a mask: own data may come without. UserError: an anomalous item
+    without a mask beside others that have one. A thin defect may lose all its pixels at a small
     size; the item's label says anomalous all the same.
     """
     masks = torch.zeros((len(items), size, size), dtype=torch.bool)
+    some = any(item.mask_path for item in items)
     for row, item in zip(masks, items, strict=True):
         if item.mask_path is None:
-            if item.label:
+            if item.label and some:
                 raise UserError(f"{item.path}: anomalous, but the manifest names no mask for it")
             continue
         mask = Image.fromarray(read_mask(item.mask_path).astype(np.uint8) * 255)

@@ -22,7 +22,7 @@ TILE, GAP, ROW_TEXT, BLOCK_HEAD, BLOCK_GAP, TOP, BAR = 1.3, 0.05, 0.2, 0.62, 0.4
 
 def qualitative(
     images: np.ndarray,
-    masks: np.ndarray,
+    masks: np.ndarray | None,
     margins: np.ndarray,
     image_scores: np.ndarray,
     labels: np.ndarray,
@@ -36,30 +36,35 @@ def qualitative(
     Defective images are ordered by :func:`realnet.evaluation.metrics.image_separation` (their
     share in the pixel AUROC), so "worst" is where localisation fails; normal images by image
     score, highest first. No image is shown twice, and fewer than ``n`` of a kind where there are
-    not enough. Nothing is chosen by eye.
+    not enough. Nothing is chosen by eye. Without masks there is no column of ground truth, and
+    defective images too are ordered by image score: "worst" is what would be missed.
 
-    ``images`` uint8 [N, S, S, 3]; ``masks`` bool [N, S, S]; ``margins`` float32 [N, S, S] logit
-    margins; ``image_scores`` float [N]; ``labels`` [N], > 0 is anomalous; ``names`` N short
-    captions (e.g. ``scratch/003``). One heat scale for the whole figure, :func:`heat_scale`; the
-    contours are the ground truth and margin = ``threshold`` (0: probability 1/2, where the model
-    itself draws the line; not tuned on the test set).
+    ``images`` uint8 [N, S, S, 3]; ``masks`` bool [N, S, S], or None: the data set has none;
+    ``margins`` float32 [N, S, S] logit margins; ``image_scores`` float [N]; ``labels`` [N], > 0 is
+    anomalous; ``names`` N short captions (e.g. ``scratch/003``). One heat scale for the whole
+    figure, :func:`heat_scale`; the contours are the ground truth and margin = ``threshold`` (0:
+    probability 1/2, where the model itself draws the line; not tuned on the test set).
 
     Returns a figure outside pyplot's state; save it with ``realnet.io.save_figure``.
     """
     count = len(images)
-    lengths = {len(v) for v in (masks, margins, image_scores, labels, names)}
+    truth = np.zeros(margins.shape, bool) if masks is None else masks
+    lengths = {len(v) for v in (truth, margins, image_scores, labels, names)}
     if not count or lengths != {count} or images.shape[1:3] != margins.shape[1:]:
         raise UserError(
             f"qualitative figure: {count} images of {images.shape[1:3]} pixels do not match"
             f" {sorted(lengths)} maps, masks, scores, labels and names of {margins.shape[1:]}"
         )
-    separation = image_separation(margins, masks)
-    groups = _choose(separation, np.asarray(image_scores), np.asarray(labels) > 0, n)
+    separation = image_separation(margins, truth)
+    scores = np.asarray(image_scores)
+    ranking = ("separation", separation) if masks is not None else ("image score", scores)
+    groups = _choose(*ranking, scores, np.asarray(labels) > 0, n)
     scale = heat_scale(margins)
+    columns = [name for name in COLUMNS if masks is not None or name != "ground truth"]
 
     across = min(2, len(groups))
     rows = max(len(chosen) for _, _, chosen in groups)
-    block_width = 4 * TILE + 3 * GAP
+    block_width = len(columns) * (TILE + GAP) - GAP
     block_height = BLOCK_HEAD + rows * (TILE + ROW_TEXT)
     down = -(-len(groups) // across)
     width = across * block_width + (across - 1) * BLOCK_GAP + BAR + 0.2
@@ -74,24 +79,33 @@ def qualitative(
 
     text(0.1, 0.1, title, fontsize=13, fontweight="bold")
     text(0.1, 0.36, "contours: ", fontsize=8, color=FAINT)
-    text(0.66, 0.36, "ground truth", fontsize=8, color="#0097a7", fontweight="bold")
-    text(1.62, 0.36, f"margin > {threshold:g}", fontsize=8, color=FOUND, fontweight="bold")
+    predicted = {"fontsize": 8, "color": FOUND, "fontweight": "bold"}
+    if masks is not None:
+        text(0.66, 0.36, "ground truth", fontsize=8, color="#0097a7", fontweight="bold")
+        text(1.62, 0.36, f"margin > {threshold:g}", **predicted)
+    else:
+        text(0.66, 0.36, f"margin > {threshold:g}", **predicted)
+        text(1.62, 0.36, "no masks, so no ground truth", fontsize=8, color=FAINT)
     for block, (heading, note, chosen) in enumerate(groups):
         left = 0.1 + (block % across) * (block_width + BLOCK_GAP)
         top = TOP + (block // across) * (block_height + 0.15)
         text(left, top + 0.06, heading, fontsize=10, fontweight="bold")
         text(left + block_width, top + 0.08, note, fontsize=7.5, color=FAINT, ha="right")
-        for column, name in enumerate(COLUMNS):
+        for column, name in enumerate(columns):
             centre = left + column * (TILE + GAP) + TILE / 2
             text(centre, top + 0.42, name, fontsize=8, color=FAINT, ha="center")
         for row, index in enumerate(chosen):
             y = top + BLOCK_HEAD + row * (TILE + ROW_TEXT)
-            tiles = [axes(left + column * (TILE + GAP), y) for column in range(4)]
-            show_image(tiles[0], images[index])
-            show_mask(tiles[1], masks[index])
-            show_heat(tiles[2], margins[index], scale)
-            show_image(tiles[3], images[index])
-            contours(tiles[3], masks[index], margins[index], threshold)
+            for column, name in enumerate(columns):
+                tile = axes(left + column * (TILE + GAP), y)
+                if name == "ground truth":
+                    show_mask(tile, truth[index])
+                elif name == "heat map":
+                    show_heat(tile, margins[index], scale)
+                else:
+                    show_image(tile, images[index])
+                if name == "contours":
+                    contours(tile, truth[index], margins[index], threshold)
             caption = f"{names[index]}    score {image_scores[index]:.3g}"
             if np.isfinite(separation[index]):
                 caption += f"    separation {separation[index]:.3f}"
@@ -102,11 +116,14 @@ def qualitative(
 
 
 def _choose(
-    separation: np.ndarray, scores: np.ndarray, defective: np.ndarray, n: int
+    by: str, rank: np.ndarray, scores: np.ndarray, defective: np.ndarray, n: int
 ) -> list[tuple[str, str, list[int]]]:
-    """(heading, note, image indices) of each non-empty group; ties keep the order of the files."""
+    """(heading, note, image indices) of each non-empty group; ties keep the order of the files.
+
+    ``rank`` orders the defective images, ``by`` names it in the notes.
+    """
     # A defect that vanished at this resolution has no separation: it belongs to the worst.
-    rank = np.where(np.isfinite(separation), separation, -1.0)
+    rank = np.where(np.isfinite(rank), rank, -1.0)
     best_first = [i for i in np.argsort(-rank, kind="stable").tolist() if defective[i]]
     total = len(best_first)
     best = best_first[: min(n, -(-total // 3))]
@@ -115,9 +132,9 @@ def _choose(
     start = max(0, (len(between) - n) // 2)
     alarms = [i for i in np.argsort(-scores, kind="stable").tolist() if not defective[i]][:n]
     groups = [
-        ("Best", f"highest separation of {total} defective", best),
+        ("Best", f"highest {by} of {total} defective", best),
         ("Median", "middle of the ranking", between[start : start + n]),
-        ("Worst", "lowest separation, worst first", worst),
+        ("Worst", f"lowest {by}, worst first", worst),
         ("Closest to a false alarm", "normal images, highest scores", alarms),
     ]
     return [group for group in groups if group[2]]

@@ -16,6 +16,12 @@ from realnet.io import atomic, save_figure, write_csv, write_json
 from realnet.provenance import Record
 from realnet.runtime import start
 
+# What `pixel_metrics` gives: all null where there are no masks.
+PIXEL_METRICS = (
+    *("pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"),
+    *("regions", "defect_pixels", "normal_pixels"),
+)
+
 
 def evaluate(
     stage: Any,
@@ -27,7 +33,12 @@ def evaluate(
     variant: str,
     out: Path,
 ) -> None:
-    """Write ``scores.npz``, ``images.csv``, ``metrics.json`` and ``qualitative.png``."""
+    """Write ``scores.npz``, ``images.csv``, ``metrics.json`` and ``qualitative.png``.
+
+    Own data may come without masks. Then ``has_masks`` is false in ``metrics.json`` and in
+    ``scores.npz``, whose masks are all False; what is measured on pixels is null; image metrics
+    are as always, by the labels of the manifest.
+    """
     runtime = start(stage.compute)
     inputs = {"manifest": manifest, "model": model / "model.json"}
     identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
@@ -41,6 +52,7 @@ def evaluate(
         )
     items = [item for item in read_manifest(manifest) if item.split == "test"]
     size = detector.image_size
+    has_masks = any(item.mask_path for item in items)
     images, masks = load_images(items, size), load_masks(items, size).numpy()
     margins = detector.margins(images, runtime, params.batch_size).numpy()
     labels = np.array([item.label for item in items], np.uint8)
@@ -51,6 +63,7 @@ def evaluate(
             temporary,
             margins=margins,
             masks=masks,
+            has_masks=np.array(has_masks),
             image_scores=scores,
             labels=labels,
             paths=np.array([str(item.path) for item in items]),
@@ -64,8 +77,13 @@ def evaluate(
     measured = {
         "image_auroc": image_auroc(scores, labels),
         "image_ap": image_ap(scores, labels),
-        **pixel_metrics(margins, masks, pro_limit=params.pro_limit),
+        **(
+            pixel_metrics(margins, masks, pro_limit=params.pro_limit)
+            if has_masks
+            else dict.fromkeys(PIXEL_METRICS)
+        ),
     }
+    lost = (labels == 1) & ~masks.any((1, 2))
     write_json(
         out / "metrics.json",
         {
@@ -75,10 +93,11 @@ def evaluate(
             },
             **identity,
             "checkpoint": "last",
+            "has_masks": has_masks,
             "counts": {
                 "test_normal": int((labels == 0).sum()),
                 "test_anomalous": int((labels == 1).sum()),
-                "anomalous_without_pixels": int(((labels == 1) & ~masks.any((1, 2))).sum()),
+                "anomalous_without_pixels": int(lost.sum()) if has_masks else None,
             },
         },
     )
@@ -86,7 +105,9 @@ def evaluate(
     pictures = images.permute(0, 2, 3, 1).numpy()
     title = f"{dataset} / {category} · seed {seed} · {variant}"
     figure = qualitative(
-        pictures, masks, margins, scores, labels, names, params.figure_images, title=title
+        *(pictures, masks if has_masks else None, margins, scores, labels, names),
+        n=params.figure_images,
+        title=title,
     )
     save_figure(out / "qualitative.png", figure)
     record.write(out, runtime.name)

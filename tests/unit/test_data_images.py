@@ -153,7 +153,10 @@ def test_load_masks_keeps_two_values_and_order(tmp_path):
     assert torch.equal(masks[1], expected)
 
 
-def test_load_masks_refuses_an_anomaly_without_mask(tmp_path):
+def test_load_masks_refuses_an_anomaly_without_mask_beside_one_that_has_one(tmp_path):
+    Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / "m.png")
+    bad = item(tmp_path / "bad.png", label=1)
     with pytest.raises(UserError) as error:
-        load_masks([item(tmp_path / "bad.png", label=1)], 4)
+        load_masks([bad, item(tmp_path / "other.png", tmp_path / "m.png", label=1)], 4)
     one_line(error, tmp_path / "bad.png", "mask")
+    assert not load_masks([bad, item(tmp_path / "good.png")], 4).any()  # a set without masks

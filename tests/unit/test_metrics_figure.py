@@ -15,7 +15,9 @@ def test_best_median_worst_by_separation_and_alarms_by_score():
     separation = np.array([np.nan, 0.9, 0.5, 0.7, 0.8, 0.6, 0.4, np.nan, 0.3, 1.0])
     scores = np.array([0.2, 0, 0, 0, 0, 0, 0, 0.7, 0, 0])
     defective = np.isfinite(separation)
-    groups = {name: chosen for name, _, chosen in _choose(separation, scores, defective, 2)}
+    groups = {
+        name: chosen for name, _, chosen in _choose("separation", separation, scores, defective, 2)
+    }
     assert groups == {
         "Best": [9, 1],
         "Median": [3, 5],
@@ -27,7 +29,7 @@ def test_best_median_worst_by_separation_and_alarms_by_score():
 @pytest.mark.parametrize("defects", range(8))
 def test_no_image_is_shown_twice(defects: int):
     separation = np.where(np.arange(9) < defects, np.linspace(1, 0, 9), np.nan)
-    groups = _choose(separation, np.zeros(9), np.arange(9) < defects, 3)
+    groups = _choose("separation", separation, np.zeros(9), np.arange(9) < defects, 3)
     shown = [index for _, _, chosen in groups for index in chosen]
     assert len(shown) == len(set(shown))
     assert sum(index < defects for index in shown) == min(defects, 9)
@@ -37,7 +39,7 @@ def test_a_defect_lost_at_this_resolution_is_among_the_worst():
     separation = np.array([0.9, np.nan, 0.8])
     groups = {
         name: chosen
-        for name, _, chosen in _choose(separation, np.zeros(3), np.array([True, True, True]), 1)
+        for name, _, chosen in _choose("separation", separation, np.zeros(3), np.ones(3, bool), 1)
     }
     assert groups["Worst"] == [1]
 
@@ -66,7 +68,8 @@ def test_figure_is_drawn_and_repeats_bit_for_bit(tmp_path: Path, anomalous: int)
         save_figure(tmp_path / "f.png", figure, dpi=40)
         digests.append(hashlib.sha256((tmp_path / "f.png").read_bytes()).hexdigest())
     assert digests[0] == digests[1]
-    tiles = 4 * len(_choose(np.where(labels, 0.5, np.nan), np.arange(5.0), labels, 1))
+    rank = np.where(labels, 0.5, np.nan)
+    tiles = 4 * len(_choose("separation", rank, np.arange(5.0), labels, 1))
     assert len(figure.axes) == tiles + 1  # and the colour bar
 
 
