@@ -51,7 +51,10 @@ class Compute(Section):
     precision: Literal["auto", "fp32", "bf16"]
     channels_last: Literal["auto"] | bool
     compile: bool
-    threads: Positive  # CPU threads of one training job; fixed, since it decides rounding
+    threads: Positive  # CPU threads of one process; fixed, since it decides rounding
+    # That train one model (stages ddpm and realnet); `auto`: one per GPU that the job sees. Their
+    # number changes nothing but rounding.
+    processes: Literal["auto"] | Positive
 
 
 # --- stages --------------------------------------------------------------------------------------
@@ -191,15 +194,26 @@ class Schedule(Section):
 
 
 class Ema(Section):
-    """`diffusers.EMAModel`. At step n the decay is 1 - (1 + n)^-power with warm-up, else
-    (1 + n) / (10 + n); both are capped at `decay`."""
+    """Average of the weights (`diffusers.EMAModel`), updated at every optimiser step.
+
+    With warm-up the average starts at the weights after the first step, and at step n the decay is
+    1 - (1 + n)^-power, at most `decay`. Without (the official way) it starts at the initial
+    weights and the decay is constant: they keep a share of decay^steps, so they had better be good.
+    """
 
     decay: Fraction
     warmup: bool
     power: Rate
 
 
+def _one_length(section: "Ddpm | Training") -> None:
+    if (section.steps is None) == (section.epochs is None):
+        found = "both" if section.steps is not None else "neither"
+        raise ValueError(f"give one of steps and epochs and set the other to null; found {found}")
+
+
 class Ddpm(Section):
+    init: str | None  # folder of the stage ddpm or of `realnet import-ddpm`: weights to start from
     scope: Literal["category", "dataset"]  # one model per category, or class-conditional for all
     patch: Positive  # pixel-unshuffle factor before the UNet; 1 = the official network
     unet: UNet
@@ -209,9 +223,15 @@ class Ddpm(Section):
     texture_std: Rate | None  # prediction_type sample: grain (std in [-1, 1]) kept from x_t; ours
     min_snr_gamma: Rate | None  # None: uniform weight of the prediction loss over timesteps
     min_snr_floor: Weight
-    steps: Positive
-    batch_size: Positive
-    accumulation: Positive
+    steps: Positive | None  # updates of the weights
+    epochs: Positive | None  # instead of steps: passes over the images, rounded up to updates
+    batch_size: Positive  # images of a micro-step, over all processes
+    accumulation: Positive  # micro-steps per update
+    # mean: the gradient is that of the mean over the update's images, clipped once. official: the
+    # micro-steps' gradients are summed, and the sum is clipped after each of them.
+    accumulation_rule: Literal["mean", "official"]
+    micro_batch: Positive | None  # images a device holds at once; None: all of its share
+    gradient_checkpointing: bool  # compute activations twice instead of keeping them
     lr: Rate
     lr_schedule: Literal["constant", "cosine"]
     warmup_steps: NonNegative
@@ -222,6 +242,7 @@ class Ddpm(Section):
 
     @model_validator(mode="after")
     def _texture(self) -> "Ddpm":
+        _one_length(self)
         if self.texture_std is not None and self.prediction_type != "sample":
             raise ValueError("texture_std needs prediction_type: sample")
         return self
@@ -236,6 +257,7 @@ class Classifier(Section):
     unet: UNet  # of which only the way down and the middle are built
     steps: Positive
     batch_size: Positive
+    accumulation: Positive  # batches per update, of which the gradients are averaged
     lr: Rate
     lr_schedule: Literal["constant", "cosine"]
     warmup_steps: NonNegative
@@ -348,8 +370,12 @@ class Model(Section):
 
 
 class Training(Section):
-    steps: Positive
-    batch_size: Positive
+    steps: Positive | None
+    # Instead of steps: passes over the normal images, the last batch of each being short (the
+    # official way). With steps, batches run on across passes and all have the same size.
+    epochs: Positive | None
+    batch_size: Positive  # over all processes
+    gradient_checkpointing: bool  # of the reconstruction networks
     lr: Rate
     lr_schedule: Literal["constant", "cosine"]
     warmup_steps: NonNegative
@@ -358,6 +384,11 @@ class Training(Section):
     segmentation_weight: Weight
     reconstruction_weight: Weight
     checkpoint_every: Positive
+
+    @model_validator(mode="after")
+    def _length(self) -> "Training":
+        _one_length(self)
+        return self
 
 
 class Evaluate(Section):
@@ -458,8 +489,8 @@ class Params(Section):
             )
         if self.sdas.guidance_scale > 0 and self.ddpm.scope != "dataset":
             raise ValueError(
-                "sdas.guidance_scale guides to one category among others, so it needs"
-                " ddpm.scope: dataset; set it to 0 for models of one category"
+                f"sdas.guidance_scale {self.sdas.guidance_scale:g} guides to one category among"
+                f" others and needs ddpm.scope: dataset, found {self.ddpm.scope}; set it to 0"
             )
         if self.variants.get("base") != {}:
             raise ValueError("variants.base must be there and empty ({}): it is these parameters")

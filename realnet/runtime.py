@@ -2,10 +2,11 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from realnet.errors import UserError
@@ -20,6 +21,13 @@ class Runtime:
     precision: torch.dtype  # of autocast regions: float32 (none) or bfloat16
     channels_last: bool
     compile: bool
+    rank: int = 0  # of this process among those that share one training
+    processes: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
 
     @property
     def name(self) -> str:
@@ -35,21 +43,34 @@ class Runtime:
     def compiled(self, module: torch.nn.Module) -> torch.nn.Module:
         return torch.compile(module) if self.compile else module
 
+    def adamw(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float
+    ) -> torch.optim.AdamW:
+        """AdamW with the usual betas (Adam where weight_decay is 0); one fused kernel on CUDA."""
+        fused = True if self.device.type == "cuda" else None
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+
     def autocast(self) -> contextlib.AbstractContextManager:
         enabled = self.precision is not torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-def start(compute: Compute) -> Runtime:
-    """Resolve `auto`, fix the thread count and ask torch for deterministic kernels.
-
-    Raises UserError when CUDA is asked for and there is none.
-    """
+def on_cuda(compute: Compute) -> bool:
+    """What `compute.device` comes to. UserError when CUDA is asked for and there is none."""
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise UserError("compute.device: cuda, but torch sees no CUDA device; use auto or cpu")
-    kind = "cuda" if available and compute.device != "cpu" else "cpu"
-    on_gpu = kind == "cuda"
+    return available and compute.device != "cpu"
+
+
+def start(compute: Compute) -> Runtime:
+    """Resolve `auto`, fix the thread count and ask torch for deterministic kernels.
+
+    In a process of :func:`realnet.distributed.launch`, "cuda" is that process's own GPU.
+    Raises UserError when CUDA is asked for and there is none.
+    """
+    on_gpu = on_cuda(compute)
+    together = dist.is_initialized()
     torch.set_num_threads(compute.threads)
     # warn_only: a few CUDA backward kernels (bilinear upsampling) have no deterministic form.
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -57,15 +78,20 @@ def start(compute: Compute) -> Runtime:
     bf16 = compute.precision == "bf16" or (compute.precision == "auto" and on_gpu)
     layout = on_gpu if compute.channels_last == "auto" else compute.channels_last
     return Runtime(
-        device=torch.device(kind),
+        device=torch.device("cuda" if on_gpu else "cpu"),
         precision=torch.bfloat16 if bf16 else torch.float32,
         channels_last=bool(layout),
         compile=compute.compile,
+        rank=dist.get_rank() if together else 0,
+        processes=dist.get_world_size() if together else 1,
     )
 
 
 def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
-    """Steps ``first .. total-1`` with a bar: live in a terminal, now and then a line in a log."""
+    """Steps ``first .. total-1`` with a bar: live in a terminal, now and then a line in a log.
+
+    Of several processes only the first one shows it.
+    """
     interactive = sys.stderr.isatty()
     with tqdm(
         total=total,
@@ -77,6 +103,7 @@ def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
         maxinterval=5.0 if interactive else 60.0,
         ascii=not interactive,
         leave=True,
+        disable=dist.is_initialized() and dist.get_rank() > 0,
     ) as bar:
         for step in range(first, total):
             yield step, bar

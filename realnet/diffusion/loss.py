@@ -6,11 +6,42 @@ T = 1000 equals their lambda 0.001 after rescaling by T).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from realnet.diffusion.scheduler import SDASScheduler
 from realnet.params import Ddpm
+from realnet.runtime import Runtime
+
+
+def training_loss(
+    network: Callable[..., torch.Tensor],
+    params: Ddpm,
+    scheduler: SDASScheduler,
+    runtime: Runtime,
+    *,
+    clean: torch.Tensor,
+    noise: torch.Tensor,
+    timestep: torch.Tensor,
+    label: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(sum, prediction error, variational bound), each the mean over the images; all on the device.
+
+    clean and noise ``[B, 3, S, S]``, clean in [-1, 1]; timestep and label int64 ``[B]``. The bound
+    is zero where the variance is not learned.
+    """
+    alpha = scheduler.alphas_cumprod.to(clean.device)[timestep].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    with runtime.autocast():
+        output = network(noisy, timestep, label)
+    prediction, *logits = output.float().split(3, dim=1)
+    target = prediction_target(params.prediction_type, clean, noise, alpha)
+    error = (prediction_weight(params, alpha) * (prediction - target) ** 2).mean()
+    bound = torch.zeros_like(error)
+    if logits:
+        bound = variational_bound(scheduler, clean, noisy, timestep, prediction, logits[0]).mean()
+    return error + bound, error, bound
 
 
 def prediction_target(

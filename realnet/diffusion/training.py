@@ -10,18 +10,29 @@ from diffusers.training_utils import EMAModel
 
 from realnet.data.images import load_images
 from realnet.data.items import read_manifest
-from realnet.diffusion.loss import prediction_target, prediction_weight, variational_bound
-from realnet.diffusion.network import Denoiser, classes_of, parameter_count
+from realnet.diffusion.loss import training_loss
+from realnet.diffusion.network import (
+    Denoiser,
+    classes_of,
+    load_denoiser_weights,
+    parameter_count,
+)
 from realnet.diffusion.sampling import sample_images
 from realnet.diffusion.scheduler import build_scheduler
+from realnet.distributed import check_alike, check_batch, collecting, launch, parallel, share, total
 from realnet.errors import UserError
 from realnet.io import read_json, save_weights, sha256, write_csv, write_json, write_png
-from realnet.params import Ddpm
+from realnet.params import Ddpm, Ema
 from realnet.provenance import Record
 from realnet.runtime import Runtime, progress, start
 from realnet.seeds import derive, torch_generator
 from realnet.training.batches import shuffled_epochs
-from realnet.training.checkpoint import Checkpoints, fingerprint, learning_rate, restore_modules
+from realnet.training.checkpoint import (
+    Checkpoints,
+    learning_rate,
+    restore_modules,
+    training_identity,
+)
 
 HISTORY = ["step", "loss", "loss_prediction", "loss_vb", "lr", "grad_norm"]
 
@@ -37,30 +48,56 @@ def train_ddpm(
     """Train on the normal training images; write the EMA weights, the loss history, a sample grid.
 
     With ``ddpm.scope: dataset`` the categories are the classes of one conditional model (as the
-    official run has it); with ``category`` there is exactly one.
+    official run has it); with ``category`` there is exactly one. `compute.processes` share the
+    work. Also written: ``raw.safetensors``, the weights that the average was taken of.
     """
-    params: Ddpm = stage.ddpm
     if len(manifests) != len(categories):
         raise UserError("--manifest and --category must be given equally often")
-    if params.scope == "category" and len(categories) != 1:
+    if stage.ddpm.scope == "category" and len(categories) != 1:
         raise UserError("ddpm.scope is category: give one --manifest and one --category")
+    check_batch("ddpm.batch_size", stage.ddpm.batch_size, stage.compute)
+    init = stage.ddpm.init
+    if init is not None and not (Path(init) / "config.json").is_file():
+        raise UserError(
+            f"ddpm.init: {init}/config.json: no such file; make it with"
+            f" `realnet import-ddpm FILE {init}`, or train from scratch with init: null"
+        )
+    launch(_train, stage.compute, stage, list(manifests), dataset, list(categories), seed, out)
+
+
+def _train(
+    stage: Any, manifests: list[Path], dataset: str, categories: list[str], seed: int, out: Path
+) -> None:
+    """What each process does."""
+    params: Ddpm = stage.ddpm
     runtime = start(stage.compute)
     inputs = {f"manifest/{name}": path for name, path in zip(categories, manifests, strict=True)}
-    record = Record(
-        "ddpm", stage.dump(), inputs, dataset=dataset, categories=list(categories), seed=seed
-    )
+    if params.init is not None:
+        inputs["init"] = Path(params.init) / "config.json"
+    record = Record("ddpm", stage.dump(), inputs, dataset=dataset, categories=categories, seed=seed)
     names = ("ddpm", dataset, *(categories if params.scope == "category" else ["all"]))
     images, labels = _training_images(manifests, stage.data.image_size)
-    classes = classes_of(params.scope, list(categories))
+    classes = classes_of(params.scope, categories)
 
     torch.manual_seed(derive(seed, *names, "init"))
     model = runtime.place(Denoiser(params, stage.data.image_size, classes))
-    checkpoints = Checkpoints(
-        out, fingerprint(params=stage.dump(), inputs=record.content["inputs"], seed=seed)
+    init = None
+    if params.init is not None:
+        digest = load_denoiser_weights(params.init, model, params)
+        init = {"folder": params.init, "sha256": digest}
+    if params.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+    identity = training_identity(record.content)
+    checkpoints = Checkpoints(out, identity, runtime.processes, runtime.rank)
+    history, average = _optimise(
+        model, params, images, labels, classes, runtime, checkpoints, seed, names
     )
-    history = _optimise(model, params, images, labels, classes, runtime, checkpoints, seed, names)
+    if not runtime.first:
+        return
 
     write_csv(out / "history.csv", history, HISTORY)
+    raw = save_weights(out / "raw.safetensors", model)
+    average.copy_to(model.parameters())
     digest = save_weights(out / "model.safetensors", model)
     write_json(
         out / "config.json",
@@ -68,9 +105,11 @@ def train_ddpm(
             "ddpm": params.model_dump(),
             "image_size": stage.data.image_size,
             "dataset": dataset,
-            "categories": list(categories),
+            "categories": categories,
+            "classes": classes,
             "parameters": parameter_count(model),
             "sha256": digest,
+            "raw_sha256": raw,
         },
     )
     grid = sample_images(
@@ -84,7 +123,13 @@ def train_ddpm(
         size=stage.data.image_size,
     )
     write_png(out / "samples.png", tile(grid, columns=8))
-    record.write(out, runtime.name, parameters=parameter_count(model))
+    record.write(
+        out,
+        runtime.name,
+        parameters=parameter_count(model),
+        processes=runtime.processes,
+        init=init,
+    )
     checkpoints.finish()
 
 
@@ -98,6 +143,25 @@ def _training_images(manifests: Sequence[Path], size: int) -> tuple[torch.Tensor
     return torch.cat(images), torch.cat(labels)
 
 
+def updates(params: Ddpm, images: int) -> int:
+    """How often the weights change: `steps`, or as often as `epochs` passes over ``images`` need.
+
+    The official runs counted epochs: micro-steps per epoch are ceil(ceil(N / GPUs) / 5) there.
+    """
+    if params.steps is not None:
+        return params.steps
+    return -(-params.epochs * images // (params.batch_size * params.accumulation))
+
+
+def moving_average(weights: list[torch.nn.Parameter], params: Ema) -> EMAModel:
+    """The average of the weights that :class:`realnet.params.Ema` describes."""
+    if params.warmup:
+        return EMAModel(weights, decay=params.decay, use_ema_warmup=True, power=params.power)
+    # By itself diffusers begins with decay 0 and goes on with (1 + n) / (10 + n); the official
+    # decay is constant from the first step on.
+    return EMAModel(weights, decay=params.decay, min_decay=params.decay, update_after_step=-1)
+
+
 def _optimise(
     model: Denoiser,
     params: Ddpm,
@@ -108,75 +172,89 @@ def _optimise(
     checkpoints: Checkpoints,
     seed: int,
     names: tuple[str, ...],
-) -> list[dict[str, float]]:
-    """The loop; leaves the EMA weights in ``model`` and returns the loss history."""
+) -> tuple[list[dict[str, float]], EMAModel | None]:
+    """The loop; returns the loss history and, in the first process, the average of the weights."""
     scheduler = build_scheduler(params)
-    alphas = scheduler.alphas_cumprod.to(runtime.device)
+    timesteps = len(scheduler.alphas_cumprod)
+    steps, update = updates(params, len(images)), params.batch_size * params.accumulation
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=params.lr, weight_decay=0.0)
-    factor = learning_rate(params.lr_schedule, params.warmup_steps, params.steps)
+    optimiser = runtime.adamw(weights, params.lr, weight_decay=0.0)
+    factor = learning_rate(params.lr_schedule, params.warmup_steps, steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-    ema = EMAModel(
-        weights, decay=params.ema.decay, use_ema_warmup=params.ema.warmup, power=params.ema.power
-    )
+    ema = moving_average(weights, params.ema) if runtime.first else None
     history: list[dict[str, float]] = []
     first = 0
     if (state := checkpoints.load()) is not None:
-        restore_modules(state, model=model, optimiser=optimiser, schedule=schedule, ema=ema)
-        ema.to(runtime.device)
+        restore_modules(state, model=model, optimiser=optimiser, schedule=schedule)
+        if ema is not None:
+            restore_modules(state, ema=ema)
+            ema.to(runtime.device)
         history, first = state["history"], state["step"]
         print(f"resumed at step {first}")
+    del state
+    check_alike(model, runtime, first)
     model.train()
-    forward = runtime.compiled(model)
-    micro = params.batch_size
-    batch_of = shuffled_epochs(len(images), micro * params.accumulation, seed, *names)
-    images, labels = images.to(runtime.device), labels.to(runtime.device)
-    for step, bar in progress(first, params.steps, f"ddpm {'/'.join(names[1:])}"):
+    shared = parallel(model, runtime)
+    forward = runtime.compiled(shared)
+    batch_of = shuffled_epochs(len(images), update, seed, *names)
+    mean = params.accumulation_rule == "mean"
+    limit = params.grad_clip if params.grad_clip is not None else float("inf")
+    for step, bar in progress(first, steps, f"ddpm {'/'.join(names[1:])}"):
+        chosen = batch_of(step)
+        # One draw for the whole update, of which every micro-batch of every process takes its own
+        # part: how the update is divided changes nothing.
         draw = torch_generator(seed, *names, "step", step)
-        row = dict.fromkeys(HISTORY, 0.0) | {"step": step, "lr": schedule.get_last_lr()[0]}
-        for chosen in batch_of(step).split(micro):
-            clean = images[chosen.to(runtime.device)].float() / 127.5 - 1
-            noise = torch.randn(clean.shape, generator=draw).to(clean)
-            timestep = torch.randint(len(alphas), (len(clean),), generator=draw).to(runtime.device)
-            alpha = alphas[timestep].view(-1, 1, 1, 1)
-            noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-            with runtime.autocast():
-                label = labels[chosen.to(runtime.device)] if classes > 1 else None
-                output = forward(noisy, timestep, label)
-            prediction, *logits = output.float().split(3, dim=1)
-            target = prediction_target(params.prediction_type, clean, noise, alpha)
-            error = (prediction_weight(params, alpha) * (prediction - target) ** 2).mean()
-            bound = torch.zeros_like(error)
-            if logits:
-                bound = variational_bound(
-                    scheduler, clean, noisy, timestep, prediction, logits[0]
-                ).mean()
-            # Averaged over the micro-batches (the official code sums them; see docs).
-            loss = (error + bound) / params.accumulation
-            loss.backward()
-            row["loss"] += loss.item()
-            row["loss_prediction"] += error.item() / params.accumulation
-            row["loss_vb"] += bound.item() / params.accumulation
-        limit = params.grad_clip if params.grad_clip is not None else float("inf")
-        row["grad_norm"] = torch.nn.utils.clip_grad_norm_(weights, limit).item()
+        noise = torch.randn((update, *images.shape[1:]), generator=draw)
+        timestep = torch.randint(timesteps, (update,), generator=draw)
+        losses = [0.0, 0.0, 0.0]
+        for micro_step, positions in enumerate(torch.arange(update).split(params.batch_size)):
+            last = not mean or micro_step + 1 == params.accumulation
+            mine = share(positions, runtime).items
+            parts = mine.split(params.micro_batch or len(mine))
+            for number, part in enumerate(parts):
+                weight = len(part) / params.batch_size
+                item = chosen[part]
+                with collecting(shared, last and number + 1 == len(parts)):
+                    found = training_loss(
+                        forward,
+                        params,
+                        scheduler,
+                        runtime,
+                        clean=images[item].to(runtime.device).float() / 127.5 - 1,
+                        noise=noise[part].to(runtime.device),
+                        timestep=timestep[part].to(runtime.device),
+                        label=labels[item].to(runtime.device) if classes > 1 else None,
+                    )
+                    # DistributedDataParallel divides the sum by the number of processes.
+                    scaled = found[0] * (weight * runtime.processes)
+                    (scaled / params.accumulation if mean else scaled).backward()
+                values = torch.stack(found).tolist()
+                for index, value in enumerate(values):
+                    losses[index] += value * weight / params.accumulation
+            if last:
+                norm = torch.nn.utils.clip_grad_norm_(weights, limit)
+        rate = schedule.get_last_lr()[0]
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
-        ema.step(weights)
-        history.append(row)
-        bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-        if (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
-            checkpoints.save(
-                step=step + 1,
-                history=history,
-                model=model.state_dict(),
-                optimiser=optimiser.state_dict(),
-                schedule=schedule.state_dict(),
-                ema=ema.state_dict(),
-            )
-    ema.copy_to(weights)
+        if ema is not None:
+            ema.step(weights)
+        row = (step, *total(losses, runtime), rate, norm.item())
+        history.append(dict(zip(HISTORY, row, strict=True)))
+        bar.set_postfix(loss=f"{row[1]:.4f}", refresh=False)
+        if (step + 1) % params.checkpoint_every == 0 and step + 1 < steps:
+            check_alike(model, runtime, step)
+            if ema is not None:
+                checkpoints.save(
+                    step=step + 1,
+                    history=history,
+                    model=model.state_dict(),
+                    optimiser=optimiser.state_dict(),
+                    schedule=schedule.state_dict(),
+                    ema=ema.state_dict(),
+                )
     model.eval()
-    return history
+    return history, ema
 
 
 def load_ddpm(folder: str | Path, runtime: Runtime) -> tuple[Denoiser, Ddpm, dict[str, Any]]:

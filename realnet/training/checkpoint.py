@@ -21,15 +21,29 @@ def fingerprint(**causes: Any) -> str:
     return hashlib.sha256(json.dumps(causes, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def training_identity(record: Mapping[str, Any]) -> str:
+    """The fingerprint of a training from the content of its provenance record.
+
+    Without the number of processes, of which :class:`Checkpoints` keeps its own account.
+    """
+    compute = {k: v for k, v in record["params"]["compute"].items() if k != "processes"}
+    params = record["params"] | {"compute": compute}
+    return fingerprint(params=params, inputs=record["inputs"], seed=record["seed"])
+
+
 class Checkpoints:
     """The folder ``<out>/checkpoint``, locked while a process trains into it.
 
     The lock ends with the process, so a killed job leaves none; a second job for the same result
     (an orphan and its rerun) gets a UserError instead of writing over the first one's files.
+    Of several ``processes`` each reads the checkpoint, and the one of ``rank`` 0 locks and writes.
     """
 
-    def __init__(self, out: Path, identity: str):
+    def __init__(self, out: Path, identity: str, processes: int = 1, rank: int = 0):
         self.folder, self.identity = out / "checkpoint", identity
+        self.processes, self.rank = processes, rank
+        if rank > 0:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT)
         try:
@@ -42,7 +56,11 @@ class Checkpoints:
         return self.folder / "last.pt"
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, or None where there is none that fits (it is then trained anew)."""
+        """The last state, or None where there is none that fits (it is then trained anew).
+
+        UserError for one of another number of processes: as the sums of gradients would be rounded
+        otherwise, going on would give neither run's result, and starting anew might waste days.
+        """
         if not self.path.is_file():
             return None
         try:
@@ -53,14 +71,27 @@ class Checkpoints:
         if state.get("identity") != self.identity:
             print(f"{self.path}: made with other parameters or inputs, training starts anew")
             return None
+        before = state.get("processes", 1)
+        if before != self.processes:
+            raise UserError(
+                f"{self.path}: from a training in {before} processes, this one has"
+                f" {self.processes}; set compute.processes: {before} to go on with it, or remove"
+                f" {self.folder} to start anew"
+            )
         return state
 
     def save(self, **state: Any) -> None:
+        if self.rank > 0:
+            return
         with atomic(self.path) as temporary:
-            torch.save({"identity": self.identity, **state}, temporary)
+            torch.save(
+                {"identity": self.identity, "processes": self.processes, **state}, temporary
+            )
 
     def finish(self) -> None:
         """Remove the folder: a forced rerun must not resume a finished run and train nothing."""
+        if self.rank > 0:
+            return
         os.close(self.lock)
         shutil.rmtree(self.folder)
 

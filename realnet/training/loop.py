@@ -1,13 +1,24 @@
 """Stage `realnet`: train reconstruction networks and discriminator of one category."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from realnet.data.images import load_images
 from realnet.data.items import read_manifest
+from realnet.distributed import (
+    check_alike,
+    check_batch,
+    launch,
+    parallel,
+    share,
+    share_statistics,
+    total,
+)
 from realnet.io import read_json, save_figure, save_weights, write_csv, write_json
 from realnet.models.afs import load_selection
 from realnet.models.backbone import FeatureExtractor, load_backbone
@@ -19,7 +30,12 @@ from realnet.seeds import derive
 from realnet.synthesis.anomalies import AnomalySynthesiser
 from realnet.synthesis.setup import build_pools, training_foregrounds
 from realnet.training.batches import shuffled_epochs
-from realnet.training.checkpoint import Checkpoints, fingerprint, learning_rate, restore_modules
+from realnet.training.checkpoint import (
+    Checkpoints,
+    learning_rate,
+    restore_modules,
+    training_identity,
+)
 
 HISTORY = ["step", "loss", "loss_segmentation", "loss_reconstruction", "lr"]
 
@@ -35,7 +51,29 @@ def train_realnet(
     seed: int,
     out: Path,
 ) -> None:
-    """Write ``model.safetensors`` (the trainable part), ``model.json``, history and curves."""
+    """Write ``model.safetensors`` (the trainable part), ``model.json``, history and curves.
+
+    `compute.processes` share the work.
+    """
+    check_batch("training.batch_size", stage.training.batch_size, stage.compute)
+    launch(
+        *(_train, stage.compute),
+        *(stage, manifest, backbone, afs, sdas, dataset, category, seed, out),
+    )
+
+
+def _train(
+    stage: Any,
+    manifest: Path,
+    backbone: Path,
+    afs: Path,
+    sdas: Path | None,
+    dataset: str,
+    category: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """What each process does."""
     runtime = start(stage.compute)
     inputs = {"manifest": manifest, "backbone": backbone / "backbone.json", "afs": afs / "afs.json"}
     if sdas is not None:
@@ -53,13 +91,16 @@ def train_realnet(
 
     torch.manual_seed(derive(seed, *names, "init"))
     model = runtime.place(RealNet(selector.channels, stage.model, size))
-    checkpoints = Checkpoints(
-        out, fingerprint(params=stage.dump(), inputs=record.content["inputs"], seed=seed)
-    )
+    if stage.training.gradient_checkpointing:
+        recompute_activations(model)
+    identity = training_identity(record.content)
+    checkpoints = Checkpoints(out, identity, runtime.processes, runtime.rank)
     data = _Data(
         normal.to(runtime.device), covers.to(runtime.device), synthesise, extractor, selector
     )
     history = _optimise(model, stage.training, data, runtime, checkpoints, seed, names)
+    if not runtime.first:
+        return
 
     write_csv(out / "history.csv", history, HISTORY)
     digest = save_weights(out / "model.safetensors", model)
@@ -82,7 +123,12 @@ def train_realnet(
         },
     )
     save_figure(out / "curves.png", _curves(history, f"{dataset}/{category} seed {seed}"))
-    record.write(out, runtime.name, parameters=sum(p.numel() for p in model.parameters()))
+    record.write(
+        out,
+        runtime.name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        processes=runtime.processes,
+    )
     checkpoints.finish()
 
 
@@ -122,6 +168,23 @@ class _Data:
         return anomalous, original, drawn.masks
 
 
+def recompute_activations(model: RealNet) -> None:
+    """Let each block of the reconstruction networks keep its input only, and run again backwards.
+
+    For training on less memory; what the model computes stays the same.
+    """
+    for network in model.reconstruct:
+        for block in (*network.down, network.middle, *network.up, network.out):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def steps_of(params: Training, images: int) -> int:
+    """`steps`, or those of `epochs` passes over ``images`` with a short last batch each."""
+    if params.steps is not None:
+        return params.steps
+    return params.epochs * -(-images // params.batch_size)
+
+
 def _optimise(
     model: RealNet,
     params: Training,
@@ -132,10 +195,10 @@ def _optimise(
     names: tuple[str, ...],
 ) -> list[dict[str, float]]:
     """The loop of paper sec. 3.3 / official `train_realnet`; returns the loss history."""
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=params.lr, weight_decay=params.weight_decay
-    )
-    factor = learning_rate(params.lr_schedule, params.warmup_steps, params.steps)
+    steps = steps_of(params, len(data.normal))
+    norms = share_statistics(model, runtime)
+    optimiser = runtime.adamw(model.parameters(), params.lr, params.weight_decay)
+    factor = learning_rate(params.lr_schedule, params.warmup_steps, steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     history: list[dict[str, float]] = []
     first = 0
@@ -143,11 +206,18 @@ def _optimise(
         restore_modules(state, model=model, optimiser=optimiser, schedule=schedule)
         history, first = state["history"], state["step"]
         print(f"resumed at step {first}")
+    del state
+    check_alike(model, runtime, first)
     model.train()
-    forward = runtime.compiled(model)
-    batch_of = shuffled_epochs(len(data.normal), params.batch_size, seed, *names)
-    for step, bar in progress(first, params.steps, "/".join(names)):
-        anomalous, original, masks = data.batch(batch_of(step), step * params.batch_size)
+    forward = runtime.compiled(parallel(model, runtime))
+    batch_of = shuffled_epochs(
+        len(data.normal), params.batch_size, seed, *names, short_last=params.epochs is not None
+    )
+    for step, bar in progress(first, steps, "/".join(names)):
+        mine = share(batch_of(step), runtime)
+        for norm in norms:
+            norm.counts = 1.0 if mine.weight else 0.0
+        anomalous, original, masks = data.batch(mine.items, step * params.batch_size + mine.first)
         with runtime.autocast():
             logits, rebuilt = forward(anomalous)
         segmentation, reconstruction = realnet_loss(logits, masks, rebuilt, original)
@@ -156,16 +226,19 @@ def _optimise(
             + params.reconstruction_weight * reconstruction
         )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        # DistributedDataParallel divides the sum by the number of processes.
+        (loss * (mine.weight * runtime.processes)).backward()
         if params.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), params.grad_clip)
         rate = schedule.get_last_lr()[0]
         optimiser.step()
         schedule.step()
-        values = (step, loss.item(), segmentation.item(), reconstruction.item(), rate)
-        history.append(dict(zip(HISTORY, values, strict=True)))
-        bar.set_postfix(loss=f"{values[1]:.4f}", refresh=False)
-        if (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
+        found = [value.item() * mine.weight for value in (loss, segmentation, reconstruction)]
+        row = (step, *total(found, runtime), rate)
+        history.append(dict(zip(HISTORY, row, strict=True)))
+        bar.set_postfix(loss=f"{row[1]:.4f}", refresh=False)
+        if (step + 1) % params.checkpoint_every == 0 and step + 1 < steps:
+            check_alike(model, runtime, step)
             checkpoints.save(
                 step=step + 1,
                 history=history,

@@ -4,17 +4,19 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from diffusers.training_utils import EMAModel
 
+from realnet.data.images import load_images
+from realnet.data.items import read_manifest
+from realnet.diffusion.loss import training_loss
 from realnet.diffusion.network import Denoiser, classes_of
 from realnet.diffusion.sampling import sample_images
 from realnet.diffusion.scheduler import build_scheduler
-from realnet.diffusion.training import load_ddpm, tile, train_ddpm
+from realnet.diffusion.training import load_ddpm, moving_average, tile, train_ddpm, updates
 from realnet.errors import UserError
 from realnet.io import read_csv, read_json, sha256
 from realnet.params import load, stage_params
 from realnet.runtime import start
-from realnet.seeds import torch_generator
+from realnet.seeds import derive, torch_generator
 from realnet.training import checkpoint
 from realnet.training.batches import shuffled_epochs
 
@@ -146,8 +148,9 @@ def noisy_set(tmp_path_factory):
     return root
 
 
-def train(root, out, categories=("dark",), seed=0, **ddpm):
-    params = load(overrides={"preset": "smoke", "ddpm": {"steps": 3} | ddpm})
+def train(root, out, categories=("dark",), seed=0, compute=None, **ddpm):
+    overrides = {"preset": "smoke", "ddpm": {"steps": 3} | ddpm, "compute": compute or {}}
+    params = load(overrides=overrides)
     stage = stage_params(params.section_json("ddpm"), "ddpm")
     manifests = [root / name / "manifest.csv" for name in categories]
     train_ddpm(stage, manifests, "mine", list(categories), seed, out)
@@ -158,41 +161,163 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_the_file_holds_the_average_and_not_the_last_weights(noisy_set, tmp_path):
-    options = {"lr_schedule": "constant", "warmup_steps": 0}
-    name = "unet.conv_in.weight"
-
-    def weights_after(steps, decay):
-        ema = {"decay": decay, "warmup": False, "power": 0.75}
-        return train(noisy_set, tmp_path / f"{steps}{decay}", steps=steps, ema=ema, **options)[name]
-
-    one, two, three = (weights_after(steps, 0.0) for steps in (1, 2, 3))
-    average = 0.15 * (0.15 * one + 0.85 * two) + 0.85 * three  # diffusers starts it after a step
-    assert torch.allclose(weights_after(3, 0.15), average, atol=1e-7)
-    assert not torch.allclose(average, three, atol=1e-5)
+def plain(**options):
+    """Steps of equal size and no average, so that what is written is what a step made."""
+    ema = {"decay": 0.0, "warmup": False, "power": 0.75}
+    return {"lr_schedule": "constant", "warmup_steps": 0, "ema": ema} | options
 
 
-def test_average_with_warm_up_is_the_documented_one():
+def close(a, b, atol=1e-6):
+    return a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=atol) for k in a)
+
+
+def raw_weights(out):
+    return safetensors.torch.load_file(out / "raw.safetensors")
+
+
+def initial_weights(seed=0, category="dark"):
+    torch.manual_seed(derive(seed, "ddpm", "mine", category, "init"))
+    return Denoiser(smoke().ddpm, 32, classes=1).state_dict()
+
+
+def test_official_average_starts_at_the_initial_weights_and_has_one_decay(noisy_set, tmp_path):
+    ema = {"decay": 0.75, "warmup": False, "power": 0.75}
+    made = train(noisy_set, tmp_path / "made", **plain(ema=ema))
+    raw = [initial_weights()]
+    for steps in (1, 2, 3):
+        raw.append(train(noisy_set, tmp_path / str(steps), **plain(steps=steps)))
+        assert same(raw[-1], raw_weights(tmp_path / str(steps)))  # with decay 0 they are the same
+    assert same(raw[-1], raw_weights(tmp_path / "made")) and not close(raw[-1], made, 1e-4)
+    shares = (0.75**3, 0.25 * 0.75**2, 0.25 * 0.75, 0.25)
+    average = {k: sum(s * w[k] for s, w in zip(shares, raw, strict=True)) for k in made}
+    assert close(made, average)
+    decay = moving_average(
+        [torch.nn.Parameter(torch.zeros(1))],
+        smoke().ddpm.ema.model_copy(update={"warmup": False, "decay": 0.9999}),
+    ).get_decay
+    assert {decay(step) for step in (1, 2, 10, 10**6)} == {0.9999}
+
+
+def test_average_with_warm_up_is_the_documented_one(noisy_set, tmp_path):
     """What `ema` in the parameters promises: 1 - (1 + n)^-power, capped at `decay`."""
-    weight = torch.nn.Parameter(torch.zeros(1))
-    ema = EMAModel([weight], decay=0.9, use_ema_warmup=True, power=0.75)
+    params = smoke(ema={"decay": 0.9, "warmup": True, "power": 0.75}).ddpm.ema
+    ema = moving_average([torch.nn.Parameter(torch.zeros(1))], params)
     for step in (1, 10, 1000):
         assert ema.get_decay(step + 1) == pytest.approx(min(0.9, 1 - (1 + step) ** -0.75))
+    assert ema.get_decay(1) == 0  # the initial weights are forgotten
+    config = {"steps": 1, "ema": params.model_dump()}
+    assert same(train(noisy_set, tmp_path, **config), raw_weights(tmp_path))
+    recorded = read_json(tmp_path / "config.json")
+    assert recorded["raw_sha256"] == sha256(tmp_path / "raw.safetensors")
 
 
-def test_one_batch_or_several_small_ones_train_alike(noisy_set, tmp_path):
-    """Gradients are averaged over the micro-batches: the same step, up to rounding and draws."""
-    options = {"ema": {"decay": 0.0, "warmup": False, "power": 1.0}, "steps": 1}
-    options |= {"min_snr_gamma": None}
-    train(noisy_set, tmp_path / "a", batch_size=4, accumulation=2, **options)
-    train(noisy_set, tmp_path / "b", batch_size=8, accumulation=1, **options)
-    rows = [read_csv(tmp_path / n / "history.csv")[0] for n in "ab"]
-    losses = [float(row["loss_prediction"]) for row in rows]
-    assert losses[0] == pytest.approx(losses[1], rel=0.2)  # not the sum, which is twice as large
-    for row in rows:
+def test_an_update_is_divided_as_one_likes(noisy_set, tmp_path):
+    """Batch, accumulation and micro-batch: the same images, draws and mean, up to rounding."""
+    whole = train(noisy_set, tmp_path / "whole", **plain(batch_size=6, accumulation=1))
+    for number, (batch, accumulation, micro) in enumerate(((2, 3, None), (6, 1, 4), (3, 2, 2))):
+        out = tmp_path / str(number)
+        options = {"batch_size": batch, "accumulation": accumulation, "micro_batch": micro}
+        assert close(train(noisy_set, out, **plain(**options)), whole, 1e-4)  # steps are 2e-3
+        for name in ("loss", "loss_prediction", "loss_vb", "grad_norm"):
+            assert column(out, name) == pytest.approx(column(tmp_path / "whole", name), rel=1e-4)
+    for row in read_csv(tmp_path / "whole/history.csv"):
         parts = float(row["loss_prediction"]) + float(row["loss_vb"])
         assert float(row["loss"]) == pytest.approx(parts, rel=1e-5)
         assert float(row["loss_vb"]) > 0
+    official = plain(batch_size=6, accumulation=1, accumulation_rule="official")
+    assert same(train(noisy_set, tmp_path / "one", **official), whole)  # one micro-step: no matter
+
+
+def column(out, name):
+    return [float(row[name]) for row in read_csv(out / "history.csv")]
+
+
+def test_official_accumulation_clips_the_running_sum(noisy_set, tmp_path):
+    """Against gradients of each micro-step by itself, summed and clipped by hand."""
+    limit, rate = 0.3, 1e-3
+    options = plain(steps=1, batch_size=2, accumulation=3, lr=rate, grad_clip=limit)
+    options |= {"accumulation_rule": "official", "min_snr_gamma": None}
+    made = train(noisy_set, tmp_path, **options)
+    params = smoke(**options).ddpm
+    net, scheduler = Denoiser(params, 32, 1), build_scheduler(params)
+    net.load_state_dict(initial_weights())
+    items = [i for i in read_manifest(noisy_set / "dark/manifest.csv") if i.split == "train"]
+    images = load_images(items, 32)
+    names = ("ddpm", "mine", "dark")
+    chosen = shuffled_epochs(len(images), 6, 0, *names)(0)
+    draw = torch_generator(0, *names, "step", 0)
+    noise = torch.randn(6, 3, 32, 32, generator=draw)
+    when = torch.randint(1000, (6,), generator=draw)
+    running, norms = None, []
+    for part in torch.arange(6).split(2):
+        loss = training_loss(
+            net,
+            params,
+            scheduler,
+            start(load().compute),
+            clean=images[chosen[part]].float() / 127.5 - 1,
+            noise=noise[part],
+            timestep=when[part],
+            label=None,
+        )[0]
+        found = torch.autograd.grad(loss, list(net.parameters()))
+        running = found if running is None else [a + b for a, b in zip(running, found, strict=True)]
+        norms.append(torch.stack([g.norm() for g in running]).norm().item())
+        running = [g * min(1.0, limit / norms[-1]) for g in running]
+    assert min(norms) > limit  # so each of them was clipped
+    assert column(tmp_path, "grad_norm") == pytest.approx([norms[-1]], rel=1e-4)
+    # The first step of Adam is lr * g / (|g| + eps): visible where g is not far above eps.
+    for (key, before), gradient in zip(initial_weights().items(), running, strict=True):
+        step = rate * gradient / (gradient.abs() + 1e-8)
+        big = gradient.abs() > 1e-6
+        assert torch.allclose((before - made[key])[big], step[big], atol=2e-6), key
+    mean = train(noisy_set, tmp_path / "mean", **options | {"accumulation_rule": "mean"})
+    assert column(tmp_path / "mean", "grad_norm")[0] < norms[-1] and not same(mean, made)
+
+
+def test_epochs_are_passes_over_the_images_rounded_up_to_updates(noisy_set, tmp_path):
+    options = {"steps": None, "epochs": 3, "batch_size": 5, "accumulation": 1}
+    train(noisy_set, tmp_path, **options)
+    assert len(read_csv(tmp_path / "history.csv")) == 5  # 3 x 8 images / 5
+    official = {"steps": None, "epochs": 240, "batch_size": 20, "accumulation": 3}
+    assert updates(smoke(**official).ddpm, 3629) == 14516  # their rounding per epoch makes it 14560
+    for wrong in ({"epochs": 3}, {"steps": None}):
+        with pytest.raises(UserError, match=r"ddpm: give one of steps and epochs"):
+            smoke(**wrong)
+
+
+def test_recomputed_activations_give_the_same_gradients(noisy_set, tmp_path):
+    kept = train(noisy_set, tmp_path / "kept")
+    again = train(noisy_set, tmp_path / "again", gradient_checkpointing=True)
+    assert close(again, kept)
+
+
+def test_bf16_stays_near_fp32(noisy_set, tmp_path):
+    exact = train(noisy_set, tmp_path / "exact", **plain(steps=1))
+    rough = train(noisy_set, tmp_path / "rough", compute={"precision": "bf16"}, **plain(steps=1))
+    assert not same(exact, rough) and rough["unet.conv_in.weight"].dtype == torch.float32
+    losses = column(tmp_path / "exact", "loss"), column(tmp_path / "rough", "loss")
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_training_starts_from_given_weights(noisy_set, tmp_path, capsys):
+    """From a joint model of two classes: all weights, and the classes where they are as many."""
+    source = train(noisy_set, tmp_path / "source", ("dark", "light"), scope="dataset")
+    ema = {"decay": 1.0, "warmup": False, "power": 1.0}  # the average never leaves its start
+    options = {"init": str(tmp_path / "source"), "ema": ema, "steps": 1}
+    both = train(noisy_set, tmp_path / "both", ("light", "dark"), scope="dataset", **options)
+    assert same(both, source)
+    assert "class embedding taken over (2 classes)" in capsys.readouterr().out
+    one = train(noisy_set, tmp_path / "one", **options)
+    shared = {k: v for k, v in source.items() if "class_embedding" not in k}
+    assert same(one, shared)
+    record = read_json(tmp_path / "one/stage.json")
+    digest = sha256(tmp_path / "source/model.safetensors")
+    assert record["init"] == {"folder": options["init"], "sha256": digest}
+    assert record["inputs"]["init"]["sha256"] == sha256(tmp_path / "source/config.json")
+    assert not same(raw_weights(tmp_path / "one"), one)
+    with pytest.raises(UserError, match=r"nowhere/config\.json"):
+        train(noisy_set, tmp_path / "none", init="nowhere")
 
 
 def test_seeds_and_clipping(noisy_set, tmp_path):
@@ -270,6 +395,16 @@ def test_every_pass_shows_each_image_once_in_another_order():
     assert all(torch.equal(again(s), batch(s)) for s in (7, 0, 3, 9))  # any step, in any order
     assert not torch.equal(shuffled_epochs(10, 4, 1, "x")(0), batch(0))
     assert len(shuffled_epochs(3, 8, 0, "x")(1)) == 8
+
+
+def test_a_short_last_batch_ends_each_pass():
+    batch = shuffled_epochs(10, 4, 0, "x", short_last=True)
+    assert [len(batch(step)) for step in range(6)] == [4, 4, 2] * 2
+    passes = [torch.cat([batch(3 * k + j) for j in range(3)]) for k in range(2)]
+    assert all(sorted(p.tolist()) == list(range(10)) for p in passes)
+    assert not torch.equal(*passes) and torch.equal(batch(1), passes[0][4:8])
+    assert torch.equal(passes[0], shuffled_epochs(10, 10, 0, "x")(0))  # the same order of images
+    assert len(shuffled_epochs(3, 8, 0, "x", short_last=True)(1)) == 3
 
 
 def test_learning_rate_warms_up_and_then_follows_its_schedule():

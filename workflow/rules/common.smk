@@ -48,6 +48,9 @@ SEEDS = P.experiment.seeds
 VARIANTS = P.experiment.variants
 GPU = 0 if P.compute.device == "cpu" else 1
 THREADS = P.compute.threads
+# One training may take several GPUs. With `auto` it takes those that its job is given, which is one
+# or what `--set-resources train_ddpm:gpu=4` says.
+PROCESSES = 1 if P.compute.processes == "auto" else P.compute.processes
 
 
 wildcard_constraints:
@@ -136,6 +139,12 @@ def weights_file(wildcards):
     """The state dict of `backbone.source: file`."""
     backbone = variant_of(wildcards.variant).backbone
     return [backbone.file] if backbone.source == "file" else []
+
+
+def init_of(wildcards):
+    """The weights that a diffusion model starts from, where `ddpm.init` names some."""
+    folder = variant_of(wildcards.variant).ddpm.init
+    return [f"{folder}/config.json", f"{folder}/model.safetensors"] if folder else []
 
 
 def ddpm_categories(wildcards):

@@ -4,9 +4,11 @@ rule train_ddpm:
             f"results/data/{w.dataset}/{category}/manifest.csv"
             for category in ddpm_categories(w)
         ],
+        init=init_of,
         code=code("ddpm"),
     output:
         model="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/model.safetensors",
+        raw="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/raw.safetensors",
         config="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/config.json",
         history="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/history.csv",
         samples="results/ddpm/{dataset}/{group}/seed{seed}/{variant}/samples.png",
@@ -21,9 +23,9 @@ rule train_ddpm:
     retries: 1
     conda:
         "../envs/realnet.yaml"
-    threads: THREADS
+    threads: THREADS * PROCESSES
     resources:
-        gpu=GPU,
+        gpu=GPU * PROCESSES,
     params:
         cfg=cfg("ddpm"),
         manifests=lambda w, input: " ".join(

@@ -20,9 +20,9 @@ rule train_realnet:
     retries: 1
     conda:
         "../envs/realnet.yaml"
-    threads: THREADS
+    threads: THREADS * PROCESSES
     resources:
-        gpu=GPU,
+        gpu=GPU * PROCESSES,
     params:
         cfg=cfg("realnet"),
         backbone=subpath(input.backbone, parent=True),

@@ -22,6 +22,7 @@ CODE = {
     "data": "realnet.data.manifest",
     "backbone": "realnet.models.backbone",
     "ddpm": "realnet.diffusion.training",
+    "classifier": "realnet.diffusion.classifier",
     "sdas": "realnet.diffusion.sampling",
     "afs": "realnet.models.afs",
     "realnet": "realnet.training.loop",
@@ -107,6 +108,7 @@ def check_files(params: Params, cells: dict[str, tuple[str, ...]]) -> None:
                     f"backbone.file: {weights}: no such file; put the state dict"
                     " (.safetensors or .pth) there, or choose another backbone.source"
                 )
+        _check_init(params, name, cells)
         textures = variant.synthesis.dtd_root
         if variant.synthesis.sources.get("dtd", 0) > 0 and not (PROJECT / textures).is_dir():
             raise UserError(
@@ -120,6 +122,26 @@ def _backbone_is_made(params: Params, name: str) -> bool:
     record = PROJECT / "results/backbone" / params.shared_variant("backbone", name) / "stage.json"
     wanted = params.variant(name).backbone.model_dump(mode="json")
     return record.is_file() and read_json(record)["params"]["backbone"] == wanted
+
+
+def _check_init(params: Params, name: str, cells: dict[str, tuple[str, ...]]) -> None:
+    """UserError: a diffusion model is still to be trained from weights that are not there."""
+    init, whole = params.variant(name).ddpm.init, params.ddpm.scope == "dataset"
+    models = [
+        PROJECT / "results/ddpm" / dataset / group / f"seed{seed}"
+        for dataset, categories in cells.items()
+        for group in (("all",) if whole else categories)
+        for seed in params.experiment.seeds
+    ]
+    place = f"{params.shared_variant('ddpm', name)}/model.safetensors"
+    if init is None or not params.uses_sdas(name) or all((m / place).is_file() for m in models):
+        return
+    for file in ("config.json", "model.safetensors"):
+        if not (PROJECT / init / file).is_file():
+            raise UserError(
+                f"ddpm.init: {init}/{file}: no such file; make it with"
+                f" `realnet import-ddpm FILE {init}`, or train from scratch with init: null"
+            )
 
 
 def _short(path: Path) -> str:
