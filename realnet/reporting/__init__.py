@@ -6,8 +6,9 @@ Command (what a workflow calls):
 
 PARAMS is ``params.yaml`` (its preset is applied), or the JSON of the sections ``experiment``,
 ``variants`` and ``report`` (``Params.section_json("report")``), for a workflow whose parameters
-were overridden on its command line. It defines the matrix and the order of rows: data sets,
-categories, seeds and variants, the first variant being the reference; data sets by name.
+were overridden on its command line. It defines the matrix: data sets, categories, seeds and
+variants, the first variant being the reference. Rows follow ``realnet.data.categories`` (the
+paper's order), then come other data sets by name.
 
 ``--metrics`` (repeat it once per file) lists the evaluation's metrics files,
 ``…/evaluate/<data set>/<category>/seed<k>/<variant>/metrics.json``. Without it they are looked for
@@ -19,7 +20,8 @@ those of ``realnet.data.categories`` or, for an unknown data set, those that hav
 Written, in this order:
 
     <results>/metrics.json                      data set -> variant -> category or "mean" -> metrics
-    <results>/tables/main.{csv,md,tex}          reference variant beside the paper
+    <results>/tables/main.{csv,md,tex}          reference variant beside the paper, by data set
+    <results>/tables/<data set>.{csv,md,tex}    the same for one data set, category by category
     <results>/tables/per_category.{csv,md,tex}  every variant, category by category
     <results>/tables/ablation.{csv,md,tex}      one row per variant, difference to the reference
     <results>/tables/cells.csv                  every single evaluation, unrounded

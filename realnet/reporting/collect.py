@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class Cell(NamedTuple):
 class Matrix:
     """What is to be reported, in the order of the rows."""
 
-    datasets: dict[str, tuple[str, ...] | None]  # by name; None: all categories
+    datasets: dict[str, tuple[str, ...] | None]  # None: all categories
     seeds: tuple[int, ...]
     variants: tuple[str, ...]  # the first is the reference
     folders: dict[str, str]  # variant -> folder of its evaluation (shared with base or its own)
@@ -68,16 +69,42 @@ class Results:
         would compare different things.
         """
         names = self.categories[dataset] if category == MEAN else (category,)
+        return self._stat({dataset: names}, variant, metric)
+
+    def overall(self, variant: str, metric: str) -> Stat:
+        """The mean over data sets of their means over categories, taken per seed."""
+        return self._stat(self.categories, variant, metric)
+
+    def _stat(self, wanted: dict[str, tuple[str, ...]], variant: str, metric: str) -> Stat:
         per_seed = []
         for seed in self.matrix.seeds:
-            found = [self.cells.get(Cell(dataset, name, seed, variant)) for name in names]
-            if names and all(cell is not None for cell in found):
-                per_seed.append(statistics.fmean(number(cell, metric) for cell in found))
+            means = []
+            for dataset, names in wanted.items():
+                found = [self.cells.get(Cell(dataset, name, seed, variant)) for name in names]
+                if names and all(cell is not None for cell in found):
+                    means.append(statistics.fmean(number(cell, metric) for cell in found))
+            if len(means) == len(wanted):
+                per_seed.append(statistics.fmean(means))
         if not per_seed:
             return Stat(None, None, 0)
         mean = statistics.fmean(per_seed)
         spread = len(per_seed) > 1 and not math.isnan(mean)
         return Stat(mean, statistics.stdev(per_seed) if spread else None, len(per_seed))
+
+    @cached_property
+    def without_masks(self) -> tuple[tuple[str, str], ...]:
+        """(data set, category) of evaluations that had no masks: image metrics only."""
+        cells = {
+            (cell.dataset, cell.category)
+            for cell, values in self.cells.items()
+            if values.get("has_masks") is False
+        }
+        order = [(d, name) for d, names in self.categories.items() for name in names]
+        return tuple(pair for pair in order if pair in cells)
+
+    def is_whole(self, dataset: str) -> bool:
+        """Whether these are all categories of a known data set, as in the paper's means."""
+        return set(self.categories[dataset]) == set(KNOWN_CATEGORIES.get(dataset, ()))
 
     def rows(self, dataset: str) -> tuple[str, ...]:
         """The categories, then the mean."""
@@ -113,14 +140,27 @@ def matrix_of(text: str) -> Matrix:
         raise UserError(f"--params: variant {unknown[0]!r} is not among the variants")
     return Matrix(
         datasets={
-            name: None if categories == "all" else tuple(categories)
-            for name, categories in sorted(experiment.datasets.items())
+            name: None if categories == "all" else _in_order(name, categories)
+            for name, categories in sorted(experiment.datasets.items(), key=_place)
         },
         seeds=tuple(experiment.seeds),
         variants=tuple(experiment.variants),
         folders={v: params.shared_variant("evaluate", v) for v in experiment.variants},
         digits=digits,
     )
+
+
+def _place(item: tuple[str, Any]) -> tuple[int, str]:
+    """Known data sets in the order of their list, which is the paper's, then others by name."""
+    known = list(KNOWN_CATEGORIES)
+    return (known.index(item[0]) if item[0] in known else len(known), item[0])
+
+
+def _in_order(dataset: str, categories: Iterable[str]) -> tuple[str, ...]:
+    """Known categories in the order of their list, then others as given; each once."""
+    names = list(dict.fromkeys(categories))
+    known = [name for name in KNOWN_CATEGORIES.get(dataset, ()) if name in names]
+    return (*known, *(name for name in names if name not in known))
 
 
 def collect(
@@ -187,8 +227,7 @@ def _is_there(path: Path, listed: dict[Cell, Path]) -> bool:
 def _categories(results: Path, dataset: str, listed: dict[Cell, Path]) -> tuple[str, ...]:
     known = KNOWN_CATEGORIES.get(dataset, ())
     if listed:
-        found = {cell.category for cell in listed if cell.dataset == dataset}
-        return (*(c for c in known if c in found), *sorted(found - set(known)))
+        return _in_order(dataset, sorted(c.category for c in listed if c.dataset == dataset))
     if known:
         return known
     folders = [results / stage / dataset for stage in ("data", "evaluate")]

@@ -22,7 +22,7 @@ from realnet.evaluation.figures import (
 from realnet.evaluation.metrics import image_separation
 from realnet.reporting.collect import Results
 
-ARRAYS = ("margins", "masks", "labels", "paths", "defects")
+ARRAYS = ("margins", "masks", "labels", "image_scores", "paths", "defects")
 PICTURE = 256  # pixels, longest side of an input
 TILE, GAP, CATEGORY_GAP = 1.45, 0.05, 0.2  # inches
 
@@ -35,7 +35,7 @@ class Strip:
     category: str
     defect: str
     image: np.ndarray | None  # uint8 [h, w, 3]; None where the file is not on this machine
-    mask: np.ndarray  # bool [S, S]
+    mask: np.ndarray | None  # bool [S, S]; None: the data set has no masks
     margin: np.ndarray  # float32 [S, S]
     scale: Any  # of the category
 
@@ -47,7 +47,7 @@ def overview(results: Results) -> tuple[Figure | None, list[str]]:
     it names. Per category, of the defective images ordered by
     :func:`realnet.evaluation.metrics.image_separation`, those at 1/3 and 2/3 (one at 1/2 with more
     than four categories): neither the best nor the worst; the second of another defect type where
-    there is one. One heat scale per category.
+    there is one. Without masks they are ordered by image score. One heat scale per category.
 
     Returns the figure (None where no category has scores) and the paths that were not found.
     """
@@ -75,10 +75,14 @@ def _strips(
     try:
         with np.load(path, allow_pickle=False) as file:
             data = {key: file[key] for key in ARRAYS}
+            has_masks = bool(file["has_masks"]) if "has_masks" in file else True
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a scores file of the evaluation ({error})") from None
-    separation = image_separation(data["margins"], data["masks"])
-    ranking = [i for i in np.argsort(separation, kind="stable").tolist() if separation[i] >= 0]
+    if has_masks:
+        order = image_separation(data["margins"], data["masks"])  # NaN: no defect in the mask
+    else:
+        order = np.where(data["labels"] > 0, data["image_scores"], np.nan)
+    ranking = [i for i in np.argsort(order, kind="stable").tolist() if order[i] >= 0]
     seen: Counter[str] = Counter()
     result = []
     scale = heat_scale(data["margins"])
@@ -94,7 +98,8 @@ def _strips(
         defect, file = str(defects[index]), str(data["paths"][index])
         seen[defect] += 1
         image = _picture(Path(file))
-        mask, margin = data["masks"][index], data["margins"][index]
+        mask = data["masks"][index] if has_masks else None
+        margin = data["margins"][index]
         strip = Strip(dataset, category, defect, image, mask, margin, scale)
         result.append((strip, "" if image is not None else file))
     return result
@@ -164,14 +169,15 @@ def _draw(categories: list[list[Strip]]) -> Figure:
 
 
 def _tile(axes: Any, row: int, strip: Strip) -> None:
-    if row == 1:
-        show_mask(axes, strip.mask)
-    elif row == 2:
+    if row == 2:
         show_heat(axes, strip.margin, strip.scale)
-    elif strip.image is not None:
+    elif row == 1 and strip.mask is not None:
+        show_mask(axes, strip.mask)
+    elif row == 0 and strip.image is not None:
         show_image(axes, strip.image)
     else:
         axes.set_facecolor("#eeeeee")
-        axes.text(0.5, 0.5, "image not\non this machine", ha="center", va="center",
+        absent = "no mask" if row == 1 else "image not\non this machine"
+        axes.text(0.5, 0.5, absent, ha="center", va="center",
                   fontsize=7, color=FAINT, transform=axes.transAxes)  # fmt: skip
         bare(axes)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from realnet.errors import UserError
 from realnet.io import save_figure, write_json, write_text
-from realnet.reporting import collect, tables
+from realnet.reporting import collect, formats, tables
 from realnet.reporting.overview import overview
 from realnet.reporting.summary import summary
 
@@ -23,17 +24,14 @@ def report(
     """
     found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
     published = collect.paper()
+    made = all_tables(found, published)
     picture, absent = overview(found)
 
     write_json(results / "metrics.json", summary_metrics(found))
-    for name, table in {
-        "main": tables.main_table(found, published),
-        "per_category": tables.per_category_table(found),
-        "ablation": tables.ablation_table(found),
-    }.items():
-        write_text(results / "tables" / f"{name}.csv", tables.to_csv(table))
-        write_text(results / "tables" / f"{name}.md", tables.to_markdown(table))
-        write_text(results / "tables" / f"{name}.tex", tables.to_latex(table))
+    for name, table in made.items():
+        write_text(results / "tables" / f"{name}.csv", formats.to_csv(table))
+        write_text(results / "tables" / f"{name}.md", formats.to_markdown(table))
+        write_text(results / "tables" / f"{name}.tex", formats.to_latex(table))
     write_text(results / "tables" / "cells.csv", tables.cells_csv(found))
 
     save_figure(results / "figures" / "summary.png", summary(found, published))
@@ -45,6 +43,19 @@ def report(
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         what = "overview.png is incomplete" if picture is not None else "no overview.png"
         print(f"realnet report: {what}: {absent[0]}{more} not found", file=sys.stderr)
+
+
+def all_tables(found: collect.Results, published: tables.Paper) -> dict[str, formats.Table]:
+    """Name -> table. UserError: a data set that has the name of another table."""
+    made = {
+        "main": tables.main_table(found, published),
+        "per_category": tables.per_category_table(found, published),
+        "ablation": tables.ablation_table(found, published),
+    }
+    for dataset in found.matrix.datasets:
+        if dataset in (*made, "cells"):
+            raise UserError(f"data set {dataset}: a table has that name; rename the data set")
+    return made | {d: tables.dataset_table(found, published, d) for d in found.matrix.datasets}
 
 
 def summary_metrics(found: collect.Results) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from realnet.evaluation.figures import FAINT, INK
 from realnet.reporting.collect import MEAN, METRICS, Results
+from realnet.reporting.formats import UNDEFINED
 from realnet.reporting.tables import TITLES
 
 # Okabe-Ito: told apart by colour-blind readers; the reference variant comes first, in blue.
@@ -17,7 +18,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 def summary(results: Results, paper: dict[str, dict[str, Any]]) -> Figure:
     """Dots: one panel per metric, one row per category and for the mean, one colour per variant.
 
-    Bars show +- one standard deviation over seeds; a hollow diamond is the paper's mean. The axis
+    Bars show +- one standard deviation over seeds; a hollow diamond is the paper's mean, n/a a
+    metric that is undefined (no masks). The axis
     starts below the smallest value, since all the interest is near 100: compare dots, not lengths.
     """
     variants = results.matrix.variants
@@ -42,6 +44,12 @@ def summary(results: Results, paper: dict[str, dict[str, Any]]) -> Figure:
                 panel.axhspan(y - 0.5, y + 0.5, color="#eef1f4", zorder=0, linewidth=0)
             else:
                 panel.axhline(y + 0.5, color="#e6e6e6", linewidth=0.6, zorder=0)
+            values = [results.stat(dataset, v, category, metric).value for v in variants]
+            if any(value is not None and math.isnan(value) for value in values):
+                panel.text(
+                    *(0.02, y, UNDEFINED), transform=panel.get_yaxis_transform(),
+                    ha="left", va="center", fontsize=8, color=FAINT,
+                )  # fmt: skip
             for index, variant in enumerate(variants):
                 stat = results.stat(dataset, variant, category, metric)
                 if stat.value is None or math.isnan(stat.value):
@@ -60,7 +68,8 @@ def summary(results: Results, paper: dict[str, dict[str, Any]]) -> Figure:
                     elinewidth=1.2,
                     zorder=4 if index == 0 else 3,
                 )
-            published = paper.get(dataset, {}).get(metric) if category == MEAN else None
+            compared = category == MEAN and results.is_whole(dataset)
+            published = paper.get(dataset, {}).get(metric) if compared else None
             if published is not None:
                 smallest = min(smallest, published / 100)
                 panel.plot(
@@ -117,7 +126,7 @@ def _legend(figure: Figure, results: Results, paper: dict, height: float) -> Non
                color=COLOURS[i % len(COLOURS)], markersize=6.5, markeredgecolor="white")
         for i, variant in enumerate(results.matrix.variants)
     ]  # fmt: skip
-    if any(dataset in paper for dataset in results.matrix.datasets):
+    if any(d in paper and results.is_whole(d) for d in results.matrix.datasets):
         handles.append(
             Line2D([], [], linestyle="", marker="d", label="paper", color=INK,
                    fillstyle="none", markersize=7)

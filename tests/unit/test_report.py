@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -22,11 +23,16 @@ from realnet.errors import UserError
 from realnet.params import PROJECT, load
 from realnet.reporting import report
 from realnet.reporting.collect import Results, collect, matrix_of
-from realnet.reporting.tables import Column, Table, to_csv, to_latex, to_markdown
+from realnet.reporting.formats import Column, Table, to_csv, to_latex, to_markdown
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 METRICS = ("image_auroc", "pixel_auroc", "pro")
-CATEGORIES = {"bolts_m8": ["left_half", "right_half"], "mpdd": ["tubes", "connector"]}
+# A set of one's own, a part of a known one, a whole one; none in the order of the tables.
+CATEGORIES = {
+    "bolts_m8": ["left_half", "right_half"],
+    "btad": ["02", "01", "03"],
+    "mpdd": ["tubes", "connector"],
+}
 
 
 def matrix(**changes) -> str:
@@ -53,10 +59,10 @@ def write_cell(results: Path, dataset: str, category: str, seed: int, variant: s
     return folder / "metrics.json"
 
 
-def write_results(results: Path) -> list[Path]:
+def write_results(results: Path, datasets: dict[str, list[str]] = CATEGORIES) -> list[Path]:
     """Every cell with its own numbers, as fractions with an exact decimal form."""
     files = []
-    for d, (dataset, categories) in enumerate(CATEGORIES.items()):
+    for d, (dataset, categories) in enumerate(datasets.items()):
         for c, category in enumerate(categories):
             for seed in (0, 1):
                 for v, variant in enumerate(("base", "sdas")):
@@ -81,7 +87,7 @@ def test_tables_equal_the_golden_files(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix())
     produced = sorted((tmp_path / "tables").iterdir())
-    assert len(produced) == 10
+    assert len(produced) == 3 * (3 + len(CATEGORIES)) + 1
     if os.environ.get("REGOLD"):
         for path in produced:
             (GOLDEN / path.name).write_bytes(path.read_bytes())
@@ -94,9 +100,10 @@ def test_metrics_json_has_means_over_seeds_then_categories(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix())
     values = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(values) == ["bolts_m8", "mpdd"]
+    assert list(values) == ["mpdd", "btad", "bolts_m8"]
     assert list(values["mpdd"]) == ["base", "sdas", "plain"]
-    assert list(values["mpdd"]["base"]) == ["tubes", "connector", "mean"]
+    assert list(values["mpdd"]["base"]) == ["connector", "tubes", "mean"]
+    assert list(values["btad"]["base"]) == ["01", "02", "03", "mean"]
     for dataset, categories in CATEGORIES.items():
         for variant in ("base", "sdas"):
             for metric in METRICS:
@@ -130,20 +137,67 @@ def test_std_of_the_mean_is_over_seeds_not_categories(tmp_path: Path):
     assert stat.seeds == 2
 
 
-def test_paper_and_difference_beside_the_mean_of_the_papers_data_set(tmp_path: Path):
+def rows_of(results: Path, table: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((results / f"tables/{table}.csv").read_text())))
+
+
+def test_paper_and_difference_beside_the_mean_over_all_categories(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix())
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "tables" / "main.csv").read_text())))
-    filled = [row for row in rows if row["paper_image_auroc"]]
-    assert [(row["dataset"], row["category"]) for row in filled] == [("mpdd", "mean")]
-    (row,) = filled
-    assert (row["paper_image_auroc"], row["paper_pixel_auroc"], row["paper_pro"]) == (
-        *("96.3", "98.2", ""),
-    )
-    assert float(row["delta_image_auroc"]) == pytest.approx(
-        float(row["image_auroc"]) - 96.3, abs=0.1
-    )
-    assert row["delta_pro"] == ""
+    for table, key in (("btad", "category"), ("main", "dataset")):
+        filled = [row for row in rows_of(tmp_path, table) if row["paper_image_auroc"]]
+        assert [row[key] for row in filled] == ["mean" if table == "btad" else "btad"]
+        (row,) = filled
+        assert (row["paper_image_auroc"], row["paper_pixel_auroc"], row["paper_pro"]) == (
+            *("96.1", "97.9", ""),
+        )
+        assert float(row["delta_image_auroc"]) == pytest.approx(
+            float(row["image_auroc"]) - 96.1, abs=0.1
+        )
+        assert row["delta_pro"] == ""
+
+
+def test_a_part_of_a_data_set_is_not_compared_with_the_papers_mean_of_all(tmp_path: Path):
+    write_results(tmp_path)
+    report(tmp_path, matrix())
+    assert not any(row["paper_image_auroc"] for row in rows_of(tmp_path, "mpdd"))
+    for table in ("mpdd", "main"):
+        text = (tmp_path / f"tables/{table}.md").read_text()
+        assert "MPDD: 2 of 6 categories" in text
+
+
+def test_the_last_row_of_main_is_the_unweighted_mean_over_data_sets(tmp_path: Path):
+    datasets = {name: list(KNOWN_CATEGORIES[name]) for name in ("btad", "mpdd")}
+    write_results(tmp_path, datasets)
+    report(tmp_path, matrix(datasets=datasets))
+    rows = rows_of(tmp_path, "main")
+    assert [row["dataset"] for row in rows] == ["mpdd", "btad", "mean"]
+    assert [row["categories"] for row in rows] == ["6", "3", ""]
+    for key in (*METRICS, "paper_image_auroc", "paper_pixel_auroc"):
+        half = (float(rows[0][key]) + float(rows[1][key])) / 2
+        assert float(rows[2][key]) == pytest.approx(half, abs=0.1), key
+    assert rows[2]["paper_pro"] == ""
+    per_seed = []
+    for seed in (0, 1):
+        found = collect(tmp_path, matrix_of(matrix(datasets=datasets, seeds=[seed])))
+        per_seed.append(found.overall("base", "pro").value)
+    both = collect(tmp_path, matrix_of(matrix(datasets=datasets))).overall("base", "pro")
+    assert both.value == pytest.approx(statistics.fmean(per_seed))
+    assert both.std == pytest.approx(statistics.stdev(per_seed))
+
+
+def test_one_data_set_has_one_row_and_no_mean_over_data_sets(tmp_path: Path):
+    write_results(tmp_path)
+    report(tmp_path, matrix(datasets={"btad": "all"}))
+    assert [row["dataset"] for row in rows_of(tmp_path, "main")] == ["btad"]
+    assert "data sets" not in (tmp_path / "tables/main.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["main", "ablation", "cells"])
+def test_a_data_set_cannot_have_the_name_of_a_table(tmp_path: Path, name: str):
+    write_results(tmp_path, {name: ["part"]})
+    with pytest.raises(UserError, match=f"{name}: a table has that name"):
+        report(tmp_path, matrix(datasets={name: ["part"]}))
 
 
 def test_listed_files_give_the_same_report_as_found_ones(tmp_path: Path):
@@ -160,11 +214,12 @@ def test_listed_files_give_the_same_report_as_found_ones(tmp_path: Path):
 
 def test_all_means_the_categories_of_the_listed_files(tmp_path: Path):
     files = write_results(tmp_path)
-    everything = matrix_of(matrix(datasets={"bolts_m8": "all", "mpdd": "all"}))
+    everything = matrix_of(matrix(datasets=dict.fromkeys(CATEGORIES, "all")))
     found = collect(tmp_path, everything, files)
     assert found.categories == {
-        "bolts_m8": ("left_half", "right_half"),
         "mpdd": ("connector", "tubes"),  # in the order of realnet.data.categories
+        "btad": ("01", "02", "03"),
+        "bolts_m8": ("left_half", "right_half"),
     }
     with pytest.raises(UserError, match="bracket_black"):  # without a list: all that are known
         collect(tmp_path, everything)
@@ -222,6 +277,21 @@ def test_undefined_stays_undefined_in_every_mean(tmp_path: Path):
     assert values["mean"]["pro"] is None
     assert values["mean"]["image_auroc"] is not None
     assert "n/a" in (tmp_path / "tables" / "main.md").read_text()
+
+
+def test_a_mean_over_categories_some_of_which_have_no_masks_is_undefined(tmp_path: Path):
+    write_results(tmp_path)
+    nothing = {"pixel_auroc": None, "pro": None, "has_masks": False}
+    for seed in (0, 1):
+        write_cell(tmp_path, "bolts_m8", "left_half", seed, "base", image_auroc=0.9, **nothing)
+    report(tmp_path, matrix())
+    means = {row["category"]: row for row in rows_of(tmp_path, "bolts_m8")}
+    assert means["right_half"]["pro"] and not means["mean"]["pro"]
+    assert means["mean"]["image_auroc"]
+    for table in ("bolts_m8", "main", "per_category", "ablation"):
+        text = (tmp_path / f"tables/{table}.md").read_text()
+        assert "n/a: no masks in bolts_m8/left_half" in text
+    assert "no masks" not in (tmp_path / "tables/btad.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -308,7 +378,10 @@ def test_latex_is_escaped_and_balanced(tmp_path: Path):
         lines = [line for line in path.read_text().splitlines() if not line.startswith("%")]
         body = [line for line in lines if line.endswith(r"\\")]
         columns = len(lines[0].removeprefix(r"\begin{tabular}{").removesuffix("}"))
-        assert {line.count(" & ") for line in body} == {columns - 1}
+        spans = re.compile(r"\\multicolumn{(\d+)}")
+        for line in body:
+            cells = [spans.match(cell.strip()) for cell in line.split(" & ")]
+            assert sum(int(cell[1]) if cell else 1 for cell in cells) == columns, line
         text = "\n".join(lines)
         assert text.count("{") == text.count("}")
         assert text.isascii()
@@ -325,7 +398,9 @@ def test_every_special_character_of_latex_is_escaped():
     )
 
 
-@pytest.mark.parametrize(("value", "text"), [(-0.0001, "0.0"), (0.0149, "+1.5"), (-0.02, "-2.0")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.0001, "0.0"), (0.0001, "0.0"), (0.0149, "+1.5"), (-0.02, "-2.0")]
+)
 def test_differences_have_a_sign_but_zero_has_none(value: float, text: str):
     table = Table("t", [Column("d", "Δ", "delta")], [[[value]]], [], 1)
     assert f" {text} |" in to_markdown(table)
