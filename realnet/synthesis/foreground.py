@@ -70,22 +70,26 @@ def foreground(image: np.ndarray, rule: dict) -> np.ndarray:
     )
     _, bright = cv2.threshold(plane, 0, 255, cv2.THRESH_BINARY | _METHODS[rule["method"]])
     mask = bright if rule["side"] == "bright" else 255 - bright
-    for name, operation in (("close", cv2.MORPH_CLOSE), ("open", cv2.MORPH_OPEN)):
-        side = kernel_side(rule.get(name, 0), image.shape[0])
+    for name in ("close", "open"):
+        side = round(rule.get(name, 0) * image.shape[0] / 256)
         if side > 1:
-            mask = cv2.morphologyEx(mask, operation, np.ones((side, side), np.uint8))
+            mask = morph(mask, side, name)
     return mask > 0
 
 
-def kernel_side(side: int, size: int) -> int:
-    """The side of a square kernel, given in pixels at 256, for images of ``size`` pixels.
+def morph(mask: np.ndarray, side: int, name: str) -> np.ndarray:
+    """Closing (``close``) or opening (``open``) of a uint8 mask ``[H, W]`` with a square.
 
-    At 256 as given. Elsewhere the nearest odd number: OpenCV's closing and opening with an even
-    kernel move the mask by a pixel, which at 64 pixels would be four of 256.
+    As scikit-image does it, which the official code uses: where the side is even, the two steps
+    look in opposite directions, so that the mask stays in place (OpenCV's own would move it by a
+    pixel), and the image is continued beyond its border.
     """
-    if size == 256 or side == 0:
-        return side
-    return 2 * max(0, round((side * size / 256 - 1) / 2)) + 1
+    square, anchor, pad = np.ones((side, side), np.uint8), (side - 1) // 2, (side - 1) * (~side & 1)
+    wide = cv2.copyMakeBorder(mask, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+    steps = (cv2.dilate, cv2.erode) if name == "close" else (cv2.erode, cv2.dilate)
+    for step, at in zip(steps, (anchor, side - 1 - anchor), strict=True):
+        wide = step(wide, square, anchor=(at, at))
+    return wide[pad : pad + mask.shape[0], pad : pad + mask.shape[1]]
 
 
 def foregrounds(images: torch.Tensor, rule: dict) -> torch.Tensor:
