@@ -64,7 +64,7 @@ def train_classifier(
         _start_from(params.init, model, params)
     model = runtime.place(model)
     checkpoints = Checkpoints(
-        out, fingerprint(params=stage.dump(), inputs=record.content["inputs"], seed=seed)
+        out, fingerprint(params=stage.dump(), inputs=record.content["inputs"], **identity)
     )
     alphas = build_scheduler(stage.ddpm).alphas_cumprod.to(runtime.device)
     history = _optimise(model, params, images, labels, alphas, runtime, checkpoints, seed, names)

@@ -454,3 +454,30 @@ def test_nameless_classes_are_no_model_to_sample_from(tmp_path, manifests):
             *("--params", stage_json("sdas")),
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_starts_from_imagenet_s_weights(tmp_path, manifests):
+    """As the official run: imported without names, all but the class embedding kept."""
+    state = adm.random_state(but(SMALL, classes=20))
+    call(
+        *("import-ddpm", saved(tmp_path, state), tmp_path / "adm"),
+        *("--image-size", 32, "--head-channels", 16),
+    )
+    unet = read_json(tmp_path / "adm/config.json")["ddpm"]["unet"]
+    paper = load(overrides={"preset": "paper"}).ddpm
+    ddpm = {"init": str(tmp_path / "adm"), "scope": "dataset", "patch": 1, "unet": unet, "steps": 1}
+    ddpm |= {"schedule": paper.schedule.model_dump(), "lr": 1e-9, "batch_size": 2}
+    inputs = [w for name, p in manifests.items() for w in ("--manifest", p, "--category", name)]
+    out = tmp_path / "ddpm"
+    call(
+        *("ddpm", *inputs, "--dataset", "demo", "--out", out),
+        *("--params", stage_json("ddpm", ddpm=ddpm)),
+    )
+    given = safetensors.torch.load_file(tmp_path / "adm/model.safetensors")
+    begun = safetensors.torch.load_file(out / "model.safetensors")
+    rows = begun.pop("unet.class_embedding.weight")
+    assert rows.shape == (3, 128) and abs(rows.std() - 1) < 0.2
+    given.pop("unet.class_embedding.weight")
+    assert begun.keys() == given.keys()
+    assert all(torch.allclose(begun[key], given[key], atol=1e-6) for key in given)
+    assert read_json(out / "config.json")["categories"] == list(manifests)
