@@ -64,7 +64,7 @@ class Checkpoints:
         if not self.path.is_file():
             return None
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            state = _read(self.path)
         except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             print(f"{self.path}: unreadable ({type(error).__name__}), training starts anew")
             return None
@@ -94,6 +94,14 @@ class Checkpoints:
             return
         os.close(self.lock)
         shutil.rmtree(self.folder)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Mapped into memory where the file system can: several processes then share one copy."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def restore_modules(state: Mapping[str, Any], **parts: Any) -> None:

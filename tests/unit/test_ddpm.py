@@ -1,15 +1,20 @@
 """The denoiser's channels, patches and classes; the training loop's averages and batches."""
 
+import contextlib
+
 import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from trees import make_tree
 
 from realnet.data.images import load_images
 from realnet.data.items import read_manifest
+from realnet.data.manifest import prepare
+from realnet.diffusion import training
 from realnet.diffusion.loss import training_loss
 from realnet.diffusion.network import Denoiser, classes_of
-from realnet.diffusion.sampling import sample_images
+from realnet.diffusion.sampling import sample_images, sample_sdas
 from realnet.diffusion.scheduler import build_scheduler
 from realnet.diffusion.training import load_ddpm, moving_average, tile, train_ddpm, updates
 from realnet.errors import UserError
@@ -286,10 +291,26 @@ def test_epochs_are_passes_over_the_images_rounded_up_to_updates(noisy_set, tmp_
             smoke(**wrong)
 
 
-def test_recomputed_activations_give_the_same_gradients(noisy_set, tmp_path):
-    kept = train(noisy_set, tmp_path / "kept")
-    again = train(noisy_set, tmp_path / "again", gradient_checkpointing=True)
+@contextlib.contextmanager
+def kept_for_backward():
+    """Bytes that autograd keeps from a forward pass, in the last entry of the list."""
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield sizes
+
+
+def test_recomputed_activations_give_the_same_gradients_on_less_memory(noisy_set, tmp_path):
+    with kept_for_backward() as all_of_them:
+        kept = train(noisy_set, tmp_path / "kept", **plain(steps=1))
+    with kept_for_backward() as some:
+        again = train(noisy_set, tmp_path / "again", gradient_checkpointing=True, **plain(steps=1))
     assert close(again, kept)
+    assert 0 < sum(some) < 0.7 * sum(all_of_them)
 
 
 def test_bf16_stays_near_fp32(noisy_set, tmp_path):
@@ -364,6 +385,50 @@ def test_conditional_training_sees_the_right_label(noisy_set, tmp_path, monkeypa
     early = when < 300  # enough of the image is left to tell
     assert early.sum() >= 4 and set(labels.tolist()) == {0, 1}
     assert torch.equal(level[early] > 0, labels[early] == 1)
+
+
+def test_a_data_set_s_categories_train_together_as_they_are_many(tmp_path, monkeypatch):
+    """MPDD's smallest category and one twice as large: a pass shows every image of both once."""
+    counts, categories = {"metal_plate": 54, "tubes": 122}, ["metal_plate", "tubes"]
+    make_tree("mpdd", tmp_path / "raw", categories, size=(48, 40))
+    settings = smoke().prepare
+    for category in categories:
+        prepare("mpdd", category, tmp_path / "raw", tmp_path / category, settings)
+    seen = []
+    loss = training.training_loss
+
+    def spy(*given, **named):
+        seen.append((named["clean"], named["label"]))
+        return loss(*given, **named)
+
+    monkeypatch.setattr(training, "training_loss", spy)
+    options = {"scope": "dataset", "steps": None, "epochs": 2, "batch_size": 11, "accumulation": 2}
+    params = load(overrides={"preset": "smoke", "ddpm": options})
+    manifests = [tmp_path / name / "manifest.csv" for name in categories]
+    section = stage_params(params.section_json("ddpm"), "ddpm")
+    train_ddpm(section, manifests, "mpdd", categories, 0, tmp_path / "all")
+    assert len(read_csv(tmp_path / "all/history.csv")) == 2 * 176 // 22
+    passes = torch.cat([label for _, label in seen]).view(2, 176)
+    for order in passes:
+        assert order.bincount().tolist() == list(counts.values())
+        assert 0 < order[:44].bincount(minlength=2)[0] < 44  # mixed, not one after the other
+    assert not torch.equal(*passes)
+    known = [
+        {image.numpy().tobytes() for image in load_images(_training(path), 32)}
+        for path in manifests
+    ]
+    for clean, label in seen[:16]:
+        for image, index in zip(clean, label.tolist(), strict=True):
+            assert ((image + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() in known[index]
+    for number, category in enumerate(categories):
+        out = tmp_path / "sdas" / category
+        stage = stage_params(params.section_json("sdas"), "sdas")
+        sample_sdas(stage, tmp_path / "all", manifests[number], "mpdd", category, 0, out)
+        assert len(list((out / "images").glob("*.png"))) == 4
+
+
+def _training(manifest):
+    return [item for item in read_manifest(manifest) if item.split == "train"]
 
 
 def test_arguments_that_do_not_match(noisy_set, tmp_path):

@@ -18,12 +18,12 @@ from realnet.evaluation.stage import evaluate
 from realnet.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.models.afs import load_selection, select_features
 from realnet.models.backbone import load_backbone, make_backbone
-from realnet.models.realnet import FeatureSelector
+from realnet.models.realnet import FeatureSelector, RealNet
 from realnet.params import load, stage_params
 from realnet.runtime import start
 from realnet.synthesis.anomalies import AnomalySynthesiser
 from realnet.synthesis.setup import build_pools, training_foregrounds
-from realnet.training.loop import _Data, train_realnet
+from realnet.training.loop import _Data, recompute_activations, steps_of, train_realnet
 
 SIZE = 32
 CELL = ("mine", "cloth", 0)
@@ -145,6 +145,46 @@ def test_weights_of_the_two_losses(made, tmp_path):
         for name in ("loss", "loss_segmentation", "loss_reconstruction")
     )
     assert total == pytest.approx(2 * first + 3 * second, rel=1e-5)
+
+
+def test_epochs_end_with_a_short_batch(made, tmp_path):
+    """Six images in batches of four: two steps per epoch, and other batches than with steps."""
+    epochs = {"steps": None, "epochs": 3, "batch_size": 4}
+    by_epochs = fit(made, tmp_path / "epochs", **epochs)
+    by_steps = fit(made, tmp_path / "steps", steps=6, batch_size=4)
+    assert len(history(tmp_path / "epochs", "loss")) == 6
+    assert not all(torch.equal(by_epochs[key], by_steps[key]) for key in by_steps)
+    again = fit(made, tmp_path / "whole", steps=6, batch_size=6)
+    whole = fit(made, tmp_path / "pass", steps=None, epochs=6, batch_size=6)
+    assert all(torch.equal(whole[key], again[key]) for key in again)  # where it ends evenly
+    official = stage("realnet", training={"steps": None, "epochs": 1000, "batch_size": 16}).training
+    assert [steps_of(official, n) for n in (54, 209, 1000)] == [4000, 14000, 63000]
+    for wrong in ({"epochs": 3}, {"steps": None}):
+        with pytest.raises(UserError, match="training: give one of steps and epochs"):
+            stage("realnet", training=wrong)
+
+
+def test_recomputed_activations_give_the_same_gradients_on_less_memory(made, tmp_path):
+    kept = fit(made, tmp_path / "kept")
+    again = fit(made, tmp_path / "again", gradient_checkpointing=True)
+    assert kept.keys() == again.keys()
+    assert all(torch.allclose(kept[key], again[key], atol=1e-6) for key in kept)
+    model = RealNet([8, 8, 8, 8], stage("realnet").model, SIZE)
+    features = [torch.randn(2, 8, side, side) for side in (16, 8, 4, 2)]
+    sizes = []
+    for prepare in (lambda _: None, recompute_activations):
+        prepare(model)
+        seen = []
+
+        def pack(tensor, seen=seen):
+            seen.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            rebuilt = [net(f) for net, f in zip(model.reconstruct, features, strict=True)]
+        assert all(r.requires_grad for r in rebuilt)
+        sizes.append(sum(seen))
+    assert 0 < sizes[1] < 0.6 * sizes[0]
 
 
 def test_learning_lowers_the_loss(made, tmp_path):
