@@ -5,7 +5,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -196,9 +196,15 @@ def collect(
     return Results(matrix, categories, paths, {c: _read(p, c) for c, p in present.items()})
 
 
+@cache
 def paper() -> dict[str, dict[str, Any]]:
     """The published numbers, by data set, percent; see the notes in ``paper.yaml``."""
     return yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8"))
+
+
+def title(dataset: str) -> str:
+    """How a data set's own authors write its name, where the paper has it."""
+    return paper().get(dataset, {}).get("title", dataset)
 
 
 def _path(results: Path, cell: Cell) -> Path:

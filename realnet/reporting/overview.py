@@ -20,11 +20,11 @@ from realnet.evaluation.figures import (
     show_mask,
 )
 from realnet.evaluation.metrics import image_separation
-from realnet.reporting.collect import Results
+from realnet.reporting.collect import Results, title
 
 ARRAYS = ("margins", "masks", "labels", "image_scores", "paths", "defects")
 PICTURE = 256  # pixels, longest side of an input
-TILE, GAP, CATEGORY_GAP = 1.45, 0.05, 0.2  # inches
+TILE, GAP, CATEGORY_GAP, TITLE = 1.45, 0.05, 0.2, 0.3  # inches
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _picture(path: Path) -> np.ndarray | None:
 
 
 def _draw(categories: list[list[Strip]]) -> Figure:
-    """Bands of categories, each three rows high; a data set starts a new band."""
+    """Bands of categories, each three rows high; a data set starts a new band, under its name."""
     per_band = max(1, 8 // max(len(strips) for strips in categories))
     datasets = list(dict.fromkeys(strips[0].dataset for strips in categories))
     bands = []
@@ -129,12 +129,26 @@ def _draw(categories: list[list[Strip]]) -> Figure:
         return inside + (len(band) - 1) * CATEGORY_GAP
 
     side, head, foot = 0.3, 0.3, 0.26
+    titles = {
+        number: title(band[0][0].dataset)
+        for number, band in enumerate(bands)
+        if len(datasets) > 1
+        and (not number or bands[number - 1][0][0].dataset != band[0][0].dataset)
+    }
     band_height = head + 3 * TILE + 2 * GAP + foot
     width = side + max(map(band_width, bands)) + 0.05
-    height = len(bands) * band_height
+    height = len(bands) * band_height + len(titles) * TITLE
     figure = Figure(figsize=(width, height), facecolor="white")
+    bottom = 0.0
     for number, band in enumerate(bands):
-        top = number * band_height + head
+        if number in titles:
+            figure.text(
+                *(side / width, 1 - (bottom + 0.1) / height, titles[number]),
+                ha="left", va="top", fontsize=13, fontweight="bold", color=INK,
+            )  # fmt: skip
+            bottom += TITLE
+        top = bottom + head
+        bottom += band_height
         for row, name in enumerate(("input", "ground truth", "heat map")):
             y = top + row * (TILE + GAP) + TILE / 2
             figure.text(
@@ -142,14 +156,11 @@ def _draw(categories: list[list[Strip]]) -> Figure:
                 rotation=90, ha="center", va="center", fontsize=9, color=FAINT,
             )  # fmt: skip
         left = side
-        for position, strips in enumerate(band):
-            name = strips[0].category
-            if position == 0 and len(datasets) > 1:
-                name = f"{strips[0].dataset}: {name}"
+        for strips in band:
             figure.text(
-                *(left / width, 1 - (top - 0.08) / height, name),
+                *(left / width, 1 - (top - 0.08) / height, strips[0].category),
                 ha="left", va="bottom", fontweight="bold", color=INK,
-                fontsize=11 if len(datasets) == 1 else 9,
+                fontsize=11 if len(strips) > 1 else 9,
             )  # fmt: skip
             for strip in strips:
                 for row in range(3):

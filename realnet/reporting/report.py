@@ -49,8 +49,8 @@ def all_tables(found: collect.Results, published: tables.Paper) -> dict[str, for
     """Name -> table. UserError: a data set that has the name of another table."""
     made = {
         "main": tables.main_table(found, published),
-        "per_category": tables.per_category_table(found, published),
-        "ablation": tables.ablation_table(found, published),
+        "per_category": tables.per_category_table(found),
+        "ablation": tables.ablation_table(found),
     }
     for dataset in found.matrix.datasets:
         if dataset in (*made, "cells"):

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from realnet.evaluation.figures import FAINT, INK
-from realnet.reporting.collect import MEAN, METRICS, Results
+from realnet.reporting.collect import MEAN, METRICS, Results, title
 from realnet.reporting.formats import UNDEFINED
 from realnet.reporting.tables import TITLES
 
@@ -19,20 +19,20 @@ def summary(results: Results, paper: dict[str, dict[str, Any]]) -> Figure:
     """Dots: one panel per metric, one row per category and for the mean, one colour per variant.
 
     Bars show +- one standard deviation over seeds; a hollow diamond is the paper's mean, n/a a
-    metric that is undefined (no masks). The axis
-    starts below the smallest value, since all the interest is near 100: compare dots, not lengths.
+    metric that is undefined (no masks). The axis starts below the smallest value, since all the
+    interest is near 100: compare dots, not lengths.
     """
     variants = results.matrix.variants
     rows: list[tuple[str, str] | None] = []  # None: a gap between data sets
     for dataset in results.matrix.datasets:
         rows += [None] if rows else []
         rows += [(dataset, category) for category in results.rows(dataset)]
-    step = max(0.38, 0.13 * len(variants) + 0.14)
+    step = max(0.38, 0.09 * len(variants) + 0.14)
     legend_lines = -(-(len(variants) + 1) // 6)
     height = 1.15 + 0.25 * legend_lines + step * len(rows)
     figure = Figure(figsize=(10.5, height), facecolor="white")
     panels = figure.subplots(1, len(METRICS), sharey=True)
-    spread = 0.54 if len(variants) > 1 else 0.0
+    spread = 0.7 if len(variants) > 1 else 0.0
     several = len(results.matrix.datasets) > 1
     for panel, metric in zip(panels, METRICS, strict=True):
         smallest = 1.0
@@ -84,7 +84,7 @@ def summary(results: Results, paper: dict[str, dict[str, Any]]) -> Figure:
     for dataset in results.matrix.datasets if several else ():
         first = rows.index((dataset, results.rows(dataset)[0]))
         panels[0].text(
-            *(0.0, first - 0.55, dataset), transform=panels[0].get_yaxis_transform(),
+            *(0.0, first - 0.55, title(dataset)), transform=panels[0].get_yaxis_transform(),
             ha="left", va="bottom", fontsize=8, fontweight="bold", color=FAINT,
         )  # fmt: skip
     _legend(figure, results, paper, height)
@@ -132,7 +132,7 @@ def _legend(figure: Figure, results: Results, paper: dict, height: float) -> Non
                    fillstyle="none", markersize=7)
         )  # fmt: skip
     seeds = len(results.matrix.seeds)
-    names = ", ".join(results.matrix.datasets)
+    names = ", ".join(map(title, results.matrix.datasets))
     error = "" if seeds == 1 else f" · mean ± std over {seeds} seeds"
     figure.text(
         *(0.015, 1 - 0.14 / height, f"{names} · last checkpoint{error}"),

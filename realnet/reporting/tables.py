@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from realnet.data.categories import KNOWN_CATEGORIES
-from realnet.reporting.collect import MEAN, METRICS, Results
+from realnet.reporting.collect import MEAN, METRICS, Results, title
 from realnet.reporting.formats import Column, Name, Table, csv_text
 
 TITLES = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
@@ -25,7 +25,7 @@ def main_table(results: Results, paper: Paper) -> Table:
         stats = [results.stat(dataset, reference, MEAN, m) for m in METRICS]
         published.append([_published(results, paper, dataset, MEAN, m) for m in METRICS])
         count = len(results.categories[dataset])
-        rows.append([_name(paper, dataset), count, *_compared(stats, published[-1])])
+        rows.append([_name(dataset), count, *_compared(stats, published[-1])])
     notes = [
         f"Variant {reference}, last checkpoint, percent; means over categories. {_seeds(results)}"
     ]
@@ -61,11 +61,11 @@ def dataset_table(results: Results, paper: Paper, dataset: str) -> Table:
         f"Variant {reference}, last checkpoint, percent. {_seeds(results)}",
         *_notes(results, paper, [dataset]),
     ]
-    title = f"{_name(paper, dataset).title}: RealNet ({reference})"
-    return Table(title, columns, [rows[:-1], rows[-1:]], notes, results.matrix.digits)
+    heading = f"{title(dataset)}: RealNet ({reference})"
+    return Table(heading, columns, [rows[:-1], rows[-1:]], notes, results.matrix.digits)
 
 
-def per_category_table(results: Results, paper: Paper) -> Table:
+def per_category_table(results: Results) -> Table:
     """Every variant, category by category."""
     columns = [
         Column("dataset", "Data set", "text"),
@@ -75,7 +75,7 @@ def per_category_table(results: Results, paper: Paper) -> Table:
     ]
     groups = [
         [
-            [_name(paper, dataset), variant, category]
+            [_name(dataset), variant, category]
             + [results.stat(dataset, variant, category, m) for m in METRICS]
             for category in results.rows(dataset)
         ]
@@ -86,7 +86,7 @@ def per_category_table(results: Results, paper: Paper) -> Table:
     return Table("Variants by category", columns, groups, notes, results.matrix.digits)
 
 
-def ablation_table(results: Results, paper: Paper) -> Table:
+def ablation_table(results: Results) -> Table:
     """One row per variant: mean over categories, and the difference to the reference variant."""
     reference = results.matrix.variants[0]
     columns = [
@@ -105,7 +105,7 @@ def ablation_table(results: Results, paper: Paper) -> Table:
                 None if variant == reference else _difference(s.value, b.value)
                 for s, b in zip(stats, base, strict=True)
             ]
-            rows.append([_name(paper, dataset), variant, *stats, *deltas])
+            rows.append([_name(dataset), variant, *stats, *deltas])
         groups.append(rows)
     notes = [
         f"Mean over categories, last checkpoint, percent. {_seeds(results)}"
@@ -173,8 +173,8 @@ def _difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
-def _name(paper: Paper, dataset: str) -> Name:
-    return Name(dataset, paper.get(dataset, {}).get("title", dataset))
+def _name(dataset: str) -> Name:
+    return Name(dataset, title(dataset))
 
 
 # --- notes ---------------------------------------------------------------------------------------
@@ -189,9 +189,12 @@ def _notes(results: Results, paper: Paper, datasets: Sequence[str]) -> list[str]
             "Paper: mean over categories of the checkpoint that was best on the test set; its PRO"
             " is not AU-PRO (thresholds linear in the score). Δ: ours minus paper, points."
         )
-        notes += [f"{paper[d]['title']}: {paper[d]['source']}." for d in whole]
+        sources: dict[str, list[str]] = {}
+        for dataset in whole:
+            sources.setdefault(paper[dataset]["source"], []).append(title(dataset))
+        notes += [f"{', '.join(names)}: {source}." for source, names in sources.items()]
     notes += [
-        f"{paper[d]['title']}: {len(results.categories[d])} of {len(KNOWN_CATEGORIES[d])}"
+        f"{title(d)}: {len(results.categories[d])} of {len(KNOWN_CATEGORIES[d])}"
         " categories, so the paper's mean over all of them is not shown."
         for d in known
         if d not in whole
@@ -206,8 +209,8 @@ def _mask_notes(results: Results, datasets: Sequence[str] | None = None) -> list
         return []
     names = ", ".join("/".join(cell) for cell in bare)
     return [
-        f"n/a: no masks in {names}, so image metrics only; a mean over categories is defined where"
-        " all of them have masks."
+        f"n/a: no masks in {names}, so image metrics only; a mean over categories or data sets is"
+        " given where all of them have masks."
     ]
 
 
