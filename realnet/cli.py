@@ -63,6 +63,30 @@ def data_prepare(
     prepare(dataset, category, root, out, stage_params(params, "data").prepare)
 
 
+@data.command("fetch")
+def data_fetch(
+    dataset: Annotated[str, typer.Argument(help="mvtec_ad, mpdd, btad, visa, or dtd (textures).")],
+    given: Annotated[
+        str | None, typer.Option("--from", help="File or http(s) address of the archive.")
+    ] = None,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Accept the licence, which is shown.")
+    ] = False,
+    root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data/raw"),
+    sha256: Annotated[
+        str | None, typer.Option(help="Hash of that archive, if it is not the published one.")
+    ] = None,
+    keep_archive: Annotated[
+        bool, typer.Option("--keep-archive", help="Keep it, in ROOT/.archives.")
+    ] = False,
+) -> None:
+    """Download a published data set, check it and unpack it to ROOT/DATASET."""
+    from realnet.data.fetch import fetch
+
+    ask = input if sys.stdin.isatty() else None
+    fetch(dataset, root, given, accept_licence, sha256, keep_archive, ask)
+
+
 @data.command("verify")
 def data_verify(
     names: Annotated[
