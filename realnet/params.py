@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from realnet.errors import UserError
 
@@ -42,6 +42,18 @@ class Experiment(Section):
     datasets: dict[Name, Literal["all"] | list[Name]] = Field(min_length=1)
     seeds: list[NonNegative] = Field(min_length=1)
     variants: list[Name] = Field(min_length=1)
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _categories(cls, datasets: Any) -> Any:
+        """YAML reads BTAD's 01 as a number; what pydantic says of that does not help."""
+        for dataset, wanted in datasets.items() if isinstance(datasets, dict) else ():
+            if wanted != "all" and not isinstance(wanted, list):
+                raise ValueError(f"{dataset}: expected `all` or a list of categories")
+            for name in wanted if isinstance(wanted, list) else ():
+                if not isinstance(name, str):
+                    raise ValueError(f"{dataset}: category {name} is a number; quote it, as '01'")
+        return datasets
 
 
 class Compute(Section):

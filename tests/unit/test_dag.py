@@ -92,3 +92,9 @@ def test_dvc_keeps_every_output_in_place():
     for stage in stages.values():
         for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
             assert next(iter(out.values()))["persist"] is True
+
+
+def test_a_category_named_01_survives_the_command_line():
+    overrides = {"experiment": {"datasets": {"btad": ["01"]}}, "sdas": {"steps": "7"}}
+    found = dag.settings(yaml.safe_load((PROJECT / "params.yaml").read_text()), overrides)
+    assert found.experiment.datasets["btad"] == ["01"] and found.sdas.steps == 7

@@ -182,3 +182,12 @@ def test_the_published_schema_is_current():
     path = Path(PROJECT, "workflow/schemas/params.schema.yaml")
     assert path.read_text() == schema(), "run `make schema`"
     assert yaml.safe_load(schema())["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("datasets", "said"),
+    [({"btad": [1]}, r"category 1 is a number; quote it"), ({"btad": "some"}, "expected `all` or")],
+)
+def test_categories_that_are_no_names(datasets, said):
+    with pytest.raises(UserError, match=said):
+        load(FILE, {"experiment": {"datasets": datasets}})

@@ -1,6 +1,7 @@
 """What the Snakefile needs to know before it can draw the DAG; plain functions, no Snakemake."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ CODE = {
     "track": "realnet.tracking",
 }
 
+# In results/tables, beside one for each data set.
+TABLES = ("main", "per_category", "ablation")
+
+# A file of one category's (or data set's) results.
+RESULT = re.compile(
+    r"results/(?:tables/(?P<table>\w+)\.(?:csv|md|tex)"
+    r"|(?:data|ddpm|classifier|sdas|afs|realnet|evaluate)/(?P<dataset>\w+)/(?P<category>\w+)/"
+    r"(?:seed\d+/(?P<variant>\w+)/)?[^/]+)"
+)
+
 # Imported everywhere, but no result follows from them: the values that a stage reads from its
 # parameters are a trigger of their own, and the rest words errors and records.
 NOT_CODE = {"realnet", "realnet.errors", "realnet.params", "realnet.provenance"}
@@ -47,7 +58,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    if isinstance(value, str):
+    if isinstance(value, str) and not re.fullmatch(r"0\d+", value):  # BTAD's category 01 is a name
         try:
             return yaml.safe_load(value)
         except yaml.YAMLError:
@@ -59,6 +70,8 @@ def matrix(params: Params) -> dict[str, tuple[str, ...]]:
     """Data set -> categories, ``all`` spelt out. UserError: an unknown data set or category."""
     found = {}
     for dataset, wanted in params.experiment.datasets.items():
+        if dataset in (*TABLES, "cells"):
+            raise UserError(f"experiment.datasets: {dataset} is the name of a table; rename it")
         known = KNOWN_CATEGORIES.get(dataset) or _own_categories(params, dataset)
         categories = known if wanted == "all" else tuple(dict.fromkeys(wanted))
         for category in categories:
@@ -85,6 +98,51 @@ def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
             f" images there, or say in prepare.layouts.{dataset} where they are"
         )
     return tuple(known)
+
+
+def needed(
+    params: Params, cells: dict[str, tuple[str, ...]], targets: Iterable[str]
+) -> dict[str, tuple[str, ...]]:
+    """The part of the matrix that the targets of the command line are made from.
+
+    A result file is made from its own category (or data set, where a model is trained on all of
+    it), so that one category runs where no other is at hand; any other target, from everything.
+    UserError: a result file of a data set, category or variant outside the matrix, for which
+    Snakemake would only say that it has no rule.
+    """
+    targets = list(targets)
+    together = params.ddpm.scope == "dataset" or any(
+        params.uses_classifier(name) for name in params.experiment.variants
+    )
+    found: dict[str, tuple[str, ...]] = {}
+    for target in targets:
+        place = RESULT.fullmatch(target)
+        if place is None:
+            continue
+        dataset, category = place["dataset"] or place["table"], place["category"]
+        if dataset not in cells:
+            if place["table"] and dataset not in KNOWN_CATEGORIES:
+                continue
+            names = f"[{category}]" if category and category != "all" else "all"
+            raise UserError(
+                f"{target}: data set {dataset} is not in experiment.datasets; name it there, or add"
+                f" --config 'experiment={{datasets: {{{dataset}: {names}}}}}'"
+            )
+        if category not in (None, "all", *cells[dataset]):
+            raise UserError(
+                f"{target}: category {category} is not in experiment.datasets.{dataset}; there:"
+                f" {', '.join(cells[dataset])}"
+            )
+        if place["variant"] not in (None, *params.variants):
+            raise UserError(
+                f"{target}: no variant {place['variant']}; known: {', '.join(params.variants)}"
+            )
+        whole = together or category in (None, "all")
+        found[dataset] = cells[dataset] if whole else (*found.get(dataset, ()), category)
+    alone = bool(targets) and all(
+        (place := RESULT.fullmatch(target)) and not place["table"] for target in targets
+    )
+    return found if alone else cells
 
 
 def check_files(params: Params, cells: dict[str, tuple[str, ...]]) -> None:
@@ -200,7 +258,8 @@ def closure(module: str, root: Path = PROJECT) -> list[str]:
     """The files of ``module`` and of every project module it imports, relative to ``root``.
 
     Found in the syntax tree, so nothing is imported and an import inside a function counts.
-    Tables beside a module (`foreground.yaml`) count as code. UserError: no such module.
+    Tables that a module names beside it (`foreground.yaml`) count as code. UserError: no such
+    module.
     """
     if _source(module, root) is None:
         raise UserError(f"workflow/scripts/dag.py: CODE names {module}, which is no module here")
@@ -215,7 +274,9 @@ def closure(module: str, root: Path = PROJECT) -> list[str]:
         todo += _imports(path, name)
         todo += [name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)]
     files = {_source(name, root) for name in found}
-    files |= {table for file in set(files) for table in file.parent.glob("*.yaml")}
+    for file in set(files):
+        text = file.read_text(encoding="utf-8")
+        files |= {table for table in file.parent.glob("*.yaml") if f'"{table.name}"' in text}
     return sorted(file.relative_to(root).as_posix() for file in files)
 
 
