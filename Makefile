@@ -48,9 +48,9 @@ demo: project  ## run the whole benchmark on the embedded data set and show the 
 	@echo "RealNet-Bench demo, started $$(date +%H:%M); about 12 minutes on two cores"
 	snakemake --cores $(CORES) --rerun-incomplete --quiet rules host reason
 	@echo
-	@cat results/tables/main.md
+	@cat results/tables/demo.md 2>/dev/null || cat results/tables/main.md
 	@echo
-	@echo "Tables:   results/tables/   (main, per_category, ablation; csv, md, tex)"
+	@echo "Tables:   results/tables/   (main, demo, per_category, ablation; csv, md, tex)"
 	@echo "Figures:  results/figures/summary.png, results/figures/overview.png"
 	@echo "          results/evaluate/<data set>/<category>/seed<k>/<variant>/qualitative.png"
 	@echo "Runs:     make mlflow (http://127.0.0.1:$(PORT))"

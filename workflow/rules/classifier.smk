@@ -36,7 +36,7 @@ rule train_classifier:
     input:
         manifests=lambda w: [
             f"results/data/{w.dataset}/{category}/manifest.csv"
-            for category in MATRIX[w.dataset]
+            for category in categories_of(w.dataset)
         ],
         init=classifier_init,
         code=code("classifier"),
@@ -64,7 +64,7 @@ rule train_classifier:
             f"--manifest {path}" for path in input.manifests
         ),
         categories=lambda w: " ".join(
-            f"--category {name}" for name in MATRIX[w.dataset]
+            f"--category {name}" for name in categories_of(w.dataset)
         ),
         out=subpath(output.model, parent=True),
     shell:

@@ -11,7 +11,7 @@ sys.path[:0] = [str(workflow.basedir), f"{workflow.basedir}/workflow/scripts"]
 
 import dag
 from realnet.errors import UserError
-from realnet.params import read_yaml
+from realnet.params import Params, read_yaml
 
 # For jobs: the same project, and the interpreter that runs Snakemake, so that the environment need
 # not be activated; with `--sdm conda` it is the one of workflow/envs/realnet.yaml. The path is no
@@ -53,25 +53,41 @@ THREADS = P.compute.threads
 PROCESSES = 1 if P.compute.processes == "auto" else P.compute.processes
 
 
+# Names as in params.yaml. A result of any category can be asked for by its path, also of a data set
+# that is not in the matrix; the functions below refuse what there is not.
 wildcard_constraints:
-    dataset="|".join(map(re.escape, MATRIX)),
-    category="|".join(sorted({re.escape(c) for cats in MATRIX.values() for c in cats})),
-    group="all|"
-    + "|".join(sorted({re.escape(c) for cats in MATRIX.values() for c in cats})),
+    dataset=r"\w+",
+    category=r"\w+",
+    group=r"\w+",
     seed=r"\d+",
-    variant="|".join(map(re.escape, P.variants)),
+    variant=r"\w+",
+
+
+def once(function):
+    """A function of the parameters that every job asks, once for each of its arguments (it may
+    validate all parameters each time). A UserError ends the run with its one line."""
+
+    @functools.cache
+    def answer(*arguments):
+        try:
+            return function(P, *arguments)
+        except UserError as error:
+            user_error(error)
+
+    return answer
+
+
+section = once(Params.section_json)
+variant_of = once(Params.variant)
+uses_sdas = once(Params.uses_sdas)
+raw_files = once(dag.raw_files)
+all_categories = once(dag.categories_of)
 
 
 def code(stage):
     """The stage's source files as inputs. Small files are compared by content, so a `git checkout`
     costs nothing; local(), since a default storage provider has no code."""
     return [local(path) for path in dag.closure(dag.CODE[stage])]
-
-
-# These three are asked for by every job of the matrix, and validate all parameters each time.
-section = functools.cache(P.section_json)
-variant_of = functools.cache(P.variant)
-uses_sdas = functools.cache(P.uses_sdas)
 
 
 def cfg(stage):
@@ -87,6 +103,7 @@ def demo_cfg():
 
 
 def shared(stage, variant):
+    variant_of(variant)  # ends the run where there is none
     return P.shared_variant(stage, variant)
 
 
@@ -118,6 +135,11 @@ def upstream(stage, name):
     return lambda w: f"{place(stage, w.dataset, w.category, w.seed, w.variant)}/{name}"
 
 
+def raw_of(wildcards):
+    """The raw files of a category."""
+    return raw_files(wildcards.dataset, wildcards.category)
+
+
 def backbone_of(wildcards):
     return (
         f"results/backbone/{shared('backbone', wildcards.variant)}/backbone.safetensors"
@@ -147,13 +169,26 @@ def init_of(wildcards):
     return [f"{folder}/config.json", f"{folder}/model.safetensors"] if folder else []
 
 
+def categories_of(dataset):
+    """What a model for a whole data set is trained on: the matrix, or all of another data set."""
+    return MATRIX.get(dataset) or all_categories(dataset)
+
+
 def ddpm_categories(wildcards):
     """What one diffusion model is trained on, in the order of its classes."""
-    return MATRIX[wildcards.dataset] if wildcards.group == "all" else [wildcards.group]
+    if wildcards.group == "all":
+        return categories_of(wildcards.dataset)
+    return [wildcards.group]
 
 
 def ddpm_of(wildcards):
     """The diffusion model that a category is sampled from."""
+    trained = categories_of(wildcards.dataset)
+    if P.ddpm.scope == "dataset" and wildcards.category not in trained:
+        user_error(
+            f"ddpm.scope is dataset, and the model of {wildcards.dataset} is trained on"
+            f" {', '.join(trained)}: add {wildcards.category} to experiment.datasets"
+        )
     folder = place(
         "ddpm",
         wildcards.dataset,

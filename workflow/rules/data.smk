@@ -26,7 +26,7 @@ rule demo:
 
 rule prepare:
     input:
-        raw=lambda w: dag.raw_files(P, w.dataset, w.category),
+        raw=raw_of,
         code=code("data"),
     output:
         manifest="results/data/{dataset}/{category}/manifest.csv",

@@ -3,12 +3,14 @@ REPORT = [
     "results/metrics.json",
     *expand(
         "results/tables/{table}.{format}",
-        table=["main", "per_category", "ablation"],
+        table=[*dag.TABLES, *MATRIX],
         format=["csv", "md", "tex"],
     ),
     "results/tables/cells.csv",
     *expand("results/figures/{figure}.png", figure=["summary", "overview"]),
 ]
+# In Snakemake's own report.
+SHOWN = tuple(f"/{name}.csv" for name in ("main", *MATRIX)) + (".png",)
 TRACKED = "results/tracking/runs.json"
 RENDER = "report --results results --params {params.cfg:q}"
 
@@ -22,7 +24,7 @@ rule make_report:
         [
             (
                 report(path, category="Results", caption="../report/main.rst")
-                if path.endswith(("main.csv", ".png"))
+                if path.endswith(SHOWN)
                 else path
             )
             for path in REPORT

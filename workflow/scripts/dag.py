@@ -35,13 +35,6 @@ CODE = {
 # In results/tables, beside one for each data set.
 TABLES = ("main", "per_category", "ablation")
 
-# A file of one category's (or data set's) results.
-RESULT = re.compile(
-    r"results/(?:tables/(?P<table>\w+)\.(?:csv|md|tex)"
-    r"|(?:data|ddpm|classifier|sdas|afs|realnet|evaluate)/(?P<dataset>\w+)/(?P<category>\w+)/"
-    r"(?:seed\d+/(?P<variant>\w+)/)?[^/]+)"
-)
-
 # Imported everywhere, but no result follows from them: the values that a stage reads from its
 # parameters are a trigger of their own, and the rest words errors and records.
 NOT_CODE = {"realnet", "realnet.errors", "realnet.params", "realnet.provenance"}
@@ -72,7 +65,7 @@ def matrix(params: Params) -> dict[str, tuple[str, ...]]:
     for dataset, wanted in params.experiment.datasets.items():
         if dataset in (*TABLES, "cells"):
             raise UserError(f"experiment.datasets: {dataset} is the name of a table; rename it")
-        known = KNOWN_CATEGORIES.get(dataset) or _own_categories(params, dataset)
+        known = categories_of(params, dataset)
         categories = known if wanted == "all" else tuple(dict.fromkeys(wanted))
         for category in categories:
             if category not in known:
@@ -84,6 +77,11 @@ def matrix(params: Params) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def categories_of(params: Params, dataset: str) -> tuple[str, ...]:
+    """All categories of a data set. UserError: it is not a known one, and has no images."""
+    return KNOWN_CATEGORIES.get(dataset) or _own_categories(params, dataset)
+
+
 def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
     """Of a data set that is not among the known ones: by its images or, without, its manifests."""
     root = _root(params, dataset)
@@ -93,68 +91,18 @@ def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
     )
     if not known:
         raise UserError(
-            f"experiment.datasets: {dataset!r} is not one of {', '.join(KNOWN_CATEGORIES)}, and"
+            f"data set {dataset!r} is not one of {', '.join(KNOWN_CATEGORIES)}, and"
             f" {_short(root)} has no training images where its layout expects them; put your"
             f" images there, or say in prepare.layouts.{dataset} where they are"
         )
     return tuple(known)
 
 
-def needed(
-    params: Params, cells: dict[str, tuple[str, ...]], targets: Iterable[str]
-) -> dict[str, tuple[str, ...]]:
-    """The part of the matrix that the targets of the command line are made from.
-
-    A result file is made from its own category (or data set, where a model is trained on all of
-    it), so that one category runs where no other is at hand; any other target, from everything.
-    UserError: a result file of a data set, category or variant outside the matrix, for which
-    Snakemake would only say that it has no rule.
-    """
-    targets = list(targets)
-    together = params.ddpm.scope == "dataset" or any(
-        params.uses_classifier(name) for name in params.experiment.variants
-    )
-    found: dict[str, tuple[str, ...]] = {}
-    for target in targets:
-        place = RESULT.fullmatch(target)
-        if place is None:
-            continue
-        dataset, category = place["dataset"] or place["table"], place["category"]
-        if dataset not in cells:
-            if place["table"] and dataset not in KNOWN_CATEGORIES:
-                continue
-            names = f"[{category}]" if category and category != "all" else "all"
-            raise UserError(
-                f"{target}: data set {dataset} is not in experiment.datasets; name it there, or add"
-                f" --config 'experiment={{datasets: {{{dataset}: {names}}}}}'"
-            )
-        if category not in (None, "all", *cells[dataset]):
-            raise UserError(
-                f"{target}: category {category} is not in experiment.datasets.{dataset}; there:"
-                f" {', '.join(cells[dataset])}"
-            )
-        if place["variant"] not in (None, *params.variants):
-            raise UserError(
-                f"{target}: no variant {place['variant']}; known: {', '.join(params.variants)}"
-            )
-        whole = together or category in (None, "all")
-        found[dataset] = cells[dataset] if whole else (*found.get(dataset, ()), category)
-    alone = bool(targets) and all(
-        (place := RESULT.fullmatch(target)) and not place["table"] for target in targets
-    )
-    return found if alone else cells
-
-
 def check_files(params: Params, cells: dict[str, tuple[str, ...]]) -> None:
-    """UserError for an input from outside that is not there, before any job has started.
+    """UserError for weights or textures that are not there, before any job has started.
 
-    What was made of it already is enough: tables can be made again where the images are not.
+    What was made of them already is enough. Images are looked for by :func:`raw_files`.
     """
-    for dataset, categories in cells.items():
-        new = [name for name in categories if not _manifest(dataset, name).is_file()]
-        if dataset != "demo":
-            for category in new:
-                _listed(params, dataset, category)
     for name in params.experiment.variants:
         variant = params.variant(name)
         weights = variant.backbone.file
@@ -210,20 +158,20 @@ def raw_files(params: Params, dataset: str, category: str) -> list[str]:
     """What `data` reads: the demo's record, or the category's images, masks and split table.
 
     Where the images are gone and their manifest is not: what the manifest names. Snakemake finds
-    that nothing can make those, and goes on with the manifest.
+    that nothing can make those, and goes on with the manifest, so that tables can be made again.
+    UserError: no such category, or its folders do not hold what they should.
     """
+    known = categories_of(params, dataset)
+    if category not in known:
+        raise UserError(f"data set {dataset}: no category {category!r}; one of {', '.join(known)}")
     if dataset == "demo":
         return [f"{params.data.root}/demo/dataset.json"]
-    if _root(params, dataset).is_dir():
-        return list(_listed(params, dataset, category))
-    items = read_manifest(_manifest(dataset, category))
-    return sorted({str(p) for item in items for p in (item.path, item.mask_path) if p})
-
-
-def _listed(params: Params, dataset: str, category: str) -> tuple[str, ...]:
-    """As :func:`raw_files`. UserError: the category's folders do not hold what they should."""
+    manifest = PROJECT / "results/data" / dataset / category / "manifest.csv"
+    if manifest.is_file() and not _root(params, dataset).is_dir():
+        items = read_manifest(manifest)
+        return sorted({str(p) for item in items for p in (item.path, item.mask_path) if p})
     own = params.prepare.layouts.get(dataset)
-    return _list_once(params.data.root, dataset, category, own)
+    return list(_list_once(params.data.root, dataset, category, own))
 
 
 @cache
@@ -245,10 +193,6 @@ def _list_once(
 
 def _root(params: Params, dataset: str) -> Path:
     return PROJECT / params.data.root / dataset
-
-
-def _manifest(dataset: str, category: str) -> Path:
-    return PROJECT / "results/data" / dataset / category / "manifest.csv"
 
 
 # --- code as input -------------------------------------------------------------------------------
