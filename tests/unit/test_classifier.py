@@ -20,8 +20,7 @@ from realnet.diffusion.sampling import sample_images
 from realnet.diffusion.scheduler import build_scheduler
 from realnet.diffusion.training import train_ddpm
 from realnet.errors import UserError
-from realnet.interop.adm import import_classifier
-from realnet.io import read_csv, read_json, sha256, write_csv, write_json, write_png
+from realnet.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.params import load, stage_params
 from realnet.runtime import start
 
@@ -353,25 +352,6 @@ def test_from_the_classifier_s_command_to_guided_images(manifests, ddpm, tmp_pat
     assert guided != sampled(ddpm, manifests, tmp_path / "plain", 0.0)
     record = read_json(tmp_path / "guided/stage.json")
     assert record["inputs"]["classifier"]["sha256"] == sha256(out / "config.json")
-
-
-def test_an_imported_classifier_guides(manifests, ddpm, tmp_path):
-    """OpenAI's layout, for the two categories and the schedule of the diffusion model here."""
-    from reference import adm
-
-    sizes = {"width": 32, "multipliers": (1, 1), "attention": (False, True), "blocks": 1}
-    sizes |= {"head": 32, "classes": None, "outputs": 2, "encoder": True, "side": 32}
-    torch.save(adm.random_state(adm.Sizes(**sizes)), tmp_path / "classifier.pt")
-    out = tmp_path / "out"
-    import_classifier(tmp_path / "classifier.pt", out, categories=CATEGORIES, head_channels=32)
-    with pytest.raises(UserError, match=r"its schedule is .*linear.*, the diffusion model's is"):
-        sampled(ddpm, manifests, tmp_path / "x", 1.0, out)
-    config = read_json(out / "config.json")
-    write_json(
-        out / "config.json",
-        config | {"schedule": read_json(ddpm / "config.json")["ddpm"]["schedule"]},
-    )
-    assert sampled(ddpm, manifests, tmp_path / "y", 1.0, out)
 
 
 def refused(said, ddpm, manifests, tmp_path, **sdas):

@@ -445,6 +445,25 @@ def test_from_a_checkpoint_of_the_authors_to_anomalous_images(tmp_path, manifest
     assert images["ddpm", "hex_nut"] != images["twin", "hex_nut"]
 
 
+def test_imported_classifier_and_model_go_together(tmp_path, manifests):
+    """The official sampling: both of the authors' networks, 20 steps of their schedule."""
+    options = ("--dataset", "demo", "--head-channels", 16)
+    model, judge = adm.random_state(SMALL), adm.random_state(ENCODER)
+    call("import-ddpm", saved(tmp_path, model), tmp_path / "d", *options, "--image-size", 32)
+    call("import-classifier", saved(tmp_path, judge), tmp_path / "c", *options)
+    images = []
+    for scale, guided in ((0.0, ()), (1.0, ("--classifier", tmp_path / "c"))):
+        sdas = {"images": 1, "steps": 20, "grid_images": 1, "grid_strengths": [0.0]}
+        call(
+            *("sdas", "--ddpm", tmp_path / "d", "--manifest", manifests["hex_nut"], *guided),
+            *("--dataset", "demo", "--category", "hex_nut", "--out", tmp_path / f"{scale:g}"),
+            "--params",
+            stage_json("sdas", ddpm={"scope": "dataset"}, sdas=sdas | {"guidance_scale": scale}),
+        )
+        images.append((tmp_path / f"{scale:g}/images/00000.png").read_bytes())
+    assert images[0] != images[1]
+
+
 def test_nameless_classes_are_no_model_to_sample_from(tmp_path, manifests):
     import_ddpm(saved(tmp_path, adm.random_state(SMALL)), tmp_path / "ddpm", **OPTIONS)
     with pytest.raises(UserError, match=r"name no categories.*ddpm\.init"):

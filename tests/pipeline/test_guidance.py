@@ -1,0 +1,27 @@
+"""The guided classifier in the DAG: only where asked for, once per data set; refused early."""
+
+import pytest
+
+pytestmark = pytest.mark.pipeline
+
+JOINT, GUIDED = "ddpm={scope: dataset}", "sdas={guidance_scale: 1.0}"
+
+
+def test_one_classifier_for_all_guided_categories(finished):
+    joint = finished.planned("--config", JOINT, "--", "sdas")
+    assert joint == {"train_ddpm": 1, "sample_sdas": 2, "sdas": 1}
+    guided = finished.planned("--config", JOINT, GUIDED, "--", "sdas")
+    assert guided == joint | {"train_classifier": 1}
+    assert "train_classifier" not in finished.planned("--", "classifier")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ([GUIDED], "guidance_scale 1 guides to one category among others and needs ddpm.scope"),
+        ([JOINT, GUIDED, "experiment={datasets: {demo: [hex_nut]}}"], "demo has one category"),
+    ],
+)
+def test_one_category_is_not_guided(finished, config, said):
+    output = finished.snakemake("--dry-run", "--config", *config, ok=False)
+    assert said in output and "Traceback" not in output
