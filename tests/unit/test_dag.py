@@ -1,12 +1,19 @@
 """What the Snakefile asks of workflow/scripts/dag.py."""
 
 import importlib.util
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from trees import make_tree
 
+from realnet.data.layouts import list_entries
 from realnet.errors import UserError
+from realnet.io import write_csv
 from realnet.params import PROJECT, load
 
 SPEC = importlib.util.spec_from_file_location("dag", PROJECT / "workflow/scripts/dag.py")
@@ -41,11 +48,189 @@ def test_an_unknown_category_or_data_set(datasets, said):
         dag.matrix(params)
 
 
+# --- raw files -----------------------------------------------------------------------------------
+
+OWN = {
+    "plates": {
+        "train": "fine/*.png",
+        "test_good": "checked/ok/*.png",
+        "test_defective": "checked/{defect}/*.png",
+    }
+}
+
+
+def settings(root, **overrides):
+    return load(PROJECT / "params.yaml", {"data": {"root": str(root)}, **overrides})
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """A category of each kind of layout, and files among them that are no images."""
+    root = tmp_path_factory.mktemp("raw")
+    make_tree("mvtec_ad", root / "mvtec_ad", ["bottle", "toothbrush"], counts=2)
+    make_tree("btad", root / "btad", ["01"], counts=2)
+    make_tree("visa", root / "visa", ["candle", "pcb1"], counts=2)
+    bottle = root / "mvtec_ad/bottle"
+    (bottle / "readme.txt").write_text("not an image")
+    (bottle / "train/good/.hidden.png").write_bytes(b"")
+    for source, target in (("train/good", "fine"), ("test/good", "checked/ok")):
+        shutil.copytree(bottle / source, root / "plates" / target)
+    shutil.copytree(bottle / "test/contamination", root / "plates/checked/dirt")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("dataset", "category", "tables"),
+    [
+        ("mvtec_ad", "bottle", []),
+        ("btad", "01", []),
+        ("visa", "candle", ["split_csv/1cls.csv"]),
+        ("plates", "plates", []),
+    ],
+)
+def test_raw_files_are_the_images_masks_and_split_table(raw, dataset, category, tables):
+    params = settings(raw, prepare={"layouts": OWN})
+    entries = list_entries(raw / dataset, dataset, category, params.prepare.layouts)
+    paths = {path for e in entries for path in (e.path, e.mask_path) if path}
+    found = dag.raw_files(params, dataset, category)
+    assert found == sorted({*map(str, paths), *(f"{raw}/{dataset}/{name}" for name in tables)})
+    assert all(Path(path).is_file() for path in found)
+
+
+def test_raw_files_are_named_from_the_projects_folder(raw, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/raw").symlink_to(raw)
+    monkeypatch.setattr(dag, "PROJECT", tmp_path)
+    found = dag.raw_files(load(PROJECT / "params.yaml"), "btad", "01")
+    assert found and all(path.startswith("data/raw/btad/01/") for path in found)
+
+
+def test_a_tree_is_walked_once(raw):
+    dag._list_once.cache_clear()
+    for _ in range(3):
+        dag.raw_files(settings(raw), "mvtec_ad", "toothbrush")
+    assert dag._list_once.cache_info().misses == 1
+
+
+def test_where_the_images_are_gone_the_manifest_names_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(dag, "PROJECT", tmp_path)
+    row = {"path": "data/raw/mpdd/tubes/a.png", "split": "test", "label": 1, "defect": "bent"}
+    row |= {"mask_path": "data/raw/mpdd/tubes/a_mask.png", "sha256": "", "mask_sha256": ""}
+    row |= {"width": 4, "height": 4}
+    params = load(PROJECT / "params.yaml")
+    with pytest.raises(UserError, match=r"^data/raw/mpdd: no such folder; put data set mpdd there"):
+        dag.raw_files(params, "mpdd", "tubes")
+    write_csv(tmp_path / "results/data/mpdd/tubes/manifest.csv", [row], list(row))
+    assert dag.raw_files(params, "mpdd", "tubes") == [row["path"], row["mask_path"]]
+
+
+def test_a_category_that_is_not_there(raw):
+    with pytest.raises(UserError, match="no category 'nut'; one of circuit_board"):
+        dag.raw_files(settings(raw), "demo", "nut")
+    with pytest.raises(UserError, match="mvtec_ad: no category 'tubes'; one of bottle, cable"):
+        dag.raw_files(settings(raw), "mvtec_ad", "tubes")
+    with pytest.raises(UserError, match=r"mvtec_ad/cable: no category 'cable'.*known: bottle"):
+        dag.raw_files(settings(raw), "mvtec_ad", "cable")
+
+
+def test_all_of_an_own_data_set(raw, tmp_path, monkeypatch):
+    everything = {"experiment": {"datasets": {"plates": "all"}}}
+    with pytest.raises(UserError, match="no training images where its layout expects them"):
+        dag.matrix(settings(raw, **everything))
+    described = settings(raw, prepare={"layouts": OWN}, **everything)
+    assert dag.matrix(described) == {"plates": ("plates",)}
+    monkeypatch.setattr(dag, "PROJECT", tmp_path)
+    write_csv(tmp_path / "results/data/plates/old/manifest.csv", [], ["path"])
+    assert dag.matrix(settings(tmp_path / "gone", **everything)) == {"plates": ("old",)}
+
+
+@pytest.mark.parametrize("name", [*dag.TABLES, "cells"])
+def test_a_data_set_cannot_have_the_name_of_a_table(name):
+    params = load(PROJECT / "params.yaml", {"experiment": {"datasets": {name: ["part"]}}})
+    with pytest.raises(UserError, match=f"{name} is the name of a table"):
+        dag.matrix(params)
+
+
+# --- what Snakemake plans ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plan(raw, tmp_path_factory):
+    """``snakemake -n`` in a copy without results: (rule -> jobs, the lines of a user's mistake)."""
+    root = tmp_path_factory.mktemp("copy")
+    for name in ("realnet", "workflow"):
+        shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "params.yaml"):
+        shutil.copy(PROJECT / name, root / name)
+
+    def run(target, *config):
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", "-n", "--quiet", "reason"]
+        command += ["--config", f"data={{root: {raw}}}", *config, "--", target]
+        done = subprocess.run(
+            command, cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stdout, done.stdout
+        table = done.stdout.rpartition("Job stats:")[2].partition("\n\n")[0]
+        jobs = {k: int(n) for k, n in re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.MULTILINE)}
+        jobs.pop("total", None)
+        said = [line for line in done.stdout.splitlines() if line.startswith("realnet: ")]
+        assert bool(jobs) != bool(said), done.stdout
+        return jobs, said
+
+    return run
+
+
+ONE_CELL = dict.fromkeys(
+    ("make_backbone", "prepare", "train_ddpm", "sample_sdas", "select_features"), 1
+) | {"train_realnet": 1, "evaluate_realnet": 1}
+
+
+def test_a_category_outside_the_matrix_runs_by_its_path(plan):
+    jobs, _ = plan("results/evaluate/visa/pcb1/seed3/base/metrics.json")
+    assert jobs == ONE_CELL
+
+
+def test_one_category_with_its_table_by_config(plan):
+    chosen = "experiment={datasets: {btad: ['01']}, variants: [base]}"
+    jobs, _ = plan("results/tables/btad.csv", chosen)
+    assert jobs == ONE_CELL | {"make_report": 1}
+
+
+def test_a_model_for_a_whole_data_set_needs_all_that_are_listed(plan):
+    target, whole = "results/evaluate/visa/pcb1/seed0/base/metrics.json", "ddpm={scope: dataset}"
+    jobs, _ = plan(target, whole, "experiment={datasets: {visa: [candle, pcb1]}}")
+    assert jobs == ONE_CELL | {"prepare": 2}
+    _, said = plan(target, whole, "experiment={datasets: {visa: [candle]}}")
+    assert len(said) == 1 and "add pcb1 to experiment.datasets" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("results/evaluate/demo/nut/seed0/base/metrics.json", "no category 'nut'; one of circuit"),
+        ("results/evaluate/mpdd/tubes/seed0/base/metrics.json", "mpdd: no such folder"),
+        ("results/afs/demo/hex_nut/seed0/bse/afs.json", "no variant 'bse'; known: base"),
+    ],
+)
+def test_a_result_that_there_cannot_be_is_one_line(plan, target, named):
+    jobs, said = plan(target)
+    assert not jobs and len(said) == 1 and named in said[0], said
+
+
+# --- code as input -------------------------------------------------------------------------------
+
+
 def test_closure_follows_imports_and_leaves_the_command_line_out():
     files = dag.closure("realnet.training.loop")
     assert "realnet/training/loop.py" in files and "realnet/seeds.py" in files
     assert "realnet/synthesis/foreground.yaml" in files  # a table that the code reads
     assert not {"realnet/cli.py", "realnet/params.py"} & set(files)
+
+
+def test_a_table_is_code_of_the_modules_that_name_it():
+    assert "realnet/data/published.yaml" in dag.closure("realnet.data.manifest")
+    assert "realnet/data/published.yaml" not in dag.closure("realnet.data.images")
 
 
 def test_closure_of_every_kind_of_import(tmp_path):
