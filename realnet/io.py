@@ -84,10 +84,11 @@ def write_png(path: str | Path, pixels: Any) -> None:
 
 
 def save_weights(path: str | Path, module: Any) -> str:
-    """A network's state dict as safetensors, on the CPU; returns the file's SHA-256."""
+    """A network, or its state dict, as safetensors, on the CPU; returns the file's SHA-256."""
     import safetensors.torch
 
-    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    state = module if isinstance(module, dict) else module.state_dict()
+    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     with atomic(path) as temporary:
         safetensors.torch.save_file(state, temporary)
     return sha256(path)

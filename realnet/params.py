@@ -396,6 +396,10 @@ class Training(Section):
     segmentation_weight: Weight
     reconstruction_weight: Weight
     checkpoint_every: Positive
+    # The official protocol: every so many steps (or epochs, where `epochs` is given) and at the
+    # end, evaluate on the test set, and keep the best weights beside the last ones. None: the test
+    # set is not looked at. The last weights are the same bits either way.
+    select_every: Positive | None
 
     @model_validator(mode="after")
     def _length(self) -> "Training":
@@ -408,6 +412,13 @@ class Evaluate(Section):
     image_score_pool: Positive  # side of the average-pool window before the maximum; official 16
     pro_limit: Annotated[float, Field(gt=0, le=1)]
     figure_images: Positive  # best, median and worst test images shown, of each
+
+
+class ImageScore(Section):
+    """All that the stage `realnet` reads of the section `evaluate`."""
+
+    # None where no checkpoint is selected: then a change is no reason to train again.
+    image_score_pool: Positive | None
 
 
 class Report(Section):
@@ -446,7 +457,10 @@ READS: dict[str, tuple[str, ...]] = {
     "classifier": ("data", "ddpm", "classifier", "compute"),
     "sdas": ("data", "ddpm", "sdas", "compute"),
     "afs": ("data", "backbone", "synthesis", "afs", "model", "compute"),
-    "realnet": ("data", "backbone", "synthesis", "afs", "model", "training", "compute"),
+    "realnet": (
+        *("data", "backbone", "synthesis", "afs", "model", "training", "compute"),
+        "evaluate",  # of which ImageScore alone
+    ),
     "evaluate": ("data", "evaluate", "compute"),
     "report": ("experiment", "variants", "report"),
 }
@@ -531,7 +545,10 @@ class Params(Section):
 
         Also ``base`` for SDAS and DDPM of a variant that never looks at SDAS images.
         """
-        touched = set(self.variants[name]) & set(_DEPENDS[stage])
+        overlay = self.variants[name]
+        touched = set(overlay) & set(_DEPENDS[stage])
+        if stage == "realnet" and "image_score_pool" in overlay.get("evaluate", {}):
+            touched |= {"evaluate"} if self.training.select_every is not None else set()
         return name if touched else "base"
 
     def uses_sdas(self, name: str) -> bool:
@@ -544,8 +561,17 @@ class Params(Section):
 
     def section_json(self, stage: str, name: str = "base") -> str:
         """What ``stage`` reads, as one canonical JSON string: Snakemake reruns when it changes."""
-        resolved = self.variant(name).model_dump()
-        return json.dumps({key: resolved[key] for key in READS[stage]}, sort_keys=True)
+        sections = _read_by(stage, self.variant(name))
+        return json.dumps(sections, default=BaseModel.model_dump, sort_keys=True)
+
+
+def _read_by(stage: str, params: Params) -> dict[str, Any]:
+    """What ``stage`` reads of ``params``: its sections, by name."""
+    sections = {key: getattr(params, key) for key in READS[stage]}
+    if stage == "realnet":
+        pool = params.evaluate.image_score_pool if params.training.select_every else None
+        sections["evaluate"] = ImageScore(image_score_pool=pool)
+    return sections
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
@@ -650,14 +676,17 @@ def stage_params(text: str, stage: str, variant: str = "base") -> Any:
     """
     if not text.lstrip().startswith("{"):
         resolved = load(text).variant(variant)
-        return _Partial({key: getattr(resolved, key) for key in READS[stage]})
+        return _Partial(_read_by(stage, resolved))
     values = json.loads(text)
     sections = {}
     for key in READS[stage]:
         if key not in values:
             raise UserError(f"--params: section {key} is missing, stage {stage} needs it")
+        part = ImageScore if (stage, key) == ("realnet", "evaluate") else None
         try:
-            sections[key] = Params.model_fields[key].annotation.model_validate(values[key])
+            sections[key] = (part or Params.model_fields[key].annotation).model_validate(
+                values[key]
+            )
         except ValidationError as error:
             raise UserError(f"--params: {key}.{_one_line(error)}") from None
     return _Partial(sections)

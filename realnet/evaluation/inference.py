@@ -40,12 +40,15 @@ class Detector:
         return torch.cat(parts)
 
 
-def load_detector(folder: str | Path, runtime: Runtime) -> Detector:
+def load_detector(folder: str | Path, runtime: Runtime, checkpoint: str = "last") -> Detector:
     """What the stage `realnet` or `realnet import-realnet` wrote.
 
-    Digests of the model and of its backbone are verified. The backbone lies where ``model.json``
-    says, relative to the folder, or else in a folder ``backbone`` inside it.
-    UserError: no model there, other bytes than the recorded ones, or no backbone.
+    ``checkpoint``: the ``"last"`` weights, or the ``"best"`` on the test set, where the training
+    kept them (`training.select_every`). Digests of the model and of its backbone are verified. The
+    backbone lies where ``model.json`` says, relative to the folder, or else in a folder
+    ``backbone`` inside it.
+    UserError: no model there, no such checkpoint, other bytes than the recorded ones, or no
+    backbone.
     """
     folder = Path(folder)
     if not (folder / "model.json").is_file():
@@ -56,8 +59,14 @@ def load_detector(folder: str | Path, runtime: Runtime) -> Detector:
     meta = read_json(folder / "model.json")
     if not isinstance(meta, dict) or MODEL_KEYS - set(meta):
         raise UserError(f"{folder}/model.json: not of this program, or of another version of it")
-    path = folder / "model.safetensors"
-    if not path.is_file() or sha256(path) != meta["sha256"]:
+    stored = meta if checkpoint == "last" else meta.get("best")
+    if stored is None:
+        raise UserError(
+            f"{folder}: has no checkpoint that is best on the test set; train with"
+            " training.select_every"
+        )
+    path = folder / FILES[checkpoint]
+    if not path.is_file() or sha256(path) != stored["sha256"]:
         raise UserError(f"{path}: missing, or not the file of model.json; make the model again")
     origin = (folder / meta["backbone"]["path"]).resolve()
     if not origin.is_dir() and (folder / "backbone").is_dir():
@@ -86,4 +95,5 @@ def load_detector(folder: str | Path, runtime: Runtime) -> Detector:
     )
 
 
+FILES = {"last": "model.safetensors", "best": "best.safetensors"}
 MODEL_KEYS = {"dataset", "category", "image_size", "model", "selection", "backbone", "sha256"}

@@ -1,6 +1,8 @@
-"""Stage `evaluate`: score the test images with the last checkpoint, and measure."""
+"""Stage `evaluate`: score the test images with the last checkpoint, and measure.
 
-import math
+Where the training kept the checkpoint that was best on the test set, that one is measured too.
+"""
+
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,12 @@ from realnet.data.images import load_images, load_masks
 from realnet.data.items import read_manifest
 from realnet.errors import UserError
 from realnet.evaluation.figures import qualitative
-from realnet.evaluation.inference import load_detector
-from realnet.evaluation.metrics import image_ap, image_auroc, image_score, pixel_metrics
+from realnet.evaluation.inference import Detector, load_detector
+from realnet.evaluation.metrics import image_score
+from realnet.evaluation.protocols import LAST, official, protocols, strict_metrics
 from realnet.io import atomic, save_figure, write_csv, write_json
 from realnet.provenance import Record
 from realnet.runtime import start
-
-# What `pixel_metrics` gives: all null where there are no masks.
-PIXEL_METRICS = (
-    *("pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"),
-    *("regions", "defect_pixels", "normal_pixels"),
-)
 
 
 def evaluate(
@@ -34,6 +31,9 @@ def evaluate(
     out: Path,
 ) -> None:
     """Write ``scores.npz``, ``images.csv``, ``metrics.json`` and ``qualitative.png``.
+
+    Headline, maps and figure are of the last checkpoint. ``protocols`` in ``metrics.json`` has the
+    exact and the official metrics of both checkpoints: see :mod:`realnet.evaluation.protocols`.
 
     Own data may come without masks. Then ``has_masks`` is false in ``metrics.json`` and in
     ``scores.npz``, whose masks are all False; what is measured on pixels is null; image metrics
@@ -54,9 +54,19 @@ def evaluate(
     size = detector.image_size
     has_masks = any(item.mask_path for item in items)
     images, masks = load_images(items, size), load_masks(items, size).numpy()
-    margins = detector.margins(images, runtime, params.batch_size).numpy()
     labels = np.array([item.label for item in items], np.uint8)
-    scores = image_score(margins, params.image_score_pool)
+
+    def measured(detector: Detector) -> tuple[np.ndarray, np.ndarray, tuple[dict, dict]]:
+        """Margins, image scores, and the metrics of both kinds."""
+        margins = detector.margins(images, runtime, params.batch_size).numpy()
+        scores = image_score(margins, params.image_score_pool)
+        truth = masks if has_masks else None
+        exact = strict_metrics(margins, truth, scores, labels, params)
+        return margins, scores, (exact, official(margins, truth, params))
+
+    margins, scores, last = measured(detector)
+    kept = detector.meta.get("best")
+    best = measured(load_detector(model, runtime, "best"))[2] if kept else None
 
     with atomic(out / "scores.npz") as temporary:
         np.savez_compressed(
@@ -74,31 +84,22 @@ def evaluate(
         for item, score in zip(items, scores, strict=True)
     ]
     write_csv(out / "images.csv", rows, ["path", "label", "defect", "score"])
-    measured = {
-        "image_auroc": image_auroc(scores, labels),
-        "image_ap": image_ap(scores, labels),
-        **(
-            pixel_metrics(margins, masks, pro_limit=params.pro_limit)
-            if has_masks
-            else dict.fromkeys(PIXEL_METRICS)
-        ),
-    }
     lost = (labels == 1) & ~masks.any((1, 2))
     write_json(
         out / "metrics.json",
         {
-            **{
-                k: None if isinstance(v, float) and math.isnan(v) else v
-                for k, v in measured.items()
-            },
+            **last[0],
             **identity,
-            "checkpoint": "last",
+            "checkpoint": LAST,
             "has_masks": has_masks,
             "counts": {
                 "test_normal": int((labels == 0).sum()),
                 "test_anomalous": int((labels == 1).sum()),
                 "anomalous_without_pixels": int(lost.sum()) if has_masks else None,
             },
+            "protocols": protocols(
+                last, best, detector.meta.get("steps"), kept["step"] if kept else None
+            ),
         },
     )
     names = [f"{item.defect}/{item.path.name}" for item in items]

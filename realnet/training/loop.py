@@ -19,6 +19,7 @@ from realnet.distributed import (
     share_statistics,
     total,
 )
+from realnet.evaluation.inference import FILES, Detector
 from realnet.io import read_json, save_figure, save_weights, write_csv, write_json
 from realnet.models.afs import load_selection
 from realnet.models.backbone import FeatureExtractor, load_backbone
@@ -36,6 +37,7 @@ from realnet.training.checkpoint import (
     restore_modules,
     training_identity,
 )
+from realnet.training.selection import SELECTION, BestOnTest, best_on_test
 
 HISTORY = ["step", "loss", "loss_segmentation", "loss_reconstruction", "lr"]
 
@@ -53,7 +55,9 @@ def train_realnet(
 ) -> None:
     """Write ``model.safetensors`` (the trainable part), ``model.json``, history and curves.
 
-    `compute.processes` share the work.
+    These are the last weights. With `training.select_every` also ``best.safetensors``, those that
+    were best on the test set, and ``selection.csv``: what each evaluation there found. Steps are
+    counted from 1 in it, as updates made. `compute.processes` share the work.
     """
     check_batch("training.batch_size", stage.training.batch_size, stage.compute)
     launch(
@@ -84,7 +88,8 @@ def _train(
     selection = load_selection(afs)
     selector = FeatureSelector(stage.model.blocks, selection, size, stage.model.feature_scale)
     selector.to(runtime.device)
-    normal = load_images([i for i in read_manifest(manifest) if i.split == "train"], size)
+    items = read_manifest(manifest)
+    normal = load_images([item for item in items if item.split == "train"], size)
     covers = training_foregrounds(normal, stage.synthesis, dataset, category)
     pools = build_pools(stage.synthesis, sdas, seed, dataset, category, size)
     synthesise = AnomalySynthesiser(stage.synthesis, pools, seed, *names)
@@ -98,12 +103,25 @@ def _train(
     data = _Data(
         normal.to(runtime.device), covers.to(runtime.device), synthesise, extractor, selector
     )
-    history = _optimise(model, stage.training, data, runtime, checkpoints, seed, names)
+    steps, judge = steps_of(stage.training, len(normal)), None
+    if runtime.first:
+        judge = best_on_test(
+            items,
+            Detector(extractor, selector, model, size, {}),
+            stage.training,
+            stage.evaluate.image_score_pool,
+            steps,
+            per_epoch=-(-len(normal) // stage.training.batch_size),
+        )
+    history = _optimise(model, stage.training, data, runtime, checkpoints, judge, seed, names)
     if not runtime.first:
         return
 
     write_csv(out / "history.csv", history, HISTORY)
-    digest = save_weights(out / "model.safetensors", model)
+    digest = save_weights(out / FILES["last"], model)
+    for name in (FILES["best"], SELECTION):  # of an earlier training, which the workflow left
+        (out / name).unlink(missing_ok=True)
+    best = judge.write(out) if judge is not None else None
     write_json(
         out / "model.json",
         {
@@ -120,6 +138,8 @@ def _train(
             },
             "parameters": sum(p.numel() for p in model.parameters()),
             "sha256": digest,
+            "steps": steps,
+            "best": best,
         },
     )
     save_figure(out / "curves.png", _curves(history, f"{dataset}/{category} seed {seed}"))
@@ -191,6 +211,7 @@ def _optimise(
     data: _Data,
     runtime: Runtime,
     checkpoints: Checkpoints,
+    judge: BestOnTest | None,
     seed: int,
     names: tuple[str, ...],
 ) -> list[dict[str, float]]:
@@ -205,6 +226,8 @@ def _optimise(
     if (state := checkpoints.load()) is not None:
         restore_modules(state, model=model, optimiser=optimiser, schedule=schedule)
         history, first = state["history"], state["step"]
+        if judge is not None:
+            judge.restore(state["judge"])
         print(f"resumed at step {first}")
     del state
     check_alike(model, runtime, first)
@@ -237,6 +260,8 @@ def _optimise(
         row = (step, *total(found, runtime), rate)
         history.append(dict(zip(HISTORY, row, strict=True)))
         bar.set_postfix(loss=f"{row[1]:.4f}", refresh=False)
+        if judge is not None and judge.due(step + 1):  # the other processes wait at their next step
+            judge.look(step + 1, runtime)
         if (step + 1) % params.checkpoint_every == 0 and step + 1 < steps:
             check_alike(model, runtime, step)
             checkpoints.save(
@@ -245,6 +270,7 @@ def _optimise(
                 model=model.state_dict(),
                 optimiser=optimiser.state_dict(),
                 schedule=schedule.state_dict(),
+                judge=judge and judge.state(),
             )
     model.eval()
     return history

@@ -12,7 +12,8 @@ from realnet.data.manifest import prepare
 from realnet.evaluation.figures import qualitative
 from realnet.evaluation.measure import measure
 from realnet.evaluation.metrics import pixel_metrics
-from realnet.evaluation.stage import PIXEL_METRICS, evaluate
+from realnet.evaluation.protocols import PIXEL_METRICS
+from realnet.evaluation.stage import evaluate
 from realnet.io import read_csv, read_json
 from realnet.models.afs import select_features
 from realnet.models.backbone import make_backbone

@@ -2,6 +2,8 @@ rule evaluate_realnet:
     input:
         manifest="results/data/{dataset}/{category}/manifest.csv",
         model=upstream("realnet", "model.safetensors"),
+        # Also names the weights that were best on the test set, which not every training keeps.
+        config=upstream("realnet", "model.json"),
         code=code("evaluate"),
     output:
         metrics="results/evaluate/{dataset}/{category}/seed{seed}/{variant}/metrics.json",
