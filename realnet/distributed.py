@@ -217,7 +217,6 @@ def parallel(model: nn.Module, runtime: Runtime) -> nn.Module:
     return DistributedDataParallel(
         model,
         device_ids=[torch.cuda.current_device()] if runtime.device.type == "cuda" else None,
-        broadcast_buffers=False,  # equal anyway: see share_statistics
         gradient_as_bucket_view=True,  # saves a second copy of the gradients
     )
 
