@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -206,6 +206,70 @@ def sdas(
 
     stage = stage_params(params, "sdas", variant)
     sample_sdas(stage, ddpm, manifest, dataset, category, seed, out, classifier)
+
+
+@app.command()
+def sia(
+    ddpm: Annotated[Path, typer.Option(help="Folder of the stage ddpm, or of import-ddpm.")],
+    manifest: ManifestOption,
+    dataset: DatasetOption,
+    category: CategoryOption,
+    out: OutOption,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Folder of the stage classifier, to be guided by it.")
+    ] = None,
+    shard: Annotated[
+        int | None, typer.Option(min=0, help="Draw this shard alone. [all that are missing]")
+    ] = None,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Draw the Synthetic Industrial Anomaly data set; goes on where an earlier run was stopped."""
+    from realnet.diffusion.sia import draw_shards
+    from realnet.diffusion.sia_set import make_sia
+    from realnet.params import stage_params
+
+    given = (stage_params(params, "sia", variant), ddpm, manifest, dataset, category, seed, out)
+    if shard is None:
+        make_sia(*given, classifier)
+    else:
+        draw_shards(*given, classifier, shard)
+
+
+@app.command("export-pairs")
+def export_pairs(
+    manifest: ManifestOption,
+    dataset: DatasetOption,
+    category: CategoryOption,
+    count: Annotated[int, typer.Option(min=1, help="Number of pairs.")],
+    out: OutOption,
+    sdas: Annotated[
+        Path | None, typer.Option(help="Folder of the stage sdas: images to blend in.")
+    ] = None,
+    sia: Annotated[
+        Path | None, typer.Option(help="Folder of the stage sia, instead of --sdas.")
+    ] = None,
+    size: Annotated[
+        Literal["model", "original"],
+        typer.Option(help="Of the images: as the training sees them, or as photographed."),
+    ] = "model",
+    with_normals: Annotated[
+        bool, typer.Option("--with-normals", help="Also train/good and test/good.")
+    ] = False,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Write the training's local anomalies with their masks, in MVTec-AD layout."""
+    from realnet.params import stage_params
+    from realnet.synthesis.export import export_pairs as run
+
+    if sdas is not None and sia is not None:
+        raise UserError("--sdas and --sia: give one of them")
+    stage = stage_params(params, "realnet", variant)
+    where = (manifest, sdas or sia, dataset, category)
+    run(stage, *where, count, seed, out, size, with_normals)
 
 
 @app.command()

@@ -297,6 +297,37 @@ class Sdas(Section):
         return self
 
 
+class SdasStart(Section):
+    """All that the stage `sia` reads of the section `sdas`."""
+
+    start: Literal["noise", "image"]
+    start_fraction: Fraction
+    guidance_scale: Weight
+
+
+class Sia(Section):
+    """The Synthetic Industrial Anomaly data set (`snakemake sia`); no part of the benchmark.
+
+    Guidance and the start of the chain are those of `sdas`.
+    """
+
+    images: Positive  # per category
+    steps: Positive  # respaced denoising steps
+    strength: Annotated[list[Weight], Field(min_length=2, max_length=2)]  # s ~ U(low, high)
+    batch_size: Positive  # part of the result (rounding): batches are always full
+    shard: Positive  # images drawn in one go, a multiple of batch_size
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Sia":
+        if self.strength[0] > self.strength[1]:
+            raise ValueError("strength must be [low, high]")
+        if self.shard % self.batch_size:
+            raise ValueError(
+                f"shard is {self.shard}, not a multiple of batch_size {self.batch_size}"
+            )
+        return self
+
+
 class Perlin(Section):
     min_exponent: NonNegative  # lattice cells per side: 2^a, a uniform in min..max
     max_exponent: NonNegative
@@ -433,6 +464,7 @@ _DEPENDS: dict[str, tuple[str, ...]] = {
     "ddpm": ("data", "ddpm", "compute"),
     "classifier": ("data", "ddpm", "classifier", "compute"),
     "sdas": ("data", "ddpm", "classifier", "sdas", "compute"),
+    "sia": ("data", "ddpm", "classifier", "sdas", "sia", "compute"),
     "afs": (
         *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model"),
         "compute",
@@ -456,6 +488,7 @@ READS: dict[str, tuple[str, ...]] = {
     "ddpm": ("data", "ddpm", "compute"),
     "classifier": ("data", "ddpm", "classifier", "compute"),
     "sdas": ("data", "ddpm", "sdas", "compute"),
+    "sia": ("sdas", "sia", "compute"),  # of sdas, SdasStart alone
     "afs": ("data", "backbone", "synthesis", "afs", "model", "compute"),
     "realnet": (
         *("data", "backbone", "synthesis", "afs", "model", "training", "compute"),
@@ -467,7 +500,7 @@ READS: dict[str, tuple[str, ...]] = {
 
 OVERLAID = (
     *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model", "training"),
-    "evaluate",
+    *("evaluate", "sia"),
 )
 
 
@@ -482,6 +515,7 @@ class Params(Section):
     ddpm: Ddpm
     classifier: Classifier
     sdas: Sdas
+    sia: Sia
     synthesis: Synthesis
     afs: Afs
     model: Model
@@ -571,6 +605,9 @@ def _read_by(stage: str, params: Params) -> dict[str, Any]:
     if stage == "realnet":
         pool = params.evaluate.image_score_pool if params.training.select_every else None
         sections["evaluate"] = ImageScore(image_score_pool=pool)
+    if stage == "sia":
+        parts = {key: getattr(params.sdas, key) for key in SdasStart.model_fields}
+        sections["sdas"] = SdasStart(**parts)
     return sections
 
 
@@ -682,7 +719,7 @@ def stage_params(text: str, stage: str, variant: str = "base") -> Any:
     for key in READS[stage]:
         if key not in values:
             raise UserError(f"--params: section {key} is missing, stage {stage} needs it")
-        part = ImageScore if (stage, key) == ("realnet", "evaluate") else None
+        part = {("realnet", "evaluate"): ImageScore, ("sia", "sdas"): SdasStart}.get((stage, key))
         try:
             sections[key] = (part or Params.model_fields[key].annotation).model_validate(
                 values[key]

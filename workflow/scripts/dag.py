@@ -1,6 +1,7 @@
 """What the Snakefile needs to know before it can draw the DAG; plain functions, no Snakemake."""
 
 import ast
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,8 @@ CODE = {
     "ddpm": "realnet.diffusion.training",
     "classifier": "realnet.diffusion.classifier",
     "sdas": "realnet.diffusion.sampling",
+    "sia": "realnet.diffusion.sia_set",
+    "sia_shard": "realnet.diffusion.sia",
     "afs": "realnet.models.afs",
     "realnet": "realnet.training.loop",
     "evaluate": "realnet.evaluation.stage",
@@ -189,6 +192,21 @@ def _list_once(
         paths.add(root / listing.layout.split.file)
     start = len(root.as_posix())
     return tuple(sorted(f"{data_root}/{dataset}{path.as_posix()[start:]}" for path in paths))
+
+
+def sia_shards(params: Params, variant: str) -> int:
+    """Into how many shards a category's SIA data set is cut."""
+    sia = params.variant(variant).sia
+    return -(-sia.images // sia.shard)
+
+
+def sia_shard_section(params: Params, variant: str, shard: int) -> str:
+    """What one shard of SIA is drawn by: the section without the images behind the shard, since
+    more of those are no reason to draw it again."""
+    values = json.loads(params.section_json("sia", variant))
+    sia = values["sia"]
+    sia["images"] = min(sia["images"], (shard + 1) * sia["shard"])
+    return json.dumps(values, sort_keys=True)
 
 
 def _root(params: Params, dataset: str) -> Path:
