@@ -5,11 +5,10 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import ValidationError
 
 from realnet.data.categories import KNOWN_CATEGORIES
@@ -19,6 +18,15 @@ from realnet.params import Experiment, Params, Report, load
 
 METRICS = ("image_auroc", "pixel_auroc", "pro")
 MEAN = "mean"
+# What realnet/evaluation/protocols.py calls them.
+STRICT_LAST, STRICT_BEST = "strict_last", "strict_best"
+OFFICIAL_LAST, OFFICIAL_BEST = "official_last", "official_best"
+PROTOCOLS = (STRICT_LAST, STRICT_BEST, OFFICIAL_LAST, OFFICIAL_BEST)
+
+
+def under(protocol: str, metric: str) -> str:
+    """The address of a metric of METRICS under a protocol, for :meth:`Results.stat`."""
+    return f"{protocol}/{metric}{'_official' if protocol.startswith('official') else ''}"
 
 
 class Cell(NamedTuple):
@@ -65,6 +73,8 @@ class Results:
     def stat(self, dataset: str, variant: str, category: str, metric: str) -> Stat:
         """Of one category, or of ``"mean"``: the mean over categories, taken per seed.
 
+        ``metric``: one of METRICS, which are the headline, or what :func:`under` gives; that is
+        missing where the protocol was not evaluated.
         The mean over categories needs all of them: a mean over those that happen to be there
         would compare different things.
         """
@@ -81,8 +91,9 @@ class Results:
             means = []
             for dataset, names in wanted.items():
                 found = [self.cells.get(Cell(dataset, name, seed, variant)) for name in names]
-                if names and all(cell is not None for cell in found):
-                    means.append(statistics.fmean(number(cell, metric) for cell in found))
+                values = [None if cell is None else number(cell, metric) for cell in found]
+                if values and None not in values:
+                    means.append(statistics.fmean(values))
             if len(means) == len(wanted):
                 per_seed.append(statistics.fmean(means))
         if not per_seed:
@@ -111,9 +122,16 @@ class Results:
         return (*self.categories[dataset], MEAN)
 
 
-def number(cell: dict[str, Any], metric: str) -> float:
-    """A metric of a metrics file: NaN where it is null, that is undefined."""
-    return math.nan if cell[metric] is None else float(cell[metric])
+def number(cell: dict[str, Any], metric: str) -> float | None:
+    """A metric of a metrics file: NaN where it is null, that is undefined.
+
+    None where the metric's protocol was not evaluated.
+    """
+    protocol, _, name = metric.rpartition("/")
+    values = cell.get("protocols", {}).get(protocol) if protocol else cell
+    if values is None:
+        return None
+    return math.nan if values[name] is None else float(values[name])
 
 
 def matrix_of(text: str) -> Matrix:
@@ -196,17 +214,6 @@ def collect(
     return Results(matrix, categories, paths, {c: _read(p, c) for c, p in present.items()})
 
 
-@cache
-def paper() -> dict[str, dict[str, Any]]:
-    """The published numbers, by data set, percent; see the notes in ``paper.yaml``."""
-    return yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8"))
-
-
-def title(dataset: str) -> str:
-    """How a data set's own authors write its name, where the paper has it."""
-    return paper().get(dataset, {}).get("title", dataset)
-
-
 def _path(results: Path, cell: Cell) -> Path:
     folder = results / "evaluate" / cell.dataset / cell.category / f"seed{cell.seed}"
     return folder / cell.variant / "metrics.json"
@@ -254,6 +261,12 @@ def _read(path: Path, cell: Cell) -> dict[str, Any]:
                 f"{path}: {metric} is {values.get(metric, 'missing')},"
                 " expected a fraction, or null where it is undefined"
             )
+    for protocol in PROTOCOLS:
+        given = values.get("protocols", {}).get(protocol)
+        for metric in METRICS if given is not None else ():
+            name = under(protocol, metric).removeprefix(f"{protocol}/")
+            if name not in given:
+                raise UserError(f"{path}: protocols.{protocol} has no {name}; evaluate again")
     for key in ("dataset", "category", "seed"):
         if key in values and values[key] != getattr(cell, key):
             raise UserError(

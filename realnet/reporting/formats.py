@@ -9,8 +9,9 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from realnet.reporting.collect import MEAN, Stat
+from realnet.reporting.published import Number
 
-MISSING, UNDEFINED = "–", "n/a"
+MISSING, UNDEFINED, UNCERTAIN = "–", "n/a", "†"
 
 
 class Name(NamedTuple):
@@ -22,16 +23,17 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """``text`` holds a string or a Name, ``percent`` a Stat, ``delta`` a fraction or None, and
-    ``number`` one to print as it is (a count, or a percentage as its source prints it) or None.
+    """``text`` holds a string or a Name, ``percent`` a Stat, ``delta`` a fraction, ``published`` a
+    Number of the paper, to print as its source does, and ``number`` a count. All but ``text`` may
+    be None, where there is nothing to say.
 
-    ``group`` is a heading over several columns; Markdown, which has none, names the first of them
-    after it.
+    ``group`` is a heading over several columns; Markdown, which has none, puts it before the title
+    of the first of them.
     """
 
     key: str  # CSV header
     title: str  # header for people
-    kind: Literal["text", "percent", "delta", "number"]
+    kind: Literal["text", "percent", "delta", "published", "number"]
     group: str = ""
 
 
@@ -47,12 +49,14 @@ class Table:
 
 
 def to_csv(table: Table) -> str:
-    """Percent, rounded; each percent column has its ``_std``, empty where there is one seed."""
+    """Percent, rounded. Each percent column has its ``_std``, empty where there is one seed, and
+    each published one its ``_certainty``."""
+    beside = {"percent": "_std", "published": "_certainty"}
     header: list[str] = []
     for column in table.columns:
         header.append(column.key)
-        if column.kind == "percent":
-            header.append(f"{column.key}_std")
+        if column.kind in beside:
+            header.append(column.key + beside[column.kind])
     rows = []
     for row in _rows(table):
         fields: list[str] = []
@@ -60,8 +64,10 @@ def to_csv(table: Table) -> str:
             if column.kind == "text":
                 fields.append(value.key if isinstance(value, Name) else value)
             elif column.kind == "percent":
-                fields += [_percent(value.value, table.digits, "", "")]
-                fields += [_percent(value.std, table.digits, "", "")]
+                both = (value.value, value.std) if value else (None, None)
+                fields += [_percent(number, table.digits, "", "") for number in both]
+            elif column.kind == "published":
+                fields += [str(value.value), value.certainty] if value else ["", ""]
             else:
                 fields.append(_text(column, value, table.digits).removeprefix("+"))
         rows.append(fields)
@@ -121,10 +127,11 @@ def csv_text(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _headings(table: Table) -> list[str]:
-    """One line of headings: the first column of a group has the group's name."""
+    """One line of headings: the first column of a group has the group's name too."""
     names, last = [], ""
     for column in table.columns:
-        names.append(column.group if column.group and column.group != last else column.title)
+        first = column.group and column.group != last
+        names.append(f"{column.group}: {column.title}" if first else column.title)
         last = column.group
     return names
 
@@ -172,12 +179,17 @@ def _shown(table: Table) -> Table:
 def _text(column: Column, value: Any, digits: int) -> str:
     if column.kind == "text":
         return value.title if isinstance(value, Name) else value
+    if value is None:
+        return ""
     if column.kind == "percent":
         assert isinstance(value, Stat)
         text = _percent(value.value, digits, MISSING, UNDEFINED)
         return text if value.std is None else f"{text} ± {_percent(value.std, digits, '', '')}"
     if column.kind == "number":
-        return "" if value is None else str(value)
+        return str(value)
+    if column.kind == "published":
+        assert isinstance(value, Number)
+        return f"{value.value}{'' if value.certain else UNCERTAIN}"
     text = _percent(value, digits, "", UNDEFINED)
     return f"+{text}" if text[:1].isdigit() and float(text) > 0 else text
 
@@ -195,7 +207,7 @@ def _escape(text: str) -> str:
     special = {
         **{c: f"\\{c}" for c in "&%$#_{}"},
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-        **{"±": r"$\pm$", "Δ": r"$\Delta$", "–": "--"},
+        **{"±": r"$\pm$", "Δ": r"$\Delta$", "–": "--", "−": "$-$", UNCERTAIN: r"$^\dagger$"},
     }
     escaped = "".join(special.get(character, character) for character in text)
     return f"${escaped}$" if escaped[:1] in {"+", "-"} and escaped != "--" else escaped

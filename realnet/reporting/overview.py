@@ -20,7 +20,8 @@ from realnet.evaluation.figures import (
     show_mask,
 )
 from realnet.evaluation.metrics import image_separation
-from realnet.reporting.collect import Results, title
+from realnet.reporting.collect import Results
+from realnet.reporting.published import title
 
 ARRAYS = ("margins", "masks", "labels", "image_scores", "paths", "defects")
 PICTURE = 256  # pixels, longest side of an input

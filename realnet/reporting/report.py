@@ -23,8 +23,7 @@ def report(
     docstring. UserError for a missing or malformed file, before anything is written.
     """
     found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
-    published = collect.paper()
-    made = all_tables(found, published)
+    made = all_tables(found)
     picture, absent = overview(found)
 
     write_json(results / "metrics.json", summary_metrics(found))
@@ -34,7 +33,7 @@ def report(
         write_text(results / "tables" / f"{name}.tex", formats.to_latex(table))
     write_text(results / "tables" / "cells.csv", tables.cells_csv(found))
 
-    save_figure(results / "figures" / "summary.png", summary(found, published))
+    save_figure(results / "figures" / "summary.png", summary(found))
     if picture is not None:
         save_figure(results / "figures" / "overview.png", picture, dpi=120)
     else:  # one from an earlier state of the files would show something else
@@ -45,17 +44,18 @@ def report(
         print(f"realnet report: {what}: {absent[0]}{more} not found", file=sys.stderr)
 
 
-def all_tables(found: collect.Results, published: tables.Paper) -> dict[str, formats.Table]:
+def all_tables(found: collect.Results) -> dict[str, formats.Table]:
     """Name -> table. UserError: a data set that has the name of another table."""
     made = {
-        "main": tables.main_table(found, published),
+        "main": tables.main_table(found),
+        "protocols": tables.protocols_table(found),
         "per_category": tables.per_category_table(found),
         "ablation": tables.ablation_table(found),
     }
     for dataset in found.matrix.datasets:
         if dataset in (*made, "cells"):
             raise UserError(f"data set {dataset}: a table has that name; rename the data set")
-    return made | {d: tables.dataset_table(found, published, d) for d in found.matrix.datasets}
+    return made | {d: tables.dataset_table(found, d) for d in found.matrix.datasets}
 
 
 def summary_metrics(found: collect.Results) -> dict[str, Any]:

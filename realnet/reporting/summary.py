@@ -6,8 +6,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from realnet.evaluation.figures import FAINT, INK
-from realnet.reporting.collect import MEAN, METRICS, Results, title
+from realnet.reporting.collect import MEAN, METRICS, Results
 from realnet.reporting.formats import UNDEFINED
+from realnet.reporting.published import number, title
 from realnet.reporting.tables import TITLES
 
 # Okabe-Ito: told apart by colour-blind readers; the reference variant comes first, in blue.
@@ -15,7 +16,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def summary(results: Results, paper: dict[str, dict[str, Any]]) -> Figure:
+def summary(results: Results) -> Figure:
     """Dots: one panel per metric, one row per category and for the mean, one colour per variant.
 
     Bars show +- one standard deviation over seeds; a hollow diamond is the paper's mean, n/a a
@@ -69,11 +70,16 @@ def summary(results: Results, paper: dict[str, dict[str, Any]]) -> Figure:
                     zorder=4 if index == 0 else 3,
                 )
             compared = category == MEAN and results.is_whole(dataset)
-            published = paper.get(dataset, {}).get(metric) if compared else None
+            published = number(dataset, MEAN, metric) if compared else None
             if published is not None:
-                smallest = min(smallest, published / 100)
+                smallest = min(smallest, published.value / 100)
                 panel.plot(
-                    *(published, y), marker="d", color=INK, fillstyle="none", markersize=8, zorder=5
+                    *(published.value, y),
+                    marker="d",
+                    color=INK,
+                    fillstyle="none",
+                    markersize=8,
+                    zorder=5,
                 )
         _axis(panel, TITLES[metric], smallest)
     labels = ["" if row is None else row[1] for row in rows]
@@ -87,7 +93,7 @@ def summary(results: Results, paper: dict[str, dict[str, Any]]) -> Figure:
             *(0.0, first - 0.55, title(dataset)), transform=panels[0].get_yaxis_transform(),
             ha="left", va="bottom", fontsize=8, fontweight="bold", color=FAINT,
         )  # fmt: skip
-    _legend(figure, results, paper, height)
+    _legend(figure, results, height)
     figure.subplots_adjust(
         left=0.14,
         right=0.985,
@@ -118,7 +124,7 @@ def _ticks(span: float) -> Any:
     return MultipleLocator(next(s for s in (1, 2, 5, 10, 20) if span / s <= 6))
 
 
-def _legend(figure: Figure, results: Results, paper: dict, height: float) -> None:
+def _legend(figure: Figure, results: Results, height: float) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -126,7 +132,7 @@ def _legend(figure: Figure, results: Results, paper: dict, height: float) -> Non
                color=COLOURS[i % len(COLOURS)], markersize=6.5, markeredgecolor="white")
         for i, variant in enumerate(results.matrix.variants)
     ]  # fmt: skip
-    if any(d in paper and results.is_whole(d) for d in results.matrix.datasets):
+    if any(results.is_whole(d) and number(d, MEAN, METRICS[0]) for d in results.matrix.datasets):
         handles.append(
             Line2D([], [], linestyle="", marker="d", label="paper", color=INK,
                    fillstyle="none", markersize=7)

@@ -1,17 +1,26 @@
-"""What the tables say; how they are written is in ``formats.py``."""
+"""What the tables say; how they are written is in ``formats.py``, their notes in ``notes.py``."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from realnet.data.categories import KNOWN_CATEGORIES
-from realnet.reporting.collect import MEAN, METRICS, Results, title
+from realnet.reporting import notes
+from realnet.reporting.collect import (
+    MEAN,
+    METRICS,
+    OFFICIAL_BEST,
+    OFFICIAL_LAST,
+    STRICT_BEST,
+    STRICT_LAST,
+    Results,
+    Stat,
+    under,
+)
 from realnet.reporting.formats import Column, Name, Table, csv_text
+from realnet.reporting.published import Number, mean, number, title
 
 TITLES = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
-Paper = dict[str, dict[str, Any]]
 
 
-def main_table(results: Results, paper: Paper) -> Table:
+def main_table(results: Results) -> Table:
     """The reference variant, one row per data set, beside the paper's numbers."""
     matrix = results.matrix
     reference = matrix.variants[0]
@@ -22,28 +31,25 @@ def main_table(results: Results, paper: Paper) -> Table:
     ]
     rows, published = [], []
     for dataset in matrix.datasets:
-        stats = [results.stat(dataset, reference, MEAN, m) for m in METRICS]
-        published.append([_published(results, paper, dataset, MEAN, m) for m in METRICS])
+        published.append([_published(results, dataset, MEAN, m) for m in METRICS])
+        ours = [_ours(results, dataset, reference, MEAN, m) for m in METRICS]
         count = len(results.categories[dataset])
-        rows.append([_name(dataset), count, *_compared(stats, published[-1])])
-    notes = [
-        f"Variant {reference}, last checkpoint, percent; means over categories. {_seeds(results)}"
+        rows.append([_name(dataset), count, *_compared(ours, published[-1])])
+    said = [
+        f"Variant {reference}, percent; means over categories. {notes.seeds(results)}",
+        *notes.compared(results, list(matrix.datasets)),
     ]
     groups = [rows]
     if len(rows) > 1:
-        means = [
-            None if None in values else round(sum(values) / len(values), matrix.digits)
-            for values in zip(*published, strict=True)
-        ]
-        stats = [results.overall(reference, m) for m in METRICS]
+        means = [mean(list(values), matrix.digits) for values in zip(*published, strict=True)]
+        ours = [(results.overall(reference, m), _official_overall(results, m)) for m in METRICS]
         label = Name(MEAN, f"mean of {len(rows)} data sets")
-        groups.append([[label, None, *_compared(stats, means)]])
-        notes.append("The last row counts each data set once, however many categories it has.")
-    notes += _notes(results, paper, list(matrix.datasets))
-    return Table(f"RealNet ({reference})", columns, groups, notes, matrix.digits)
+        groups.append([[label, None, *_compared(ours, means)]])
+        said.append("The last row counts each data set once, however many categories it has.")
+    return Table(f"RealNet ({reference})", columns, groups, said, matrix.digits)
 
 
-def dataset_table(results: Results, paper: Paper, dataset: str) -> Table:
+def dataset_table(results: Results, dataset: str) -> Table:
     """The reference variant on one data set, category by category, beside the paper's numbers."""
     reference = results.matrix.variants[0]
     columns = [Column("category", "Category", "text"), *_compared_columns()]
@@ -51,18 +57,59 @@ def dataset_table(results: Results, paper: Paper, dataset: str) -> Table:
         [
             category,
             *_compared(
-                [results.stat(dataset, reference, category, m) for m in METRICS],
-                [_published(results, paper, dataset, category, m) for m in METRICS],
+                [_ours(results, dataset, reference, category, m) for m in METRICS],
+                [_published(results, dataset, category, m) for m in METRICS],
             ),
         ]
         for category in results.rows(dataset)
     ]
-    notes = [
-        f"Variant {reference}, last checkpoint, percent. {_seeds(results)}",
-        *_notes(results, paper, [dataset]),
+    said = [
+        f"Variant {reference}, percent. {notes.seeds(results)}",
+        *notes.compared(results, [dataset]),
     ]
     heading = f"{title(dataset)}: RealNet ({reference})"
-    return Table(heading, columns, [rows[:-1], rows[-1:]], notes, results.matrix.digits)
+    return Table(heading, columns, [rows[:-1], rows[-1:]], said, results.matrix.digits)
+
+
+def protocols_table(results: Results) -> Table:
+    """Means over categories under each protocol: what the choice of the checkpoint is worth."""
+    reference = results.matrix.variants[0]
+    columns = [
+        Column("dataset", "Data set", "text"),
+        Column("variant", "Variant", "text"),
+        Column("metric", "Metric", "text"),
+        Column(STRICT_LAST, "Strict, last", "percent"),
+        Column(STRICT_BEST, "Strict, best", "percent"),
+        Column("best_minus_last", "Best − last", "delta"),
+        Column(OFFICIAL_LAST, "Official, last", "percent"),
+        Column(OFFICIAL_BEST, "Official, best", "percent"),
+        Column("paper", "Paper", "published"),
+        Column("official_minus_paper", "Official − paper", "delta"),
+    ]
+    groups = []
+    for dataset in results.matrix.datasets:
+        rows = []
+        for variant in results.matrix.variants:
+            for metric in METRICS:
+                last = results.stat(dataset, variant, MEAN, metric)
+                best, official_last, official_best = (
+                    _given(results.stat(dataset, variant, MEAN, under(protocol, metric)))
+                    for protocol in (STRICT_BEST, OFFICIAL_LAST, OFFICIAL_BEST)
+                )
+                # The paper's numbers are of the method itself.
+                whole = variant == reference
+                paper = _published(results, dataset, MEAN, metric) if whole else None
+                strict = (last, best, _difference(best, last))
+                compared = (paper, _difference(official_best or official_last, paper))
+                name = Name(metric, TITLES[metric])
+                official = (official_last, official_best)
+                rows.append([_name(dataset), variant, name, *strict, *official, *compared])
+        groups.append(rows)
+    said = [
+        f"Means over categories, percent. {notes.seeds(results)}",
+        *notes.protocols(results),
+    ]
+    return Table("Protocols", columns, groups, said, results.matrix.digits)
 
 
 def per_category_table(results: Results) -> Table:
@@ -82,8 +129,8 @@ def per_category_table(results: Results) -> Table:
         for dataset in results.matrix.datasets
         for variant in results.matrix.variants
     ]
-    notes = [f"Last checkpoint, percent. {_seeds(results)}", *_mask_notes(results)]
-    return Table("Variants by category", columns, groups, notes, results.matrix.digits)
+    said = [f"Last checkpoint, percent. {notes.seeds(results)}", *notes.masks(results)]
+    return Table("Variants by category", columns, groups, said, results.matrix.digits)
 
 
 def ablation_table(results: Results) -> Table:
@@ -102,36 +149,44 @@ def ablation_table(results: Results) -> Table:
         for variant in results.matrix.variants:
             stats = [results.stat(dataset, variant, MEAN, m) for m in METRICS]
             deltas = [
-                None if variant == reference else _difference(s.value, b.value)
+                None if variant == reference else _difference(s, b)
                 for s, b in zip(stats, base, strict=True)
             ]
             rows.append([_name(dataset), variant, *stats, *deltas])
         groups.append(rows)
-    notes = [
-        f"Mean over categories, last checkpoint, percent. {_seeds(results)}"
+    said = [
+        f"Mean over categories, last checkpoint, percent. {notes.seeds(results)}"
         f" Δ: difference to {reference} before rounding, points.",
-        *_mask_notes(results),
+        *notes.claims(results),
+        *notes.masks(results),
     ]
-    return Table("Variants", columns, groups, notes, results.matrix.digits)
+    return Table("Variants", columns, groups, said, results.matrix.digits)
 
 
 def cells_csv(results: Results) -> str:
-    """Every evaluation: the fractions of its metrics file, unrounded; empty where undefined."""
-    extra = sorted(
-        {
-            key
-            for cell in results.cells.values()
-            for key, value in cell.items()
-            if isinstance(value, float) and key not in METRICS and 0 <= value <= 1
-        }
-    )
-    fields = ["dataset", "variant", "category", "seed", *METRICS, *extra]
+    """Every evaluation: the fractions of its metrics file, unrounded; empty where undefined.
+
+    Its protocols follow as ``<protocol>/<metric>``, without those of ``strict_last``, which are the
+    headline.
+    """
+    flat = {}
+    for cell, values in results.cells.items():
+        numbers = {k: v for k, v in values.items() if isinstance(v, float) and 0 <= v <= 1}
+        numbers |= {k: values[k] for k in METRICS if values[k] is not None}
+        for protocol, measured in values.get("protocols", {}).items():
+            if measured is not None and protocol != STRICT_LAST:
+                named = {f"{protocol}/{k}": v for k, v in measured.items() if k != "checkpoint"}
+                numbers |= {k: v for k, v in named.items() if v is not None}
+        flat[cell] = numbers
+    extra = sorted({key for numbers in flat.values() for key in numbers} - set(METRICS))
+    # Those of the last checkpoint before those of protocols.
+    extra.sort(key=lambda key: "/" in key)
     rows = [
         [c.dataset, c.variant, c.category, c.seed]
-        + ["" if values.get(k) is None else values[k] for k in (*METRICS, *extra)]
-        for c, values in results.cells.items()
+        + [numbers.get(key, "") for key in (*METRICS, *extra)]
+        for c, numbers in flat.items()
     ]
-    return csv_text([fields, *rows])
+    return csv_text([["dataset", "variant", "category", "seed", *METRICS, *extra], *rows])
 
 
 # --- beside the paper ----------------------------------------------------------------------------
@@ -142,80 +197,65 @@ def _compared_columns() -> list[Column]:
         column
         for m in METRICS
         for column in (
-            Column(m, "ours", "percent", TITLES[m]),
-            Column(f"paper_{m}", "paper", "number", TITLES[m]),
+            Column(m, "strict", "percent", TITLES[m]),
+            Column(f"official_{m}", "official", "percent", TITLES[m]),
+            Column(f"paper_{m}", "paper", "published", TITLES[m]),
             Column(f"delta_{m}", "Δ", "delta", TITLES[m]),
         )
     ]
 
 
-def _compared(stats: Sequence, published: Sequence[float | None]) -> list:
+def _ours(
+    results: Results, dataset: str, variant: str, category: str, metric: str
+) -> tuple[Stat, Stat | None]:
+    """(strict, official): the last checkpoint's, and that of the paper's protocol.
+
+    The latter is of the checkpoint that was best on the test set or, where none was chosen, of
+    the last one.
+    """
+    best, last = (
+        _given(results.stat(dataset, variant, category, under(protocol, metric)))
+        for protocol in (OFFICIAL_BEST, OFFICIAL_LAST)
+    )
+    return results.stat(dataset, variant, category, metric), best or last
+
+
+def _official_overall(results: Results, metric: str) -> Stat | None:
+    reference = results.matrix.variants[0]
+    best, last = (
+        _given(results.overall(reference, under(protocol, metric)))
+        for protocol in (OFFICIAL_BEST, OFFICIAL_LAST)
+    )
+    return best or last
+
+
+def _compared(
+    ours: Sequence[tuple[Stat, Stat | None]], published: Sequence[Number | None]
+) -> list[object]:
     cells = []
-    for stat, paper in zip(stats, published, strict=True):
-        other = None if paper is None else paper / 100
-        cells += [stat, paper, _difference(stat.value, other)]
+    for (strict, official), paper in zip(ours, published, strict=True):
+        cells += [strict, official, paper, _difference(official, paper)]
     return cells
 
 
-def _published(
-    results: Results, paper: Paper, dataset: str, category: str, metric: str
-) -> float | None:
+def _published(results: Results, dataset: str, category: str, metric: str) -> Number | None:
     """The paper's number; its mean only beside a mean over the same categories."""
-    entry = paper.get(dataset, {})
-    if category != MEAN:
-        entry = entry.get("categories", {}).get(category, {})
-    elif not results.is_whole(dataset):
+    if category == MEAN and not results.is_whole(dataset):
         return None
-    return entry.get(metric)
+    return number(dataset, category, metric)
 
 
-def _difference(value: float | None, other: float | None) -> float | None:
-    return None if value is None or other is None else value - other
+def _given(stat: Stat) -> Stat | None:
+    """None where nothing was evaluated, so that columns of such can be left out."""
+    return None if stat.value is None else stat
+
+
+def _difference(one: Stat | None, other: Stat | Number | None) -> float | None:
+    """As fractions; None where one is not there, NaN where one is undefined."""
+    if one is None or other is None or one.value is None or other.value is None:
+        return None
+    return one.value - (other.value / 100 if isinstance(other, Number) else other.value)
 
 
 def _name(dataset: str) -> Name:
     return Name(dataset, title(dataset))
-
-
-# --- notes ---------------------------------------------------------------------------------------
-
-
-def _notes(results: Results, paper: Paper, datasets: Sequence[str]) -> list[str]:
-    known = [d for d in datasets if d in paper]
-    whole = [d for d in known if results.is_whole(d)]
-    notes = []
-    if whole:
-        notes.append(
-            "Paper: mean over categories of the checkpoint that was best on the test set; its PRO"
-            " is not AU-PRO (thresholds linear in the score). Δ: ours minus paper, points."
-        )
-        sources: dict[str, list[str]] = {}
-        for dataset in whole:
-            sources.setdefault(paper[dataset]["source"], []).append(title(dataset))
-        notes += [f"{', '.join(names)}: {source}." for source, names in sources.items()]
-    notes += [
-        f"{title(d)}: {len(results.categories[d])} of {len(KNOWN_CATEGORIES[d])}"
-        " categories, so the paper's mean over all of them is not shown."
-        for d in known
-        if d not in whole
-    ]
-    return notes + _mask_notes(results, datasets)
-
-
-def _mask_notes(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
-    """Why pixel metrics are n/a: where the data have no masks."""
-    bare = [cell for cell in results.without_masks if datasets is None or cell[0] in datasets]
-    if not bare:
-        return []
-    names = ", ".join("/".join(cell) for cell in bare)
-    return [
-        f"n/a: no masks in {names}, so image metrics only; a mean over categories or data sets is"
-        " given where all of them have masks."
-    ]
-
-
-def _seeds(results: Results) -> str:
-    seeds = results.matrix.seeds
-    if len(seeds) == 1:
-        return f"One seed ({seeds[0]})."
-    return f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})."

@@ -59,6 +59,19 @@ def write_cell(results: Path, dataset: str, category: str, seed: int, variant: s
     return folder / "metrics.json"
 
 
+def protocols(headline: dict, chosen: bool) -> dict:
+    """As the evaluation writes them; the best is a little better, the official PRO above 1."""
+    strict = {m: headline[m] for m in METRICS}
+    found = {"strict_last": {"checkpoint": "last", "step": 500, **strict}}
+    best = {m: value + 0.0042 + 0.01 * (m == "pro") for m, value in strict.items()}
+    found["strict_best"] = {"checkpoint": "best_on_test", "step": 300, **best}
+    for name, values in (("last", strict), ("best", best)):
+        quirks = {f"{m}_official": v + 0.1 * (m == "pro") for m, v in values.items()}
+        where = {k: found[f"strict_{name}"][k] for k in ("checkpoint", "step")}
+        found[f"official_{name}"] = where | quirks
+    return found if chosen else found | {"strict_best": None, "official_best": None}
+
+
 def write_results(results: Path, datasets: dict[str, list[str]] = CATEGORIES) -> list[Path]:
     """Every cell with its own numbers, as fractions with an exact decimal form."""
     files = []
@@ -74,6 +87,7 @@ def write_results(results: Path, datasets: dict[str, list[str]] = CATEGORIES) ->
                         "pixel_ap": 0.5 + drop,
                         "regions": 12,
                     }
+                    values["protocols"] = protocols(values, dataset != "bolts_m8")
                     files.append(write_cell(results, dataset, category, seed, variant, **values))
     return files
 
@@ -87,7 +101,7 @@ def test_tables_equal_the_golden_files(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix())
     produced = sorted((tmp_path / "tables").iterdir())
-    assert len(produced) == 3 * (3 + len(CATEGORIES)) + 1
+    assert len(produced) == 3 * (4 + len(CATEGORIES)) + 1
     if os.environ.get("REGOLD"):
         for path in produced:
             (GOLDEN / path.name).write_bytes(path.read_bytes())
@@ -151,8 +165,9 @@ def test_paper_and_difference_beside_the_mean_over_all_categories(tmp_path: Path
         assert (row["paper_image_auroc"], row["paper_pixel_auroc"], row["paper_pro"]) == (
             *("96.1", "97.9", ""),
         )
+        assert row["paper_image_auroc_certainty"] == "certain"
         assert float(row["delta_image_auroc"]) == pytest.approx(
-            float(row["image_auroc"]) - 96.1, abs=0.1
+            float(row["official_image_auroc"]) - 96.1, abs=0.1
         )
         assert row["delta_pro"] == ""
 
@@ -472,15 +487,6 @@ def test_damaged_scores_are_named(tmp_path: Path):
     scores.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"scores\.npz"):
         report(tmp_path, matrix())
-
-
-def test_paper_knows_only_data_sets_that_exist():
-    from realnet.reporting.collect import paper
-
-    for dataset, entry in paper().items():
-        assert set(entry["categories"]) <= set(KNOWN_CATEGORIES[dataset])
-        for metric in METRICS:
-            assert entry[metric] is None or 90 < entry[metric] < 100
 
 
 def test_an_empty_matrix_cell_is_none_not_zero(tmp_path: Path):
