@@ -70,7 +70,9 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 
 
 def sha256(path: str | Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Hex SHA-256 of a file's bytes. UserError: no such file."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
     with Path(path).open("rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 

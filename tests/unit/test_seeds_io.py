@@ -174,3 +174,8 @@ def test_progress_counts_on_from_where_it_was(capsys):
     assert [step for step, _ in progress(3, 6, "x")] == [3, 4, 5]
     assert list(progress(6, 6, "x")) == []
     assert "6/6" in capsys.readouterr().err
+
+
+def test_the_digest_of_a_missing_file_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.bin: no such file"):
+        io.sha256(tmp_path / "nothing.bin")
