@@ -1,0 +1,34 @@
+"""SIA in the DAG: only when asked for, shard by shard, and never again what is there."""
+
+import csv
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.pipeline
+
+ONE = "experiment={datasets: {demo: [hex_nut]}}"
+
+
+def test_sia_is_drawn_when_asked_for_and_once(finished):
+    assert "draw_sia_shard" not in finished.planned("--forceall")
+    folder = finished.root / "results/sia"
+    try:
+        finished.snakemake("--config", ONE, "--", "sia")
+        with (folder / "demo/hex_nut/seed0/base/manifest.csv").open(newline="") as source:
+            rows = list(csv.DictReader(source))
+        assert [row["path"][:16] for row in rows] == ["images/shard000/"] * 4 + [
+            *["images/shard001/"] * 2
+        ]
+        assert all((folder / "demo/hex_nut/seed0/base" / row["path"]).is_file() for row in rows)
+        assert finished.planned("--config", ONE, "--", "sia") == {}
+        # The last shard becomes full, and there is another one.
+        more = finished.planned("--config", ONE, "sia={images: 10}", "--", "sia")
+        assert more == {"draw_sia_shard": 2, "collect_sia": 1, "sia": 1}
+        # Of the section sdas, only what SIA reads.
+        assert finished.planned("--config", ONE, "sdas={images: 9}", "--", "sia") == {}
+        assert "draw_sia_shard" in finished.planned(
+            "--config", ONE, "sdas={start: image}", "--", "sia"
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
