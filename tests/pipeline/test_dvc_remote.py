@@ -1,0 +1,169 @@
+"""Raw data and results from one clone to another, by DVC remotes: a folder and an S3 server."""
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from conftest import Copy, copy_project
+from trees import make_tree
+
+from realnet.io import sha256
+
+pytestmark = pytest.mark.pipeline
+
+RAW = "data/raw/mine.dvc"
+SECRET = "not-a-secret-but-treated-as-one"
+PRESET = "base: smoke\nexperiment: {datasets: {mine: [bottle]}, variants: [base]}\n"
+
+
+def git(copy: Copy, *arguments: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=copy.root, check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def clone(copy: Copy, target: Path) -> Copy:
+    git(copy, "clone", "-q", str(copy.root), str(target))
+    return Copy(target)
+
+
+def digests(copy: Copy, folder: str) -> dict[str, str]:
+    """Path -> SHA-256 of every file below a folder; never empty."""
+    root = copy.root / folder
+    found = {str(p.relative_to(root)): sha256(p) for p in root.rglob("*") if p.is_file()}
+    assert found, root
+    return found
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory) -> Copy:
+    """A copy of the project with a data set of one's own under DVC; nothing is computed yet."""
+    copy = copy_project(tmp_path_factory.mktemp("origin"))
+    make_tree("mvtec_ad", copy.root / "data/raw/mine", ["bottle"], counts=4)
+    (copy.root / "workflow/presets/mine.yaml").write_text(PRESET)
+    params = copy.root / "params.yaml"
+    params.write_text(params.read_text().replace("\npreset: smoke\n", "\npreset: mine\n"))
+    copy.run("dvc", "add", "-q", "data/raw/mine")
+    git(copy, "add", "-A")
+    git(copy, "commit", "-qm", "data set mine")
+    return copy
+
+
+@pytest.fixture
+def s3(monkeypatch, tmp_path):
+    """Address of an S3 server on this machine with one bucket, `bench`; nobody's real account."""
+    pytest.importorskip("dvc_s3", reason="S3 remotes need dvc-s3")
+    server = pytest.importorskip("moto.server", reason="the S3 server of this test is moto's")
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(f"AWS_{name}", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    running = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    running.start()
+    endpoint = "http://{}:{}".format(*running.get_host_and_port())
+    requests.put(f"{endpoint}/bench", timeout=30).raise_for_status()
+    yield endpoint
+    running.stop()
+
+
+def test_data_through_s3_give_the_same_results(origin, s3, monkeypatch, tmp_path):
+    origin.run("dvc", "remote", "add", "-d", "store", "s3://bench/realnet")
+    origin.run("dvc", "remote", "modify", "store", "endpointurl", s3)
+    assert "credentials" in origin.run("dvc", "push", RAW, ok=False).stdout
+    for key, value in (("access_key_id", "somebody"), ("secret_access_key", SECRET)):
+        origin.run("dvc", "remote", "modify", "--local", "store", key, value)
+    origin.run("dvc", "push", "-q", RAW)
+    git(origin, "add", "-A")
+    assert git(origin, "diff", "--cached", "--name-only").split() == [".dvc/config"]
+    assert SECRET not in git(origin, "diff", "--cached")
+    git(origin, "commit", "-qm", "remote")
+
+    other = clone(origin, tmp_path / "other")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    other.run("dvc", "pull", "-q", RAW)
+    assert digests(other, "data/raw/mine") == digests(origin, "data/raw/mine")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Copy.snakemake, (origin, other)))
+    cell = "mine/bottle/seed0/base"
+    for result in (
+        "metrics.json",
+        "data/mine/bottle/manifest.csv",
+        f"evaluate/{cell}/metrics.json",
+        f"ddpm/{cell}/model.safetensors",
+        f"realnet/{cell}/model.safetensors",
+    ):
+        ours, theirs = (copy.root / "results" / result for copy in (origin, other))
+        assert ours.read_bytes() == theirs.read_bytes(), result
+
+
+def test_data_through_a_folder(origin, tmp_path):
+    # Each clone names the folder for itself, as where a network drive has many names.
+    add = ("dvc", "remote", "add", "--local", "-d", "folder", str(tmp_path / "store"))
+    origin.run(*add)
+    pushed = origin.run("dvc", "push").stdout  # finds the data set without being told
+    assert "files pushed" in pushed, pushed
+    other = clone(origin, tmp_path / "other")
+    other.run(*add)
+    other.run("dvc", "pull", "-q", RAW)
+    assert digests(other, "data/raw/mine") == digests(origin, "data/raw/mine")
+    for copy in (origin, other):
+        copy.snakemake("--", "data")
+    assert digests(other, "results/data") == digests(origin, "results/data")
+
+    image = next((other.root / "data/raw/mine/bottle/train/good").iterdir())
+    image.write_bytes(image.read_bytes() + b"\0")
+    status = other.run("dvc", "status", RAW).stdout
+    assert "modified" in status and "data/raw/mine" in status, status
+    other.run("dvc", "checkout", "-q", "--force", RAW)
+    assert digests(other, "data/raw/mine") == digests(origin, "data/raw/mine")
+
+
+def test_records_of_downloads_are_no_data(origin):
+    """They name dates, so that two clones of the same data would differ."""
+    record = origin.root / "data/raw/mine.fetch.json"
+    archives = origin.root / "data/raw/.archives/mine"
+    command = ("dvc", "status", "-q", "data")  # exit status: whether something changed
+    origin.snakemake("--", "data")
+    origin.run("dvc", "commit", "-q", "--force", "data")
+    origin.run(*command)
+    record.write_text("{}\n")
+    archives.mkdir(parents=True)
+    (archives / "mine.tar.xz.part").write_bytes(b"half")
+    try:
+        origin.run(*command)
+        (origin.root / "data/raw/mine/bottle/train/good/new.png").write_bytes(b"")
+        origin.run(*command, ok=False)
+    finally:
+        record.unlink()
+        git(origin, "clean", "-qfdx", "data/raw/.archives", "data/raw/mine/bottle/train/good")
+        origin.run("dvc", "checkout", "-q", "--force", RAW)
+
+
+def test_results_through_a_folder(finished, tmp_path):
+    """As the README says: pull, look at the status, touch; then there is nothing to compute."""
+    add = ("dvc", "remote", "add", "--local", "-d", "folder", str(tmp_path / "store"))
+    finished.run("dvc", "repro", "-q")
+    finished.run(*add)
+    finished.run("dvc", "push", "-q")
+    git(finished, "add", "dvc.lock")
+    git(finished, "commit", "-qm", "results")
+
+    other = clone(finished, tmp_path / "other")
+    other.run(*add)
+    other.run("dvc", "pull", "-q")
+    for folder in ("data/raw/demo", "results/evaluate", "results/realnet", "results/tables"):
+        assert digests(other, folder) == digests(finished, folder)
+    assert "up to date" in other.run("dvc", "status").stdout
+    other.snakemake("--touch", "--forceall")
+    assert other.planned() == {"track_runs": 1}  # MLflow's database is made anew, not versioned
+    assert "up to date" in other.run("dvc", "status").stdout
+    # The parameters are on record as if the stages had run here: a change reruns them.
+    assert other.planned("--config", "ddpm={steps: 7}")["train_ddpm"] == 2
