@@ -71,7 +71,7 @@ def run(size: int, images: int, rounds: int) -> None:
     base = rng.integers(0, 256, (images, size, size, 3), dtype=np.uint8)
     base = np.stack([cv2.GaussianBlur(b, (0, 0), size / 16) for b in base])
     tensor = torch.from_numpy(base).permute(0, 3, 1, 2).contiguous()
-    perlin = Perlin(min_exponent=0, max_exponent=5, threshold=0.5, rotation=90.0)
+    perlin = Perlin(min_exponent=0, max_exponent=5, threshold=0.5, rotation=90.0, turn="mask")
     params = load().synthesis.model_copy(
         update={"perlin": perlin, "sources": {"sdas": 1.0}, "empty_masks": "keep"}
     )

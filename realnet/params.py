@@ -283,10 +283,14 @@ class Sdas(Section):
     images: Positive  # per category
     steps: Positive  # respaced denoising steps
     strength: Annotated[list[Weight], Field(min_length=2, max_length=2)]  # s ~ U(low, high)
+    strength_per: Literal["image", "batch"]  # batch: one s for all images of a batch (official)
     start: Literal["noise", "image"]  # `image`: begin at a noised normal image (our option)
     start_fraction: Annotated[float, Field(gt=0, le=1)]  # of the steps, for start `image`
     guidance_scale: Weight  # of the classifier's gradient; 0: neither needed nor trained
     batch_size: Positive
+    rounding: Literal["round", "truncate"]  # to grey levels; truncate: official
+    # Losses of a JPEG of that quality, in files that are PNG all the same; official 75. None: none.
+    jpeg_quality: Annotated[int, Field(ge=1, le=95)] | None
     grid_strengths: list[Weight] = Field(min_length=1)
     grid_images: Positive
 
@@ -333,6 +337,9 @@ class Perlin(Section):
     max_exponent: NonNegative
     threshold: float
     rotation: Weight  # degrees, uniform in +-rotation
+    # mask: the thresholded mask is turned, nearest neighbour. field: the noise is turned, bilinear,
+    # before it is thresholded (official); borders are smoother.
+    turn: Literal["mask", "field"]
 
     @model_validator(mode="after")
     def _exponents(self) -> "Perlin":
@@ -349,6 +356,7 @@ class Synthesis(Section):
     foreground: Literal["rules", "auto", "none"]  # rules: realnet/synthesis/foreground.yaml
     opacity: dict[Literal["sdas", "dtd", "texture"], Annotated[list[Fraction], Field(min_length=2)]]
     empty_masks: Literal["redraw", "keep"]  # keep: the official behaviour
+    rounding: Literal["round", "truncate"]  # of blended pixels to grey levels; truncate: official
     dtd_root: str | None  # folder of the DTD textures, for source `dtd`
 
     @model_validator(mode="after")
@@ -374,6 +382,7 @@ class Afs(Section):
 
     selection: Literal["afs", "random", "first"]
     channels: list[Positive] = Field(min_length=1)  # m_k per backbone layer
+    passes: Literal["shared", "per_block"]  # per_block: each block has its own anomalies (official)
     batches: Positive
     batch_size: Positive
 

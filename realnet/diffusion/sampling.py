@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from realnet.data.images import load_images
 from realnet.data.items import read_manifest
@@ -33,6 +36,7 @@ def sample_images(
     start_images: torch.Tensor | None = None,
     start_fraction: float = 1.0,
     guide: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    rounding: str = "round",
 ) -> torch.Tensor:
     """The reverse process for one batch; every image has its own strength and its own generator.
 
@@ -40,7 +44,8 @@ def sample_images(
     start_images: uint8 ``[B, 3, S, S]``; then the chain starts from them, noised to the timestep
     that leaves ``start_fraction`` of the steps, instead of from pure noise (our option).
     guide: gives the scaled gradient of log p(y | x_t) for x_t ``[B, 3, S, S]`` and t ``[B]``.
-    Returns uint8 ``[B, 3, S, S]``, rounded (the official code truncates and stores JPEG).
+    rounding: ``round``, or ``truncate`` as the official code does.
+    Returns uint8 ``[B, 3, S, S]``.
     """
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     noise = torch.stack([torch.randn(3, size, size, generator=g) for g in generators])
@@ -63,7 +68,15 @@ def sample_images(
         sample = scheduler.step(
             output.float(), timestep, sample, generators, strength=strengths, guidance=guidance
         ).prev_sample
-    return ((sample.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    levels = (sample.clamp(-1, 1) + 1) * 127.5
+    return (levels.round() if rounding == "round" else levels).to(torch.uint8).cpu()
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """What a JPEG file keeps of an RGB image uint8 ``[H, W, 3]``; Pillow, otherwise by default."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.array(Image.open(file))
 
 
 def sample_sdas(
@@ -142,6 +155,7 @@ def sample_sdas(
             start_images=starts,
             start_fraction=params.start_fraction,
             guide=judge and partial(log_gradient, judge, labels, params.guidance_scale, runtime),
+            rounding=params.rounding,
         )
 
     low, high = params.strength
@@ -149,14 +163,20 @@ def sample_sdas(
     batches = -(-params.images // params.batch_size)
     for number, _ in progress(0, batches, f"sdas {dataset}/{category}"):
         indices = list(range(params.images))[number * params.batch_size :][: params.batch_size]
+        keys = indices
+        if params.strength_per == "batch":
+            keys = [f"batch {number}"] * len(indices)
         uniform = [
-            torch.rand((), generator=torch_generator(seed, *names, "strength", i)).item()
-            for i in indices
+            torch.rand((), generator=torch_generator(seed, *names, "strength", key)).item()
+            for key in keys
         ]
         strengths = [low + (high - low) * u for u in uniform]
         for index, s, image in zip(indices, strengths, draw(indices, strengths), strict=True):
             name = f"images/{index:05d}.png"
-            write_png(out / name, image.permute(1, 2, 0).numpy())
+            pixels = image.permute(1, 2, 0).numpy()
+            if params.jpeg_quality is not None:
+                pixels = through_jpeg(np.ascontiguousarray(pixels), params.jpeg_quality)
+            write_png(out / name, pixels)
             rows.append(
                 {
                     "index": index,

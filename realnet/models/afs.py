@@ -7,8 +7,8 @@ a synthetic anomaly A and its normal original I looks like the mask M:
     score = mean (D^ - M)^2   (min and max over the batch, per channel; M at the map's size),
 
 summed over batches; the m_k channels with the smallest score stay, in ascending index order.
-The official code passes over the data once per layer; here one pass serves all layers, so all
-see the same anomalies.
+The official code passes over the data once per block of layers, each time with other anomalies;
+here one pass serves all layers, so all see the same, unless ``afs.passes`` is ``per_block``.
 """
 
 from collections.abc import Sequence
@@ -65,30 +65,32 @@ def select_features(
     covers = training_foregrounds(normal, stage.synthesis, dataset, category)
     pools = build_pools(stage.synthesis, sdas, seed, dataset, category, size)
     names = ("afs", dataset, category)
-    synthesise = AnomalySynthesiser(stage.synthesis, pools, seed, *names, anomalous_only=True)
-    batch_of = shuffled_epochs(len(normal), params.batch_size, seed, *names)
-
     resolution = _map_sizes(stage.model.blocks, shapes, size)
     totals = [torch.zeros(c, dtype=torch.float64) for c, _ in shapes]
-    example = None
-    for step, _ in progress(0, params.batches, f"afs {dataset}/{category}"):
-        chosen = batch_of(step)
-        images = normal[chosen].to(runtime.device)
-        anomalies = synthesise(images, covers[chosen].to(runtime.device), step * params.batch_size)
-        with runtime.autocast():
-            maps = extractor(torch.cat([anomalies.images, images]).float() / 255)
-        for layer, both in enumerate(maps):
-            if resolution[layer] is None:
-                continue
-            scores, scaled = channel_scores(both.float(), anomalies.masks, resolution[layer])
-            totals[layer] += scores.double().cpu()
-            if step == 0:
-                example = example or []
-                # The item of the batch that changed most, to be looked at.
-                shown = (anomalies.images.float() - images.float()).abs().sum((1, 2, 3)).argmax()
-                example.append(
-                    (layer, scaled[shown, None].cpu(), anomalies.masks[shown, None].cpu())
-                )
+    example = []
+    for key, layers in passes(params.passes, stage.model.blocks):
+        own = (*names, *key)
+        synthesise = AnomalySynthesiser(stage.synthesis, pools, seed, *own, anomalous_only=True)
+        batch_of = shuffled_epochs(len(normal), params.batch_size, seed, *own)
+        label = " ".join(["afs", f"{dataset}/{category}", *map(str, key)])
+        for step, _ in progress(0, params.batches, label):
+            chosen = batch_of(step)
+            images = normal[chosen].to(runtime.device)
+            cover = covers[chosen].to(runtime.device)
+            anomalies = synthesise(images, cover, step * params.batch_size)
+            with runtime.autocast():
+                maps = extractor(torch.cat([anomalies.images, images]).float() / 255)
+            for layer in layers:
+                both = maps[layer].float()
+                scores, scaled = channel_scores(both, anomalies.masks, resolution[layer])
+                totals[layer] += scores.double().cpu()
+                if step == 0:
+                    # The item of the batch that changed most, to be looked at.
+                    change = (anomalies.images.float() - images.float()).abs().sum((1, 2, 3))
+                    shown = change.argmax()
+                    example.append(
+                        (layer, scaled[shown, None].cpu(), anomalies.masks[shown, None].cpu())
+                    )
     scores = [(t / params.batches).tolist() for t in totals]
     draw = torch_generator(seed, *names, "random")
     indices = [
@@ -115,8 +117,15 @@ def select_features(
             "batch_size": params.batch_size,
         },
     )
-    save_figure(out / "afs.png", _figure(scores, indices, example or [], category))
+    save_figure(out / "afs.png", _figure(scores, indices, example, category))
     record.write(out, runtime.name)
+
+
+def passes(how: str, blocks: Sequence[Block]) -> list[tuple[tuple, list[int]]]:
+    """The passes over the data: (what their random numbers depend on besides, layers to score)."""
+    if how == "per_block":
+        return [(("block", number), list(block.layers)) for number, block in enumerate(blocks)]
+    return [((), sorted(layer for block in blocks for layer in block.layers))]
 
 
 def resize_to(maps: torch.Tensor, size: int) -> torch.Tensor:

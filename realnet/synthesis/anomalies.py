@@ -87,7 +87,8 @@ class AnomalySynthesiser:
             for plane in (0, area, 2 * area):  # red, green, blue
                 patch = texels[(source + plane).to(texels.device)].to(device)
                 where = target + plane
-                flat.index_copy_(0, where, blend(flat[where], patch, opacity))
+                mixed = blend(flat[where], patch, opacity, self.params.rounding)
+                flat.index_copy_(0, where, mixed)
         return Synthetic(result, masks)
 
     def _patches(
@@ -141,9 +142,13 @@ class AnomalySynthesiser:
         return masks
 
 
-def blend(image: torch.Tensor, patch: torch.Tensor, opacity: torch.Tensor) -> torch.Tensor:
-    """delta P + (1 - delta) I at the pixels of the mask, uint8, rounded; paper's equation for A.
+def blend(
+    image: torch.Tensor, patch: torch.Tensor, opacity: torch.Tensor, rounding: str = "round"
+) -> torch.Tensor:
+    """delta P + (1 - delta) I at the pixels of the mask, uint8; paper's equation for A.
 
     image I and patch P: uint8, any equal shapes; opacity delta in [0, 1], broadcastable.
+    rounding: ``round``, or ``truncate`` as the official code does.
     """
-    return torch.lerp(image.float(), patch.float(), opacity).round().to(torch.uint8)
+    mixed = torch.lerp(image.float(), patch.float(), opacity)
+    return (mixed.round() if rounding == "round" else mixed).to(torch.uint8)

@@ -7,6 +7,7 @@ from functools import cache
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from realnet.params import Perlin
 
@@ -78,9 +79,8 @@ def _tables(size: int, max_exponent: int) -> tuple[torch.Tensor, torch.Tensor]:
 def rotate(masks: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
     """Boolean masks ``[B, S, S]`` turned about their centre, nearest neighbour, nothing outside.
 
-    The official code turns the field with bilinear interpolation and then thresholds; turning the
-    mask moves its border by less than a pixel. OpenCV on the CPU, a gather on a GPU (they may
-    differ in single border pixels).
+    Turning the mask instead of the field moves its border by less than a pixel. OpenCV on the CPU,
+    a gather on a GPU (they may differ in single border pixels).
     """
     size = masks.shape[-1]
     centre = (size - 1) / 2
@@ -101,9 +101,26 @@ def rotate(masks: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
     return masks.flatten(1).gather(1, index).view_as(masks) & inside
 
 
+def rotate_field(fields: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
+    """Float fields ``[B, S, S]`` turned about their centre, bilinear, zeros outside (official)."""
+    size = fields.shape[-1]
+    turn = torch.deg2rad(degrees).view(-1, 1, 1)
+    axis = torch.linspace(-1, 1, size, device=fields.device)  # centres of the outermost pixels
+    y, x = axis.view(1, -1, 1), axis.view(1, 1, -1)
+    place = torch.cos(turn) * x - torch.sin(turn) * y, torch.sin(turn) * x + torch.cos(turn) * y
+    turned = F.grid_sample(fields[:, None], torch.stack(place, dim=-1), align_corners=True)
+    return turned[:, 0]
+
+
 def perlin_masks(uniforms: torch.Tensor, size: int, params: Perlin) -> torch.Tensor:
-    """Boolean masks ``[B, size, size]``: the field above the threshold, turned by U(+-rotation)."""
+    """Boolean masks ``[B, size, size]``: the field above the threshold, turned by U(+-rotation).
+
+    ``params.turn`` says which comes first (the official code turns the field).
+    """
+    degrees = (2 * uniforms[:, 2] - 1) * params.rotation
+    if params.turn == "field":
+        return rotate_field(perlin_field(uniforms, size, params), degrees) > params.threshold
     upright = torch.empty(len(uniforms), size, size, dtype=torch.bool, device=uniforms.device)
     for rows, field in perlin_fields(uniforms, size, params):
         upright[rows] = field > params.threshold
-    return rotate(upright, (2 * uniforms[:, 2] - 1) * params.rotation)
+    return rotate(upright, degrees)

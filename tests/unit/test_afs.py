@@ -14,6 +14,7 @@ from realnet.models.afs import (
     channel_scores,
     choose,
     load_selection,
+    passes,
     select_features,
 )
 from realnet.models.backbone import load_backbone, make_backbone
@@ -147,6 +148,34 @@ def test_one_pass_gives_what_one_pass_per_layer_gives(made):
         assert torch.allclose(found, total, atol=1e-5)
         best = found.argsort(stable=True)[:8].sort().values
         assert stored[layer]["indices"] == best.tolist()
+
+
+def test_the_official_passes_have_anomalies_of_their_own(made, tmp_path):
+    """Each block's scores come from its own batches: of the pass named after it."""
+    own = run(made, tmp_path, afs={"passes": "per_block"})["layers"]
+    params = stage("afs", afs={"passes": "per_block"})
+    extractor, normal = load_backbone(made / "backbone"), normal_images(made)
+    covers = training_foregrounds(normal, params.synthesis, "mine", "cloth")
+    pools = build_pools(params.synthesis, None, 0, "mine", "cloth", SIZE)
+    for block, size in enumerate([16, 8, 4, 2]):
+        names = (*NAMES, "block", block)
+        make = AnomalySynthesiser(params.synthesis, pools, 0, *names, anomalous_only=True)
+        batch_of = shuffled_epochs(len(normal), params.afs.batch_size, 0, *names)
+        total = 0
+        for step in range(2):
+            chosen = batch_of(step)
+            drawn = make(normal[chosen], covers[chosen], step * params.afs.batch_size)
+            both = torch.cat([drawn.images, normal[chosen]]).float() / 255
+            total = total + channel_scores(extractor(both)[block], drawn.masks, size)[0] / 2
+        assert torch.allclose(torch.tensor(own[block]["scores"]), total, atol=1e-5)
+    shared = read_json(made / "out/afs.json")["layers"]
+    assert all(a["scores"] != b["scores"] for a, b in zip(own, shared, strict=True))
+
+
+def test_passes_cover_every_layer_of_a_block_once():
+    blocks = [Block(layers=[0, 2], stride=4), Block(layers=[3], stride=16)]
+    assert passes("shared", blocks) == [((), [0, 2, 3])]
+    assert passes("per_block", blocks) == [(("block", 0), [0, 2]), (("block", 1), [3])]
 
 
 def test_spreads_are_the_standard_deviations_of_normal_maps(made):

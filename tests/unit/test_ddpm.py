@@ -115,6 +115,12 @@ def test_sampling_walks_all_the_way_down_with_its_labels():
     assert torch.equal(asked[0][0][1], first)
 
 
+def test_samples_are_rounded_or_truncated_as_the_official_ones():
+    rounded, cut = draw()[0], draw(rounding="truncate")[0]
+    step = rounded.int() - cut.int()
+    assert set(step.unique().tolist()) == {0, 1}
+
+
 @pytest.mark.parametrize(("fraction", "first"), [(0.3, 200), (0.01, 0), (1.0, 900)])
 def test_sampling_from_images_starts_on_the_way(fraction, first):
     clean = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)

@@ -49,7 +49,11 @@ def test_the_paper_preset_is_the_paper_s():
     assert p.model.rrs.channels * 3 == sum(p.afs.channels)
     assert p.ddpm.scope == "dataset" and p.ddpm.batch_size * p.ddpm.accumulation == 60
     assert (p.sdas.steps, p.sdas.strength) == (20, [0.1, 0.2])
+    assert (p.sdas.strength_per, p.sdas.batch_size, p.sdas.jpeg_quality) == ("batch", 16, 75)
     assert p.synthesis.sources == {"normal": 0.5, "sdas": 0.5}
+    assert (p.synthesis.perlin.turn, p.synthesis.empty_masks) == ("field", "keep")
+    assert p.sdas.rounding == p.synthesis.rounding == "truncate"
+    assert p.afs.passes == "per_block" and not p.model.feature_scale
     assert (p.training.lr, p.training.lr_schedule, p.training.batch_size) == (1e-4, "constant", 16)
     assert p.evaluate.image_score_pool == 16
 

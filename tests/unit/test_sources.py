@@ -159,6 +159,25 @@ def test_blend_is_the_formula():
         assert got.dtype == torch.uint8 and (got.double() - exact).abs().max() <= 0.5 + 1e-4
 
 
+def test_the_official_blend_truncates():
+    """0.25 of 10 and 0.75 of 13 are 12.25, of 13 and 10 are 10.75; rounded those are 12 and 11."""
+    one, other = (
+        torch.tensor([10, 13], dtype=torch.uint8),
+        torch.tensor([13, 10], dtype=torch.uint8),
+    )
+    assert blend(other, one, torch.tensor(0.25), "truncate").tolist() == [12, 10]
+    assert blend(other, one, torch.tensor(0.25)).tolist() == [12, 11]
+    image = torch.full((8, 3, 32, 32), 100, dtype=torch.uint8)
+    pool = {"sdas": torch.full((1, 3, 32, 32), 101, dtype=torch.uint8)}
+    whole = torch.ones(8, 32, 32, dtype=torch.bool)
+    changed = {}
+    for rounding in ("round", "truncate"):
+        settings = params(opacity={"sdas": [0.9, 0.9]}, rounding=rounding)
+        made = AnomalySynthesiser(settings, pool, 0, "x")(image, whole, 0)
+        changed[rounding] = (made.images == 101).any().item()
+    assert changed == {"round": True, "truncate": False}  # 100.9
+
+
 def test_opacities_fill_their_range():
     """Image 0, patch 255: the grey level inside the mask is the opacity."""
     white = {"sdas": torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)}

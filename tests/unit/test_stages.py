@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from realnet.data.demo.dataset import make_demo
 from realnet.data.manifest import prepare
@@ -84,6 +85,30 @@ def test_an_sdas_image_depends_on_its_index_alone(made, tmp_path):
         a, b = read_image(made / "sdas" / name), read_image(tmp_path / name)
         # Convolutions of another batch size may round differently: one grey level at most.
         assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_official_sdas_images_one_strength_a_batch_and_the_losses_of_jpeg(made, tmp_path):
+    manifest = made / "hex_nut/manifest.csv"
+    from realnet.data.images import read_image
+
+    plain, lossy = tmp_path / "plain", tmp_path / "lossy"
+    for out, quality in ((plain, None), (lossy, 75)):
+        params = stage(
+            "sdas", sdas={"batch_size": 2, "strength_per": "batch", "jpeg_quality": quality}
+        )
+        sample_sdas(params, made / "ddpm", manifest, *CELL, out)
+    low, high = stage("sdas").sdas.strength
+    strengths = [float(row["strength"]) for row in read_csv(plain / "manifest.csv")]
+    assert strengths[0] == strengths[1] != strengths[2] == strengths[3]
+    assert all(low <= s <= high for s in strengths)
+    for row in read_csv(lossy / "manifest.csv"):
+        assert sha256(lossy / row["path"]) == row["sha256"]
+        file = tmp_path / "official.jpg"
+        Image.fromarray(read_image(plain / row["path"])).save(file)  # at Pillow's default
+        assert np.array_equal(read_image(lossy / row["path"]), read_image(file))
+    assert [row["sha256"] for row in read_csv(lossy / "manifest.csv")] != [
+        row["sha256"] for row in read_csv(plain / "manifest.csv")
+    ]
 
 
 def test_start_from_images_and_class_conditional_scope(made, tmp_path):

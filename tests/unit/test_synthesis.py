@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,10 +11,16 @@ from realnet.data.categories import KNOWN_CATEGORIES
 from realnet.params import Perlin, load
 from realnet.synthesis.anomalies import AnomalySynthesiser
 from realnet.synthesis.foreground import foreground, rule_for
-from realnet.synthesis.perlin import perlin_field, perlin_masks, rotate, uniforms_needed
+from realnet.synthesis.perlin import (
+    perlin_field,
+    perlin_masks,
+    rotate,
+    rotate_field,
+    uniforms_needed,
+)
 from realnet.synthesis.sources import dtd_pool, sdas_pool, texture_pool
 
-OFFICIAL = Perlin(min_exponent=0, max_exponent=5, threshold=0.5, rotation=90.0)
+OFFICIAL = Perlin(min_exponent=0, max_exponent=5, threshold=0.5, rotation=90.0, turn="field")
 
 
 def plain_field(uniforms, size, params):
@@ -40,16 +47,18 @@ def plain_field(uniforms, size, params):
 
 
 def test_perlin_against_the_definition():
-    params = Perlin(min_exponent=0, max_exponent=3, threshold=0.5, rotation=90.0)
+    params = OFFICIAL.model_copy(update={"max_exponent": 3})
     rows = torch.rand(3, uniforms_needed(params), generator=torch.Generator().manual_seed(1))
     fields = perlin_field(rows, 24, params)
     for row, field in zip(rows.double().numpy(), fields, strict=True):
         assert np.abs(plain_field(row, 24, params) - field.numpy()).max() < 1e-5
 
 
-def test_masks_have_the_official_statistics():
+@pytest.mark.parametrize("turn", ["mask", "field"])
+def test_masks_have_the_official_statistics(turn):
     rows = torch.rand(600, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(2))
-    areas = perlin_masks(rows, 128, OFFICIAL).float().mean((1, 2))
+    params = OFFICIAL.model_copy(update={"turn": turn})
+    areas = perlin_masks(rows, 128, params).float().mean((1, 2))
     assert 0.035 < areas.mean() < 0.065  # 5.0 % measured on the official recipe
     assert 0.02 < (areas == 0).float().mean() < 0.09  # 4.6 %
 
@@ -62,6 +71,26 @@ def test_rotation_turns_about_the_centre():
     assert torch.equal(rotate(masks, torch.zeros(2)), masks)
     corner = rotate(torch.ones(1, 9, 9, dtype=torch.bool), torch.tensor([45.0]))
     assert not corner[0, 0, 0] and corner[0, 4, 4]
+
+
+def test_the_official_rotation_turns_the_field_before_the_threshold():
+    """Bilinear with zeros outside: OpenCV's, whose positions are rounded to 1/32 of a pixel."""
+    rows = torch.rand(8, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(3))
+    fields, degrees = perlin_field(rows, 64, OFFICIAL), (2 * rows[:, 2] - 1) * 90
+    turned = rotate_field(fields, degrees)
+    for field, angle, found in zip(fields.numpy(), degrees.tolist(), turned, strict=True):
+        matrix = cv2.getRotationMatrix2D((31.5, 31.5), angle, 1.0)
+        expected = cv2.warpAffine(field, matrix, (64, 64), flags=cv2.INTER_LINEAR)
+        steepest = max(np.abs(np.diff(np.pad(field, 1), axis=a)).max() for a in (0, 1))
+        assert np.abs(found.numpy() - expected).max() <= 2 * steepest / 32 + 1e-4
+    assert torch.equal(perlin_masks(rows, 64, OFFICIAL), turned > 0.5)
+
+
+def test_both_rotations_give_nearly_the_same_masks():
+    rows = torch.rand(60, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(3))
+    field = perlin_masks(rows, 256, OFFICIAL)
+    mask = perlin_masks(rows, 256, OFFICIAL.model_copy(update={"turn": "mask"}))
+    assert 0.85 < ((field & mask).sum() / (field | mask).sum()).item() < 1
 
 
 def test_anomaly_is_the_formula_inside_and_the_image_outside():
@@ -96,7 +125,10 @@ def batch(count):
     return images, torch.ones(count, 32, 32, dtype=torch.bool)
 
 
-def test_items_do_not_depend_on_their_batch(synthesis):
+@pytest.mark.parametrize("turn", ["mask", "field"])
+def test_items_do_not_depend_on_their_batch(synthesis, turn):
+    perlin = synthesis.perlin.model_copy(update={"turn": turn})
+    synthesis = synthesis.model_copy(update={"perlin": perlin})
     images, covers = batch(12)
     whole = make(synthesis)(images, covers, 5)
     parts = [make(synthesis)(images[:4], covers[:4], 5 + i) for i in (0, 4, 8)]
