@@ -13,7 +13,7 @@ from trees import make_tree
 
 from realnet.data.layouts import list_entries
 from realnet.errors import UserError
-from realnet.io import write_csv
+from realnet.io import write_csv, write_json
 from realnet.params import PROJECT, load
 
 SPEC = importlib.util.spec_from_file_location("dag", PROJECT / "workflow/scripts/dag.py")
@@ -285,3 +285,24 @@ def test_a_category_named_01_survives_the_command_line():
     overrides = {"experiment": {"datasets": {"btad": ["01"]}}, "sdas": {"steps": "7"}}
     found = dag.settings(yaml.safe_load((PROJECT / "params.yaml").read_text()), overrides)
     assert found.experiment.datasets["btad"] == ["01"] and found.sdas.steps == 7
+
+
+def test_weights_to_start_from_are_looked_for_until_the_model_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(dag, "PROJECT", tmp_path)
+    overrides = {"preset": "smoke", "ddpm": {"init": "weights/x"}}
+    params, cells = load(PROJECT / "params.yaml", overrides), {"demo": ("hex_nut",)}
+    with pytest.raises(UserError, match=r"ddpm\.init: weights/x/config\.json: no such file"):
+        dag.check_files(params, cells)
+    (tmp_path / "weights/x").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        with pytest.raises(UserError, match=name):
+            dag.check_files(params, cells)
+        (tmp_path / "weights/x" / name).touch()
+    dag.check_files(params, cells)
+    shutil.rmtree(tmp_path / "weights")
+    record = tmp_path / "results/ddpm/demo/hex_nut/seed0/base/stage.json"
+    write_json(record, {"params": {"ddpm": params.ddpm.model_dump()}})
+    dag.check_files(params, cells)
+    write_json(record, {"params": {"ddpm": params.ddpm.model_dump() | {"init": None}}})
+    with pytest.raises(UserError, match=r"ddpm\.init"):
+        dag.check_files(params, cells)

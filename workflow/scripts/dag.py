@@ -129,21 +129,30 @@ def check_files(params: Params, cells: dict[str, tuple[str, ...]]) -> None:
 def _backbone_is_made(params: Params, name: str) -> bool:
     """Whether the variant's backbone is there, and made with these parameters and no others."""
     record = PROJECT / "results/backbone" / params.shared_variant("backbone", name) / "stage.json"
-    wanted = params.variant(name).backbone.model_dump(mode="json")
-    return record.is_file() and read_json(record)["params"]["backbone"] == wanted
+    return _is_made(record, "backbone", params.variant(name))
+
+
+def _is_made(record: Path, section: str, params: Params) -> bool:
+    """Whether a result's ``stage.json`` is there, and says it was made with this section."""
+    wanted = getattr(params, section).model_dump(mode="json")
+    return record.is_file() and read_json(record)["params"][section] == wanted
 
 
 def _check_init(params: Params, name: str, cells: dict[str, tuple[str, ...]]) -> None:
     """UserError: a diffusion model is still to be trained from weights that are not there."""
-    init, whole = params.variant(name).ddpm.init, params.ddpm.scope == "dataset"
-    models = [
-        PROJECT / "results/ddpm" / dataset / group / f"seed{seed}"
+    variant, whole = params.variant(name), params.ddpm.scope == "dataset"
+    init, place = variant.ddpm.init, f"{params.shared_variant('ddpm', name)}/stage.json"
+    records = [
+        PROJECT / "results/ddpm" / dataset / group / f"seed{seed}" / place
         for dataset, categories in cells.items()
         for group in (("all",) if whole else categories)
         for seed in params.experiment.seeds
     ]
-    place = f"{params.shared_variant('ddpm', name)}/model.safetensors"
-    if init is None or not params.uses_sdas(name) or all((m / place).is_file() for m in models):
+    if (
+        init is None
+        or not params.uses_sdas(name)
+        or all(_is_made(record, "ddpm", variant) for record in records)
+    ):
         return
     for file in ("config.json", "model.safetensors"):
         if not (PROJECT / init / file).is_file():
