@@ -60,7 +60,9 @@ class Compute(Section):
     """Where it runs. `auto` means: CUDA where there is one; bf16 and channels_last on CUDA only."""
 
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
+    # tf32: fp32 whose products have 10 bits of mantissa, on GPUs since Ampere. The official code's
+    # torch 1.11 used them by default.
+    precision: Literal["auto", "fp32", "tf32", "bf16"]
     channels_last: Literal["auto"] | bool
     compile: bool
     threads: Positive  # CPU threads of one process; fixed, since it decides rounding

@@ -77,8 +77,8 @@ def start(compute: Compute) -> Runtime:
     torch.backends.cudnn.benchmark = False
     # fp32 means fp32: torch would let convolutions use TF32, whose mantissa has 10 bits. (The
     # official code ran on torch 1.11, which used TF32 for both.)
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = compute.precision == "tf32"
     bf16 = compute.precision == "bf16" or (compute.precision == "auto" and on_gpu)
     layout = on_gpu if compute.channels_last == "auto" else compute.channels_last
     return Runtime(

@@ -164,6 +164,15 @@ def test_auto_means_the_plain_thing_on_a_cpu():
     assert half.compiled(placed) is placed
 
 
+def test_fp32_has_all_its_digits_unless_tf32_is_asked_for():
+    compute = load().compute
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+    for precision, allowed in (("tf32", True), ("bf16", False), ("fp32", False)):
+        runtime = start(compute.model_copy(update={"precision": precision, "device": "cpu"}))
+        assert [f.allow_tf32 for f in flags] == [allowed] * 2
+        assert (runtime.precision is torch.bfloat16) == (precision == "bf16")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_without_a_device_is_refused():
     with pytest.raises(UserError, match="torch sees no CUDA device"):
