@@ -384,7 +384,9 @@ class Afs(Section):
 
     selection: Literal["afs", "random", "first"]
     channels: list[Positive] = Field(min_length=1)  # m_k per backbone layer
-    passes: Literal["shared", "per_block"]  # per_block: each block has its own anomalies (official)
+    # per_block: each block has anomalies of its own, and the last batch of a round through the
+    # images is short (official).
+    passes: Literal["shared", "per_block"]
     batches: Positive
     batch_size: Positive
 

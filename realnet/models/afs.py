@@ -7,8 +7,9 @@ a synthetic anomaly A and its normal original I looks like the mask M:
     score = mean (D^ - M)^2   (min and max over the batch, per channel; M at the map's size),
 
 summed over batches; the m_k channels with the smallest score stay, in ascending index order.
-The official code passes over the data once per block of layers, each time with other anomalies;
-here one pass serves all layers, so all see the same, unless ``afs.passes`` is ``per_block``.
+The official code passes over the data once per block of layers, each time with other anomalies,
+and ends each round through the images with a short batch; so does ``afs.passes: per_block``.
+Otherwise one pass serves all layers, so all see the same anomalies, in batches of one size.
 """
 
 from collections.abc import Sequence
@@ -71,7 +72,9 @@ def select_features(
     for key, layers in passes(params.passes, stage.model.blocks):
         own = (*names, *key)
         synthesise = AnomalySynthesiser(stage.synthesis, pools, seed, *own, anomalous_only=True)
-        batch_of = shuffled_epochs(len(normal), params.batch_size, seed, *own)
+        batch_of = shuffled_epochs(
+            len(normal), params.batch_size, seed, *own, short_last=params.passes == "per_block"
+        )
         label = " ".join(["afs", f"{dataset}/{category}", *map(str, key)])
         for step, _ in progress(0, params.batches, label):
             chosen = batch_of(step)
