@@ -64,7 +64,7 @@ def sample_images(
             when = torch.full((len(sample),), timestep, device=runtime.device)
             output = model(sample, when, labels)
         guidance = guide(sample, when) if guide is not None else None
-        # fp32 from here: bf16 variance logits would blur the strength (see docs/method.md).
+        # The step in fp32: what bf16 costs within the network is in docs/fidelity.md, numerics.
         sample = scheduler.step(
             output.float(), timestep, sample, generators, strength=strengths, guidance=guidance
         ).prev_sample

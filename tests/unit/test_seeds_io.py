@@ -173,6 +173,20 @@ def test_fp32_has_all_its_digits_unless_tf32_is_asked_for():
         assert (runtime.precision is torch.bfloat16) == (precision == "bf16")
 
 
+def test_the_optimiser_without_decay_is_adam():
+    runtime = start(load().compute.model_copy(update={"device": "cpu"}))
+    draw = torch.Generator().manual_seed(0)
+    first = torch.randn(20, generator=draw)
+    ours, adam = (torch.nn.Parameter(first.clone()) for _ in range(2))
+    optimisers = runtime.adamw([ours], 0.01, 0.0), torch.optim.Adam([adam], 0.01)
+    for _ in range(5):
+        gradient = torch.randn(20, generator=draw)
+        for weight, optimiser in zip((ours, adam), optimisers, strict=True):
+            weight.grad = gradient.clone()
+            optimiser.step()
+    assert torch.equal(ours, adam) and not torch.equal(ours, first)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_without_a_device_is_refused():
     with pytest.raises(UserError, match="torch sees no CUDA device"):
