@@ -309,12 +309,13 @@ class SdasStart(Section):
     start: Literal["noise", "image"]
     start_fraction: Fraction
     guidance_scale: Weight
+    rounding: Literal["round", "truncate"]
 
 
 class Sia(Section):
     """The Synthetic Industrial Anomaly data set (`snakemake sia`); no part of the benchmark.
 
-    Guidance and the start of the chain are those of `sdas`.
+    Guidance, rounding and the start of the chain are those of `sdas`.
     """
 
     images: Positive  # per category

@@ -1,8 +1,9 @@
 """Images of the stage `sia`, the Synthetic Industrial Anomaly data set: drawn, shard by shard.
 
 Image i is the image i of the stage `sdas` where the settings of both are equal, also those of the
-batch size (the last, short batch of that stage may be rounded otherwise). Neither the number of
-images nor the shards nor interruptions change an image.
+batch size (the last, short batch of that stage may be rounded otherwise); here each image has its
+own s, and no losses of JPEG. Neither the number of images nor the shards nor interruptions change
+an image.
 """
 
 from functools import cache, partial
@@ -97,10 +98,10 @@ def strength_of(strength: list[float], seed: int, dataset: str, category: str, i
 
 
 def settings_of(stage: Any) -> dict[str, Any]:
-    """What has a say in the images; of `sdas` three keys, of `compute` all but the processes."""
-    sdas = {k: getattr(stage.sdas, k) for k in ("start", "start_fraction", "guidance_scale")}
+    """What has a say in the images: of `compute` all but the number of processes."""
     compute = {k: v for k, v in stage.compute.model_dump().items() if k != "processes"}
-    return {"sia": stage.sia.model_dump(), "sdas": sdas, "compute": compute}
+    sections = {"sia": stage.sia.model_dump(), "sdas": stage.sdas.model_dump()}
+    return sections | {"compute": compute}
 
 
 def _check(stage: Any, ddpm: Path, category: str, classifier: Path | None) -> dict[str, Any]:
@@ -178,6 +179,7 @@ def _sampler(
             start_images=starts,
             start_fraction=stage.sdas.start_fraction,
             guide=guide,
+            rounding=stage.sdas.rounding,
         )
 
     return draw

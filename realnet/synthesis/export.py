@@ -96,7 +96,9 @@ def export_pairs(
         work.chmod(0o755)
         rows, shown = [], []
         for index, _ in progress(0, count, f"pairs {dataset}/{category}"):
-            pair, before, image, mask = _sized(pairs, normals, pixels, size)
+            pair, before, image, mask = _sized(
+                pairs, normals, pixels, size, stage.synthesis.rounding
+            )
             name = f"{index:03d}"
             paths = {
                 "path": f"test/{pair.source}/{name}.png",
@@ -194,7 +196,11 @@ def draw_pairs(
 
 
 def _sized(
-    pairs: Iterator[Pair], normals: Sequence[Item], pixels: torch.Tensor, size: str
+    pairs: Iterator[Pair],
+    normals: Sequence[Item],
+    pixels: torch.Tensor,
+    size: str,
+    rounding: str,
 ) -> tuple[Pair, np.ndarray, np.ndarray, np.ndarray]:
     """The next pair with I, A (uint8 ``[H, W, 3]``) and M (bool ``[H, W]``) at the wanted size."""
     for pair in pairs:
@@ -208,7 +214,7 @@ def _sized(
         patch = cv2.resize(pair.patch.permute(1, 2, 0).contiguous().numpy(), place)
         image = before.copy()
         inside = [torch.from_numpy(picture[mask]) for picture in (before, patch)]
-        image[mask] = blend(*inside, torch.tensor(pair.opacity)).numpy()
+        image[mask] = blend(*inside, torch.tensor(pair.opacity), rounding).numpy()
         if (image != before).any():  # or the speck was lost on the way to a smaller image
             return pair, before, image, mask
     raise AssertionError("draw_pairs ended")

@@ -112,12 +112,14 @@ JOINT = {"scope": "dataset"}
 GUIDED = {"ddpm": JOINT, "sdas": {"guidance_scale": 1.0}}
 
 
-@pytest.mark.parametrize("kind", ["plain", "from images", "guided"])
+@pytest.mark.parametrize("kind", ["plain", "truncated", "from images", "guided"])
 def test_an_image_is_that_of_the_stage_sdas(made, tmp_path, kind):
     manifest, model, judge = made / "hex_nut/manifest.csv", made / "m", None
     keys = {}
     if kind == "from images":
         keys = {"sdas": {"start": "image", "start_fraction": 0.67}}
+    elif kind == "truncated":
+        keys = {"sdas": {"rounding": "truncate"}}
     elif kind == "guided":
         manifests = [made / name / "manifest.csv" for name in CATEGORIES]
         model, judge, keys = tmp_path / "m", tmp_path / "c", GUIDED
@@ -297,6 +299,7 @@ def test_more_images_are_no_reason_to_draw_the_first_ones_again():
         "start": "noise",
         "start_fraction": 1.0,
         "guidance_scale": 0.0,
+        "rounding": "round",
     }
 
 
