@@ -133,14 +133,29 @@ def thin(rows: Sequence[Any], limit: int = POINTS) -> list[Any]:
     return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
 
 
-def curves(path: Path, prefix: str) -> dict[str, list[tuple[int, float]]]:
-    """The loss columns of a history.csv, by ``prefix/column``."""
+def curves(
+    path: Path, prefix: str, kinds: tuple[str, ...] = ("loss",)
+) -> dict[str, list[tuple[int, float]]]:
+    """The columns of a history.csv whose names start with one of ``kinds``: ``prefix/column``."""
     with path.open(newline="", encoding="utf-8") as source:
         rows = thin(list(csv.DictReader(source)))
-    names = [name for name in (rows[0] if rows else {}) if name.startswith("loss")]
+    names = [name for name in (rows[0] if rows else {}) if name.startswith(kinds)]
     return {
         f"{prefix}/{name}": [(int(row["step"]), float(row[name])) for row in rows if row[name]]
         for name in names
+    }
+
+
+def under_protocols(measured: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of the protocols of a metrics.json, as ``protocol/metric``.
+
+    Without those of ``strict_last``, which are the headline.
+    """
+    return {
+        f"{protocol}/{name}": float(value)
+        for protocol, found in measured.get("protocols", {}).items()
+        for name, value in (found or {}).items()
+        if protocol != "strict_last" and isinstance(value, int | float)
     }
 
 
@@ -156,7 +171,7 @@ def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content
         name: float(value)
         for name, value in measured.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed"
-    }
+    } | under_protocols(measured)
     files = {"metrics.json": folder / "metrics.json", "images.csv": folder / "images.csv"}
     losses: dict[str, list[tuple[int, float]]] = {}
     for stage, (place, record) in sorted(stages.items()):
@@ -168,10 +183,15 @@ def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content
         if (place / "history.csv").is_file():
             losses |= curves(place / "history.csv", stage)
             files[f"history/{stage}.csv"] = place / "history.csv"
+        if (place / "selection.csv").is_file():
+            chosen = ("image_auroc", "pixel_auroc", "key")
+            losses |= curves(place / "selection.csv", "on_test", chosen)
+            files["history/selection.csv"] = place / "selection.csv"
         for name, shown in FIGURES.get(stage, {}).items():
             files[f"figures/{shown}"] = place / name
     seconds = sum(record["wall_s"] for _, record in stages.values())
     last = stages["evaluate"][1]
+    sections |= last["params"]  # of section `evaluate` the stage realnet notes one value
     tags = {name: str(value) for name, value in identity.items()} | {
         "device": last["device"],
         "git_commit": last["git_commit"] or "none",

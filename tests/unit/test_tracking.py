@@ -54,17 +54,26 @@ def results(tmp_path, monkeypatch):
         model.mkdir(parents=True)
         (model / "model.safetensors").write_bytes(variant.encode())
         write_csv(model / "history.csv", losses, ["step", "loss", "lr"])
-        stage(model, "realnet", {"training": {"lr": 0.1 * (i + 1)}}, {"ddpm": ddpm / "config.json"})
+        looked = [{"step": 2, "image_auroc": 0.7, "key": 0.75}]
+        write_csv(model / "selection.csv", looked, ["step", "image_auroc", "key"])
+        params = {"training": {"lr": 0.1 * (i + 1)}, "evaluate": {"image_score_pool": None}}
+        stage(model, "realnet", params, {"ddpm": ddpm / "config.json"})
         folder = root / f"evaluate/demo/nut/seed0/{variant}"
         measured = {
             "image_auroc": 0.9 - i / 10,
             "pixel_auroc": 0.8,
             "pro": None,
             "variant": variant,
+            "protocols": {
+                "strict_last": {"checkpoint": "last", "step": 3, "image_auroc": 0.9 - i / 10},
+                "official_best": {"step": 2, "image_auroc_official": 0.95, "pro_official": None},
+                "strict_best": None,
+            },
         }
         write_json(folder / "metrics.json", measured)
         (folder / "qualitative.png").write_bytes(b"png")
-        stage(folder, "evaluate", {}, {"manifest": manifest, "model": model / "model.json"})
+        inputs = {"manifest": manifest, "model": model / "model.json"}
+        stage(folder, "evaluate", {"evaluate": {"image_score_pool": 4, "batch_size": 2}}, inputs)
     return root
 
 
@@ -105,6 +114,22 @@ def test_a_run_shows_what_its_files_say(results):
     assert files == ["figures/heat_maps.png"]
     receipt = json.loads(Path("receipt.json").read_text())
     assert {r["run_id"] for r in receipt["runs"].values()} == {r.info.run_id for r in runs.values()}
+
+
+def test_a_run_has_the_metrics_of_each_protocol(results):
+    track(results, PARAMS)
+    client, runs = active()
+    run = runs["demo/nut/seed0/base"]
+    found = {name: value for name, value in run.data.metrics.items() if "official" in name}
+    assert found == {"official_best/step": 2.0, "official_best/image_auroc_official": 0.95}
+    assert not any(name.startswith("strict") for name in run.data.metrics)
+    history = client.get_metric_history(run.info.run_id, "on_test/image_auroc")
+    assert [(m.step, m.value) for m in history] == [(2, 0.7)]
+    assert "on_test/key" in run.data.metrics
+    # Those of the evaluation itself, not what the training noted of its section.
+    assert run.data.params["evaluate.image_score_pool"] == "4"
+    assert run.data.params["evaluate.batch_size"] == "2"
+    assert runs["demo/mean/base"].data.metrics["official_best/image_auroc_official"] == 0.95
 
 
 def test_again_changes_nothing_and_a_new_result_replaces_its_run(results):
