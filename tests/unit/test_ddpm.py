@@ -319,12 +319,14 @@ def test_recomputed_activations_give_the_same_gradients_on_less_memory(noisy_set
     assert 0 < sum(some) < 0.7 * sum(all_of_them)
 
 
-def test_bf16_stays_near_fp32(noisy_set, tmp_path):
+def test_bf16_stays_near_fp32_and_channels_last_changes_rounding(noisy_set, tmp_path):
     exact = train(noisy_set, tmp_path / "exact", **plain(steps=1))
     rough = train(noisy_set, tmp_path / "rough", compute={"precision": "bf16"}, **plain(steps=1))
     assert not same(exact, rough) and rough["unet.conv_in.weight"].dtype == torch.float32
     losses = column(tmp_path / "exact", "loss"), column(tmp_path / "rough", "loss")
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    last = train(noisy_set, tmp_path / "last", compute={"channels_last": True}, **plain(steps=1))
+    assert close(last, exact, 1e-4)  # the same numbers in another order: a step is 2e-3
 
 
 def test_training_starts_from_given_weights(noisy_set, tmp_path, capsys):

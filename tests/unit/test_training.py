@@ -73,8 +73,9 @@ def made(tmp_path_factory):
     return root
 
 
-def fit(root, out, manifest="manifest.csv", synthesis=None, **training):
-    params = stage("realnet", training=training, synthesis=synthesis or {})
+def fit(root, out, manifest="manifest.csv", synthesis=None, compute=None, **training):
+    overrides = {"training": training, "synthesis": synthesis or {}, "compute": compute or {}}
+    params = stage("realnet", **overrides)
     train_realnet(params, root / manifest, root / "backbone", root / "afs", None, *CELL, out)
     return safetensors.torch.load_file(out / "model.safetensors")
 
@@ -185,6 +186,19 @@ def test_recomputed_activations_give_the_same_gradients_on_less_memory(made, tmp
         assert all(r.requires_grad for r in rebuilt)
         sizes.append(sum(seen))
     assert 0 < sizes[1] < 0.6 * sizes[0]
+
+
+def test_bf16_stays_near_fp32_and_channels_last_changes_rounding(made, tmp_path):
+    exact = fit(made, tmp_path / "exact")
+    for number, (compute, tolerance) in enumerate(
+        (({"precision": "bf16"}, 0.02), ({"channels_last": True}, 1e-3))
+    ):
+        out = tmp_path / str(number)
+        other = fit(made, out, compute=compute)
+        assert all(other[key].dtype == exact[key].dtype for key in exact)
+        assert not all(torch.equal(other[key], exact[key]) for key in exact)
+        losses = history(out, "loss"), history(tmp_path / "exact", "loss")
+        assert losses[0] == pytest.approx(losses[1], rel=tolerance)
 
 
 def test_learning_lowers_the_loss(made, tmp_path):
