@@ -22,6 +22,7 @@ Written, in this order:
     <results>/metrics.json                      data set -> variant -> category or "mean" -> metrics
     <results>/tables/main.{csv,md,tex}          reference variant beside the paper, by data set
     <results>/tables/<data set>.{csv,md,tex}    the same for one data set, category by category
+    <results>/tables/protocols.{csv,md,tex}     last and best on the test set, exact and official
     <results>/tables/per_category.{csv,md,tex}  every variant, category by category
     <results>/tables/ablation.{csv,md,tex}      one row per variant, difference to the reference
     <results>/tables/cells.csv                  every single evaluation, unrounded

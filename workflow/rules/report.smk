@@ -10,7 +10,7 @@ REPORT = [
     *expand("results/figures/{figure}.png", figure=["summary", "overview"]),
 ]
 # In Snakemake's own report.
-SHOWN = tuple(f"/{name}.csv" for name in ("main", *MATRIX)) + (".png",)
+SHOWN = tuple(f"/{name}.csv" for name in ("main", "protocols", *MATRIX)) + (".png",)
 TRACKED = "results/tracking/runs.json"
 RENDER = "report --results results --params {params.cfg:q}"
 
