@@ -1,37 +1,3 @@
-# Only for variants whose sampling is guided (`sdas.guidance_scale` above 0).
-GUIDED_VARIANTS = [variant for variant in VARIANTS if P.uses_classifier(variant)]
-
-for dataset, categories in MATRIX.items():
-    if GUIDED_VARIANTS and len(categories) < 2:
-        user_error(
-            f"sdas.guidance_scale is above 0 for variant {GUIDED_VARIANTS[0]}, but {dataset} has"
-            f" one category ({categories[0]}), and none to be guided away from; set it to 0"
-        )
-
-
-def classifier_folder(dataset, seed, variant):
-    return place("classifier", dataset, "all", seed, variant)
-
-
-def classifier_of(wildcards):
-    """The guided classifier of a data set, where this variant's sampling uses one."""
-    if wildcards.variant in GUIDED_VARIANTS:
-        folder = classifier_folder(wildcards.dataset, wildcards.seed, wildcards.variant)
-        return f"{folder}/model.safetensors"
-    return []
-
-
-def classifier_option(wildcards, input):
-    folder = os.path.dirname(input.get("classifier") or "")
-    return f"--classifier {folder}" if folder else ""
-
-
-def classifier_init(wildcards):
-    """The weights that `classifier.init` names."""
-    folder = P.variant(wildcards.variant).classifier.init
-    return [f"{folder}/config.json", f"{folder}/model.safetensors"] if folder else []
-
-
 rule train_classifier:
     input:
         manifests=lambda w: [
@@ -61,10 +27,10 @@ rule train_classifier:
     params:
         cfg=cfg("classifier"),
         manifests=lambda w, input: " ".join(
-            f"--manifest {path}" for path in input.manifests
+            f"--manifest {shlex.quote(path)}" for path in input.manifests
         ),
         categories=lambda w: " ".join(
-            f"--category {name}" for name in categories_of(w.dataset)
+            f"--category {shlex.quote(name)}" for name in categories_of(w.dataset)
         ),
         out=subpath(output.model, parent=True),
     shell:

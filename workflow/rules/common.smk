@@ -2,6 +2,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import sys
 
 from snakemake.utils import validate
@@ -102,6 +103,13 @@ def demo_cfg():
     )
 
 
+def prepare_cfg(dataset):
+    """As `cfg`, with this data set's layout alone: another's is no reason to rerun."""
+    layouts = config["prepare"]["layouts"]
+    own = {dataset: layouts[dataset]} if dataset in layouts else {}
+    return json.dumps({"prepare": config["prepare"] | {"layouts": own}}, sort_keys=True)
+
+
 def shared(stage, variant):
     variant_of(variant)  # ends the run where there is none
     return P.shared_variant(stage, variant)
@@ -154,7 +162,11 @@ def sdas_of(wildcards):
 
 
 def sdas_option(wildcards, input):
-    return f"--sdas {os.path.dirname(input.sdas)}" if input.get("sdas") else ""
+    return (
+        f"--sdas {shlex.quote(os.path.dirname(input.sdas))}"
+        if input.get("sdas")
+        else ""
+    )
 
 
 def weights_file(wildcards):
@@ -197,6 +209,40 @@ def ddpm_of(wildcards):
         wildcards.variant,
     )
     return f"{folder}/model.safetensors"
+
+
+# Only for variants whose sampling is guided (`sdas.guidance_scale` above 0).
+GUIDED_VARIANTS = [variant for variant in VARIANTS if P.uses_classifier(variant)]
+
+for dataset, categories in MATRIX.items():
+    if GUIDED_VARIANTS and len(categories) < 2:
+        user_error(
+            f"sdas.guidance_scale is above 0 for variant {GUIDED_VARIANTS[0]}, but {dataset} has"
+            f" one category ({categories[0]}), and none to be guided away from; set it to 0"
+        )
+
+
+def classifier_folder(dataset, seed, variant):
+    return place("classifier", dataset, "all", seed, variant)
+
+
+def classifier_of(wildcards):
+    """The guided classifier of a data set, where this variant's sampling uses one."""
+    if wildcards.variant in GUIDED_VARIANTS:
+        folder = classifier_folder(wildcards.dataset, wildcards.seed, wildcards.variant)
+        return f"{folder}/model.safetensors"
+    return []
+
+
+def classifier_option(wildcards, input):
+    folder = os.path.dirname(input.get("classifier") or "")
+    return f"--classifier {shlex.quote(folder)}" if folder else ""
+
+
+def classifier_init(wildcards):
+    """The weights that `classifier.init` names."""
+    folder = P.variant(wildcards.variant).classifier.init
+    return [f"{folder}/config.json", f"{folder}/model.safetensors"] if folder else []
 
 
 def report_cfg(*sections):

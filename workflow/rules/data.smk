@@ -1,10 +1,3 @@
-def prepare_cfg(dataset):
-    """As `cfg`, with this data set's layout alone: another's is no reason to rerun."""
-    layouts = config["prepare"]["layouts"]
-    own = {dataset: layouts[dataset]} if dataset in layouts else {}
-    return json.dumps({"prepare": config["prepare"] | {"layouts": own}}, sort_keys=True)
-
-
 rule demo:
     input:
         code=code("demo"),

@@ -29,10 +29,10 @@ rule train_ddpm:
     params:
         cfg=cfg("ddpm"),
         manifests=lambda w, input: " ".join(
-            f"--manifest {path}" for path in input.manifests
+            f"--manifest {shlex.quote(path)}" for path in input.manifests
         ),
         categories=lambda w: " ".join(
-            f"--category {name}" for name in ddpm_categories(w)
+            f"--category {shlex.quote(name)}" for name in ddpm_categories(w)
         ),
         out=subpath(output.model, parent=True),
     shell:

@@ -10,7 +10,9 @@ REPORT = [
     *expand("results/figures/{figure}.png", figure=["summary", "overview"]),
 ]
 # In Snakemake's own report.
-SHOWN = tuple(f"/{name}.csv" for name in ("main", "protocols", *MATRIX)) + (".png",)
+SHOWN = {f"{name}.csv" for name in ("main", "protocols", *MATRIX)} | {
+    os.path.basename(path) for path in REPORT if path.endswith(".png")
+}
 TRACKED = "results/tracking/runs.json"
 RENDER = "report --results results --params {params.cfg:q}"
 
@@ -24,7 +26,7 @@ rule make_report:
         [
             (
                 report(path, category="Results", caption="../report/main.rst")
-                if path.endswith(SHOWN)
+                if os.path.basename(path) in SHOWN
                 else path
             )
             for path in REPORT
