@@ -5,16 +5,13 @@ import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from realnet.data.items import Item, read_manifest
 from realnet.errors import UserError
-
-if TYPE_CHECKING:
-    from realnet.data.items import Item
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 # Filters of warnings belong to the whole process, and images are read in threads too.
@@ -71,7 +68,7 @@ def mask_threshold(image: Image.Image) -> int:
     return 127 if image.format == "JPEG" else 0
 
 
-def load_images(items: Sequence["Item"], size: int) -> torch.Tensor:
+def load_images(items: Sequence[Item], size: int) -> torch.Tensor:
     """The items' images, resized, as uint8 ``[N, 3, size, size]``.
 
     Both sides become ``size`` (aspect ratio is not kept, nothing is cropped), PIL bilinear.
@@ -84,7 +81,20 @@ def load_images(items: Sequence["Item"], size: int) -> torch.Tensor:
     return images
 
 
-def load_masks(items: Sequence["Item"], size: int) -> torch.Tensor:
+def load_training_images(manifests: Sequence[Path], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normal training images uint8 ``[N, 3, S, S]`` of all manifests, and which each is of.
+
+    The second tensor, int64 ``[N]``, is the manifest's position: the class of a joint model.
+    """
+    parts = [
+        load_images([item for item in read_manifest(path) if item.split == "train"], size)
+        for path in manifests
+    ]
+    counts = torch.tensor([len(part) for part in parts])
+    return torch.cat(parts), torch.arange(len(parts)).repeat_interleave(counts)
+
+
+def load_masks(items: Sequence[Item], size: int) -> torch.Tensor:
     """The items' masks as bool ``[N, size, size]``, nearest neighbour; zeros for normal images.
 
     All zeros where no item has a mask: own data may come without. UserError: an anomalous item

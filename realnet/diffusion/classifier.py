@@ -11,8 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from realnet.data.images import load_images
-from realnet.data.items import read_manifest
+from realnet.data.images import load_training_images
 from realnet.diffusion.guide import PER_CLASS, NoisyClassifier
 from realnet.diffusion.network import copy_weights, parameter_count, read_weights
 from realnet.diffusion.scheduler import build_scheduler
@@ -56,7 +55,7 @@ def train_classifier(
     identity = {"dataset": dataset, "categories": list(categories), "seed": seed}
     record = Record("classifier", stage.dump(), inputs, **identity)
     names, size = ("classifier", dataset), stage.data.image_size
-    images, labels = _training_images(manifests, size)
+    images, labels = load_training_images(manifests, size)
 
     torch.manual_seed(derive(seed, *names, "init"))
     model = NoisyClassifier(params, size, len(categories))
@@ -104,16 +103,6 @@ def _start_from(folder: str, model: NoisyClassifier, params: Classifier) -> None
     there, here = len(state["pool.project.bias"]), len(model.pool.project.bias)
     told = "taken over" if there == here else f"drawn anew ({there} classes there, {here} here)"
     print(f"classifier.init: weights of {folder}, the last layer {told}")
-
-
-def _training_images(manifests: Sequence[Path], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 ``[N, 3, S, S]`` and the class of each, int64 ``[N]``."""
-    parts = [
-        load_images([item for item in read_manifest(path) if item.split == "train"], size)
-        for path in manifests
-    ]
-    counts = torch.tensor([len(part) for part in parts])
-    return torch.cat(parts), torch.arange(len(parts)).repeat_interleave(counts)
 
 
 def _noised(

@@ -8,8 +8,7 @@ import safetensors.torch
 import torch
 from diffusers.training_utils import EMAModel
 
-from realnet.data.images import load_images
-from realnet.data.items import read_manifest
+from realnet.data.images import load_training_images
 from realnet.diffusion.loss import training_loss
 from realnet.diffusion.network import (
     Denoiser,
@@ -76,7 +75,7 @@ def _train(
         inputs["init"] = Path(params.init) / "config.json"
     record = Record("ddpm", stage.dump(), inputs, dataset=dataset, categories=categories, seed=seed)
     names = ("ddpm", dataset, *(categories if params.scope == "category" else ["all"]))
-    images, labels = _training_images(manifests, stage.data.image_size)
+    images, labels = load_training_images(manifests, stage.data.image_size)
     classes = classes_of(params.scope, categories)
 
     torch.manual_seed(derive(seed, *names, "init"))
@@ -131,16 +130,6 @@ def _train(
         init=init,
     )
     checkpoints.finish()
-
-
-def _training_images(manifests: Sequence[Path], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 ``[N, 3, S, S]`` and the class of each, int64 ``[N]``."""
-    images, labels = [], []
-    for index, manifest in enumerate(manifests):
-        normal = [item for item in read_manifest(manifest) if item.split == "train"]
-        images.append(load_images(normal, size))
-        labels.append(torch.full((len(normal),), index))
-    return torch.cat(images), torch.cat(labels)
 
 
 def updates(params: Ddpm, images: int) -> int:

@@ -28,7 +28,9 @@ def training_identity(record: Mapping[str, Any]) -> str:
     """
     compute = {k: v for k, v in record["params"]["compute"].items() if k != "processes"}
     params = record["params"] | {"compute": compute}
-    return fingerprint(params=params, inputs=record["inputs"], seed=record["seed"])
+    # In order, since the position of a category is its class.
+    inputs = list(record["inputs"].items())
+    return fingerprint(params=params, inputs=inputs, seed=record["seed"])
 
 
 class Checkpoints:
@@ -84,9 +86,7 @@ class Checkpoints:
         if self.rank > 0:
             return
         with atomic(self.path) as temporary:
-            torch.save(
-                {"identity": self.identity, "processes": self.processes, **state}, temporary
-            )
+            torch.save({"identity": self.identity, "processes": self.processes, **state}, temporary)
 
     def finish(self) -> None:
         """Remove the folder: a forced rerun must not resume a finished run and train nothing."""
