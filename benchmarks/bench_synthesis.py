@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 import torch
 
-from realnet.params import Perlin, load
+from realnet.params import load
+from realnet.sections import Perlin
 from realnet.synthesis.anomalies import AnomalySynthesiser
 from realnet.synthesis.foreground import foregrounds
 

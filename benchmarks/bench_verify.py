@@ -22,7 +22,7 @@ from PIL import Image
 
 from realnet.data.verify import verify
 from realnet.io import sha256
-from realnet.params import Prepare
+from realnet.sections import Prepare
 
 SIDE = 256
 SETTINGS = Prepare(allow_partial=False, layouts={})

@@ -30,8 +30,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from realnet.errors import UserError
 from realnet.io import read_json, write_json
-from realnet.params import Compute
 from realnet.runtime import Runtime, on_cuda
+from realnet.sections import Compute
 
 # A process may wait this long for another that writes a checkpoint; one that fails is noticed at
 # once, by the process that started them.

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from realnet.errors import UserError
-from realnet.params import Compute
+from realnet.sections import Compute
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from typing import Any
 
 from realnet.errors import UserError
 from realnet.io import read_json, sha256, write_json
-from realnet.params import Experiment, Params, load
+from realnet.params import Params, load
+from realnet.sections import Experiment
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 HEADLINE = ("image_auroc", "pixel_auroc", "pro")

@@ -17,7 +17,7 @@ import yaml
 from realnet.data.categories import KNOWN_CATEGORIES
 from realnet.data.items import Entry
 from realnet.errors import UserError
-from realnet.params import OwnLayout
+from realnet.sections import OwnLayout
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 DEFECTIVE = "defective"  # the kind of anomalies for which a layout has no names

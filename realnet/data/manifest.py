@@ -13,7 +13,7 @@ from realnet.data.layouts import Listing, list_category
 from realnet.data.published import differences, published
 from realnet.errors import UserError
 from realnet.io import sha256, write_csv, write_json
-from realnet.params import Prepare
+from realnet.sections import Prepare
 
 
 def prepare(

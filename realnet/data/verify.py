@@ -25,7 +25,8 @@ from realnet.data.verify_files import KINDS, Problem, problem, see, see_unused_m
 from realnet.data.verify_report import Checked, report, summary
 from realnet.errors import UserError
 from realnet.io import write_json
-from realnet.params import Params, Prepare, load
+from realnet.params import Params, load
+from realnet.sections import Prepare
 
 
 def run(

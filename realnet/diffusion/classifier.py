@@ -17,9 +17,9 @@ from realnet.diffusion.network import copy_weights, parameter_count, read_weight
 from realnet.diffusion.scheduler import build_scheduler
 from realnet.errors import UserError
 from realnet.io import save_figure, save_weights, write_csv, write_json
-from realnet.params import Classifier
 from realnet.provenance import Record
 from realnet.runtime import Runtime, progress, start
+from realnet.sections import Classifier
 from realnet.seeds import derive, torch_generator
 from realnet.training.batches import shuffled_epochs
 from realnet.training.checkpoint import Checkpoints, fingerprint, learning_rate, restore_modules

@@ -13,8 +13,8 @@ from torch import nn
 
 from realnet.diffusion.network import build_unet, check_size, copy_weights, read_weights
 from realnet.errors import UserError
-from realnet.params import Classifier, Schedule
 from realnet.runtime import Runtime
+from realnet.sections import Classifier, Schedule
 
 PER_CLASS = ("pool.project.weight", "pool.project.bias")
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 
 from realnet.diffusion.scheduler import SDASScheduler
-from realnet.params import Ddpm
 from realnet.runtime import Runtime
+from realnet.sections import Ddpm
 
 
 def training_loss(

@@ -14,7 +14,7 @@ from torch import nn
 from realnet.diffusion.scheduler import build_scheduler
 from realnet.errors import UserError
 from realnet.io import read_json, sha256
-from realnet.params import Ddpm, UNet
+from realnet.sections import Ddpm, UNet
 
 
 def check_size(unet: UNet, patch: int, image_size: int, section: str) -> None:

@@ -16,9 +16,9 @@ from realnet.diffusion.guide import load_guide, log_gradient
 from realnet.diffusion.scheduler import SDASScheduler, build_scheduler
 from realnet.errors import UserError
 from realnet.io import read_json, save_figure, sha256, write_csv, write_png
-from realnet.params import Sdas
 from realnet.provenance import Record
 from realnet.runtime import Runtime, progress, start
+from realnet.sections import Sdas
 from realnet.seeds import derive, torch_generator
 
 

@@ -21,9 +21,9 @@ from realnet.diffusion.scheduler import build_scheduler
 from realnet.distributed import check_alike, check_batch, collecting, launch, parallel, share, total
 from realnet.errors import UserError
 from realnet.io import read_json, save_weights, sha256, write_csv, write_json, write_png
-from realnet.params import Ddpm, Ema
 from realnet.provenance import Record
 from realnet.runtime import Runtime, progress, start
+from realnet.sections import Ddpm, Ema
 from realnet.seeds import derive, torch_generator
 from realnet.training.batches import shuffled_epochs
 from realnet.training.checkpoint import (

@@ -11,8 +11,8 @@ from realnet.io import read_json, sha256
 from realnet.models.afs import Selection
 from realnet.models.backbone import FeatureExtractor, load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet, margin
-from realnet.params import Model
 from realnet.runtime import Runtime
+from realnet.sections import Model
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from realnet.errors import UserError
 from realnet.evaluation.inference import Detector, load_detector
 from realnet.evaluation.metrics import image_score
 from realnet.io import atomic, write_csv, write_png
-from realnet.params import Compute
 from realnet.runtime import start
+from realnet.sections import Compute
 
 
 @dataclass(frozen=True)

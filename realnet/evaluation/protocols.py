@@ -23,7 +23,7 @@ from scipy.special import expit
 
 from realnet.evaluation.metrics import image_ap, image_auroc, pixel_metrics
 from realnet.evaluation.official import KEYS, official_metrics
-from realnet.params import Evaluate
+from realnet.sections import Evaluate
 
 LAST, BEST = "last", "best_on_test"
 # What `pixel_metrics` gives: all null where there are no masks.

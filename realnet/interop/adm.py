@@ -30,8 +30,9 @@ from realnet.interop.adm_names import (
 )
 from realnet.interop.safe_load import load_checkpoint
 from realnet.io import save_weights, write_json
-from realnet.params import PROJECT, Classifier, Ddpm, load
+from realnet.params import PROJECT, load
 from realnet.provenance import Record
+from realnet.sections import Classifier, Ddpm
 from realnet.seeds import torch_generator
 
 # What no tensor tells: the process that the released networks were trained for.

@@ -28,8 +28,8 @@ from realnet.interop.unet_names import official_names, unet_params
 from realnet.io import save_weights, write_json
 from realnet.models.backbone import build_network, write_backbone
 from realnet.models.realnet import RealNet
-from realnet.params import Backbone, Block, Model
 from realnet.provenance import Record
+from realnet.sections import Backbone, Block, Model
 
 # The official choice of backbones; their layers are called layer1, layer2, ...
 ARCHITECTURES = ("wide_resnet50_2", "resnet18", "resnet34", "resnet50", "efficientnet_b4")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from realnet.errors import UserError
-from realnet.params import Rrs
+from realnet.sections import Rrs
 
 BACKBONE = "backbone.feature_extractor."
 State = Mapping[str, torch.Tensor]

@@ -7,7 +7,7 @@ import torch
 
 from realnet.errors import UserError
 from realnet.models.reconstruction import Attention, ReconstructionUNet, ResBlock
-from realnet.params import Reconstruction
+from realnet.sections import Reconstruction
 
 BRANCHES = {"down": "input_blocks", "middle": "middle_block", "up": "output_blocks", "out": "out"}
 PARTS = {

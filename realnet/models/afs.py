@@ -25,9 +25,9 @@ from realnet.data.items import read_manifest
 from realnet.errors import UserError
 from realnet.io import read_json, save_figure, write_json
 from realnet.models.backbone import FeatureExtractor, load_backbone
-from realnet.params import Block
 from realnet.provenance import Record
 from realnet.runtime import progress, start
+from realnet.sections import Block
 from realnet.seeds import torch_generator
 from realnet.synthesis.anomalies import AnomalySynthesiser
 from realnet.synthesis.setup import build_pools, training_foregrounds

@@ -15,9 +15,9 @@ from torch import nn
 
 from realnet.errors import UserError
 from realnet.io import read_json, save_weights, sha256, write_json
-from realnet.params import Backbone as BackboneParams
 from realnet.provenance import Record
 from realnet.runtime import start
+from realnet.sections import Backbone as BackboneParams
 
 
 class FeatureExtractor(nn.Module):

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from realnet.io import write_csv
-from realnet.params import Backbone
 from realnet.runtime import Runtime, progress
+from realnet.sections import Backbone
 from realnet.seeds import numpy_generator, torch_generator
 from realnet.synthesis.textures import CLASSES, paint_image
 

@@ -9,7 +9,7 @@ from torch import nn
 from realnet.models.afs import Selection, resize_to
 from realnet.models.reconstruction import ReconstructionUNet
 from realnet.models.rrs import Discriminator, ResidualSelection
-from realnet.params import Model
+from realnet.sections import Model
 
 
 class FeatureSelector(nn.Module):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from realnet.params import Rrs
+from realnet.sections import Rrs
 
 
 class ResidualSelection(nn.Module):

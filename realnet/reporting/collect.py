@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from realnet.data.categories import KNOWN_CATEGORIES
 from realnet.errors import UserError
 from realnet.io import read_json
-from realnet.params import Experiment, Params, Report, load
+from realnet.params import Params, load
+from realnet.sections import Experiment, Report
 
 METRICS = ("image_auroc", "pixel_auroc", "pro")
 MEAN = "mean"

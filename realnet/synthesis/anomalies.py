@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from realnet.params import Synthesis
+from realnet.sections import Synthesis
 from realnet.seeds import torch_generator
 from realnet.synthesis.perlin import perlin_masks, uniforms_needed
 from realnet.synthesis.sources import augment_texture

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from realnet.params import Perlin
+from realnet.sections import Perlin
 
 
 def uniforms_needed(params: Perlin) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from realnet.errors import UserError
-from realnet.params import Synthesis
+from realnet.sections import Synthesis
 from realnet.synthesis.foreground import foregrounds, rule_for
 from realnet.synthesis.sources import dtd_pool, sdas_pool, texture_pool
 

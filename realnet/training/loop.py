@@ -24,9 +24,9 @@ from realnet.io import read_json, save_figure, save_weights, write_csv, write_js
 from realnet.models.afs import load_selection
 from realnet.models.backbone import FeatureExtractor, load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
-from realnet.params import Training
 from realnet.provenance import Record
 from realnet.runtime import Runtime, progress, start
+from realnet.sections import Training
 from realnet.seeds import derive
 from realnet.synthesis.anomalies import AnomalySynthesiser
 from realnet.synthesis.setup import build_pools, training_foregrounds

@@ -15,8 +15,8 @@ from realnet.data.items import Item
 from realnet.evaluation.inference import FILES, Detector
 from realnet.evaluation.official import key_metric, official_metrics
 from realnet.io import save_weights, write_csv
-from realnet.params import Training
 from realnet.runtime import Runtime
+from realnet.sections import Training
 
 FIELDS = ["step", "image_auroc", "pixel_auroc", "key", "is_best"]
 SELECTION = "selection.csv"

@@ -18,8 +18,9 @@ from realnet.models.afs import (
     select_features,
 )
 from realnet.models.backbone import load_backbone, make_backbone
-from realnet.params import Block, load, stage_params
+from realnet.params import load, stage_params
 from realnet.runtime import start
+from realnet.sections import Block
 from realnet.synthesis.anomalies import AnomalySynthesiser
 from realnet.synthesis.setup import build_pools, training_foregrounds
 from realnet.training.batches import shuffled_epochs

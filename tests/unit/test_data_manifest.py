@@ -15,7 +15,7 @@ from realnet.data.manifest import prepare as prepare_with
 from realnet.data.published import differences, published
 from realnet.errors import UserError
 from realnet.io import read_csv, read_json, sha256
-from realnet.params import Prepare
+from realnet.sections import Prepare
 
 DEFAULT = Prepare(allow_partial=False, layouts={})
 

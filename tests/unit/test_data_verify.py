@@ -18,7 +18,8 @@ from realnet.data.verify_files import KINDS
 from realnet.data.verify_report import report, summary
 from realnet.errors import UserError
 from realnet.io import read_csv, read_json, write_csv
-from realnet.params import PROJECT, OwnLayout, Prepare, load
+from realnet.params import PROJECT, load
+from realnet.sections import OwnLayout, Prepare
 
 PARAMS = PROJECT / "params.yaml"
 STRICT = Prepare(allow_partial=False, layouts={})

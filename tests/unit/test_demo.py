@@ -20,7 +20,8 @@ from realnet.data.layouts import list_categories
 from realnet.data.manifest import prepare
 from realnet.errors import UserError
 from realnet.io import read_json
-from realnet.params import PROJECT, DemoData, Prepare
+from realnet.params import PROJECT
+from realnet.sections import DemoData, Prepare
 
 KINDS = [(category, kind) for category in DEMO_CATEGORIES for kind in demo.defect_types(category)]
 SETTINGS = DemoData(seed=3, image_size=128, train=2, test_good=1, test_defective=7)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from realnet.cli import app
 from realnet.data.manifest import prepare
 from realnet.errors import UserError
-from realnet.params import Prepare
+from realnet.sections import Prepare
 from realnet.synthesis.foreground import foreground
 from realnet.synthesis.gallery import draw, example, keep, run
 

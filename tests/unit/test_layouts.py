@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from realnet.data.layouts import list_categories, list_category, list_entries, split_file
 from realnet.errors import UserError
-from realnet.params import OwnLayout
+from realnet.sections import OwnLayout
 
 
 def touch(path: Path) -> Path:

@@ -10,7 +10,8 @@ from realnet.models.backbone import build_network
 from realnet.models.realnet import FeatureSelector, RealNet, margin, realnet_loss, resize_to
 from realnet.models.reconstruction import ReconstructionUNet, ResBlock
 from realnet.models.rrs import Discriminator, ResidualSelection
-from realnet.params import Block, load
+from realnet.params import load
+from realnet.sections import Block
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from realnet.data.categories import KNOWN_CATEGORIES
-from realnet.params import Perlin, load
+from realnet.params import load
+from realnet.sections import Perlin
 from realnet.synthesis.anomalies import AnomalySynthesiser
 from realnet.synthesis.foreground import foreground, rule_for
 from realnet.synthesis.perlin import (

@@ -14,7 +14,8 @@ from realnet.data.items import read_manifest
 from realnet.data.layouts import list_categories, list_category
 from realnet.errors import UserError
 from realnet.io import read_json
-from realnet.params import PROJECT, OwnLayout, Params, parse, resolve
+from realnet.params import PROJECT, Params, parse, resolve
+from realnet.sections import OwnLayout
 
 # Where the code of each stage starts: what this module imports, directly or not, is the stage's
 # code, and a change there reruns the stage. Not `realnet.cli`, or a new option of one command
@@ -40,7 +41,7 @@ TABLES = ("main", "protocols", "per_category", "ablation")
 
 # Imported everywhere, but no result follows from them: the values that a stage reads from its
 # parameters are a trigger of their own, and the rest words errors and records.
-NOT_CODE = {"realnet", "realnet.errors", "realnet.params", "realnet.provenance"}
+NOT_CODE = {"realnet", "realnet.errors", "realnet.params", "realnet.sections", "realnet.provenance"}
 
 
 def settings(values: dict[str, Any], overrides: dict[str, Any]) -> Params:
