@@ -58,8 +58,8 @@ def protocols(results: Results) -> list[str]:
         said.append(
             "best: of all evaluations on the test set during training (training.select_every), the"
             " one with the largest mean of official image and pixel AUROC. Best − last: what this"
-            " choice adds to the same exact metric of the same run, points before rounding. Where"
-            " the answers are not known, nobody can make it."
+            " choice adds to the same exact metric of the same run, points before rounding. Nobody"
+            " can make it without the answers."
         )
     if last:
         where = f" in {', '.join(last)}" if best else ""

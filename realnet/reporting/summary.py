@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from realnet.evaluation.figures import FAINT, INK
-from realnet.reporting.collect import MEAN, METRICS, Results
+from realnet.reporting.collect import MEAN, METRICS, STRICT_BEST, Results, under
 from realnet.reporting.formats import UNDEFINED
 from realnet.reporting.published import number, title
 from realnet.reporting.tables import TITLES
@@ -19,9 +19,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 def summary(results: Results) -> Figure:
     """Dots: one panel per metric, one row per category and for the mean, one colour per variant.
 
-    Bars show +- one standard deviation over seeds; a hollow diamond is the paper's mean, n/a a
-    metric that is undefined (no masks). The axis starts below the smallest value, since all the
-    interest is near 100: compare dots, not lengths.
+    Bars show +- one standard deviation over seeds; a dotted line leads to the checkpoint that was
+    best on the test set, where there is one (hollow, the same exact metric); a hollow diamond is
+    the paper's mean, n/a a metric that is undefined (no masks). The axis starts below the smallest
+    value, since all the interest is near 100: compare dots, not lengths.
     """
     variants = results.matrix.variants
     rows: list[tuple[str, str] | None] = []  # None: a gap between data sets
@@ -29,7 +30,7 @@ def summary(results: Results) -> Figure:
         rows += [None] if rows else []
         rows += [(dataset, category) for category in results.rows(dataset)]
     step = max(0.38, 0.09 * len(variants) + 0.14)
-    legend_lines = -(-(len(variants) + 1) // 6)
+    legend_lines = -(-(len(variants) + 2) // 6)
     height = 1.15 + 0.25 * legend_lines + step * len(rows)
     figure = Figure(figsize=(10.5, height), facecolor="white")
     panels = figure.subplots(1, len(METRICS), sharey=True)
@@ -52,23 +53,9 @@ def summary(results: Results) -> Figure:
                     ha="left", va="center", fontsize=8, color=FAINT,
                 )  # fmt: skip
             for index, variant in enumerate(variants):
-                stat = results.stat(dataset, variant, category, metric)
-                if stat.value is None or math.isnan(stat.value):
-                    continue
-                smallest = min(smallest, stat.value - (stat.std or 0))
                 offset = (index / max(len(variants) - 1, 1) - 0.5) * spread
-                panel.errorbar(
-                    100 * stat.value,
-                    y + offset,
-                    xerr=None if stat.std is None else 100 * stat.std,
-                    fmt=MARKERS[index % len(MARKERS)],
-                    color=COLOURS[index % len(COLOURS)],
-                    markersize=6.5 if index == 0 else 5.5,
-                    markeredgecolor="white",
-                    markeredgewidth=0.6,
-                    elinewidth=1.2,
-                    zorder=4 if index == 0 else 3,
-                )
+                cell = (dataset, variant, category)
+                smallest = min(smallest, _dot(panel, results, cell, metric, index, y + offset))
             compared = category == MEAN and results.is_whole(dataset)
             published = number(dataset, MEAN, metric) if compared else None
             if published is not None:
@@ -104,6 +91,41 @@ def summary(results: Results) -> Figure:
     return figure
 
 
+def _dot(
+    panel: Any,
+    results: Results,
+    cell: tuple[str, str, str],
+    metric: str,
+    index: int,
+    y: float,
+) -> float:
+    """A variant's value, and where the best checkpoint on the test set is; the least, at most 1."""
+    stat = results.stat(*cell, metric)
+    if stat.value is None or math.isnan(stat.value):
+        return 1.0
+    marker, colour = MARKERS[index % len(MARKERS)], COLOURS[index % len(COLOURS)]
+    panel.errorbar(
+        100 * stat.value,
+        y,
+        xerr=None if stat.std is None else 100 * stat.std,
+        fmt=marker,
+        color=colour,
+        markersize=6.5 if index == 0 else 5.5,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        elinewidth=1.2,
+        zorder=4 if index == 0 else 3,
+    )
+    least = stat.value - (stat.std or 0)
+    best = results.stat(*cell, under(STRICT_BEST, metric)).value
+    if best is None or math.isnan(best) or best == stat.value:
+        return least
+    ends = [100 * stat.value, 100 * best]
+    panel.plot(ends, [y, y], color=colour, linestyle=":", linewidth=1.1, zorder=2)
+    panel.plot(ends[1], y, marker, color=colour, markerfacecolor="white", markersize=4.5, zorder=2)
+    return min(least, best)
+
+
 def _axis(panel: Any, title: str, smallest: float) -> None:
     low = max(0.0, math.floor((100 * smallest - 1) / 5) * 5)
     panel.set_xlim(low, 100 + (100 - low) * 0.03)
@@ -134,8 +156,18 @@ def _legend(figure: Figure, results: Results, height: float) -> None:
     ]  # fmt: skip
     if any(results.is_whole(d) and number(d, MEAN, METRICS[0]) for d in results.matrix.datasets):
         handles.append(
-            Line2D([], [], linestyle="", marker="d", label="paper", color=INK,
+            Line2D([], [], linestyle="", marker="d", label="paper (official protocol)", color=INK,
                    fillstyle="none", markersize=7)
+        )  # fmt: skip
+    if any(
+        results.stat(d, v, c, under(STRICT_BEST, METRICS[0])).value is not None
+        for d in results.matrix.datasets
+        for v in results.matrix.variants
+        for c in results.categories[d]
+    ):
+        handles.append(
+            Line2D([], [], linestyle=":", marker="o", label="best on the test set", color=FAINT,
+                   markerfacecolor="white", markersize=4.5)
         )  # fmt: skip
     seeds = len(results.matrix.seeds)
     names = ", ".join(map(title, results.matrix.datasets))
