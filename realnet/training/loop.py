@@ -16,7 +16,6 @@ from realnet.distributed import (
     launch,
     parallel,
     share,
-    share_statistics,
     total,
 )
 from realnet.evaluation.inference import FILES, Detector
@@ -38,6 +37,7 @@ from realnet.training.checkpoint import (
     training_identity,
 )
 from realnet.training.selection import SELECTION, BestOnTest, best_on_test
+from realnet.training.shared_norm import share_statistics
 
 HISTORY = ["step", "loss", "loss_segmentation", "loss_reconstruction", "lr"]
 

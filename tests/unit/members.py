@@ -78,7 +78,8 @@ def batch_norm_case(size):
 
 def batch_norm(notes):
     """Outputs, slopes and statistics of each rank's share of a batch of 5, of 1 and of 6."""
-    from realnet.distributed import share, share_statistics
+    from realnet.distributed import share
+    from realnet.training.shared_norm import share_statistics
 
     for size in (5, 1, 6):
         net, value, slope = batch_norm_case(size)
