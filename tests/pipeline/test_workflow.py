@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from realnet.io import read_csv
+
 pytestmark = pytest.mark.pipeline
 
 CELLS = [
@@ -69,6 +71,10 @@ def test_nothing_to_do_after_a_finished_run(finished):
             "training={lr: 0.001}",
             {"train_realnet", "evaluate_realnet", "make_report", "track_runs"},
         ),
+        (  # which decides what is best on the test set
+            "evaluate={image_score_pool: 2}",
+            {"train_realnet", "evaluate_realnet", "make_report", "track_runs"},
+        ),
         (
             "sdas={steps: 2}",
             {"sample_sdas", "select_features", "train_realnet", "evaluate_realnet"}
@@ -83,6 +89,34 @@ def test_a_changed_parameter_reruns_what_reads_it(finished, override, rules):
         assert planned["train_realnet"] == 2
     elif "train_realnet" in rules:
         assert planned["train_realnet"] == 4
+
+
+def test_both_checkpoints_are_kept_and_measured(finished):
+    results = finished.root / "results"
+    for cell in CELLS:
+        rows = read_csv(results / "realnet" / cell / "selection.csv")
+        assert [row["step"] for row in rows] == ["3", "6"]
+        assert (results / "realnet" / cell / "best.safetensors").is_file()
+        found = json.loads((results / "evaluate" / cell / "metrics.json").read_text())["protocols"]
+        best = [row for row in rows if row["is_best"] == "1"]
+        assert [str(found["official_best"]["step"])] == [row["step"] for row in best]
+        assert found["strict_last"]["step"] == 6
+    rows = read_csv(results / "tables/protocols.csv")
+    assert {row["variant"] for row in rows} == {"base", "texture"}
+    assert all(row["best_minus_last"] and row["official_best"] for row in rows)
+
+
+def test_without_the_choice_the_last_weights_are_the_same_and_are_evaluated_anew(finished):
+    """Though the file that the evaluation reads stays the same to the last bit."""
+    model, scored = (finished.root / "results" / s / CELLS[0] for s in ("realnet", "evaluate"))
+    before = (model / "model.safetensors").read_bytes()
+    target = f"results/evaluate/{CELLS[0]}/metrics.json"
+    finished.snakemake("--config", "training={select_every: null}", "--", target)
+    assert (model / "model.safetensors").read_bytes() == before
+    assert not (model / "best.safetensors").exists()
+    assert json.loads((scored / "metrics.json").read_text())["protocols"]["strict_best"] is None
+    finished.snakemake()
+    assert (model / "best.safetensors").is_file()
 
 
 def test_one_more_seed_runs_that_seed_only(finished):
