@@ -188,7 +188,12 @@ def _map_sizes(blocks: Sequence[Block], shapes: list, size: int) -> list[int | N
 
 @torch.no_grad()
 def _spreads(extractor: FeatureExtractor, normal: torch.Tensor, runtime: Any) -> list[list[float]]:
-    """Per layer and channel, standard deviation over images and positions (at least 1e-3)."""
+    """Per layer and channel, standard deviation over images and positions; with a floor.
+
+    The floor is a quarter of the layer's median. A channel that normal images hardly excite would
+    otherwise be blown up a hundredfold: on an anomaly it then drowns the others in the
+    discriminator's BatchNorm, and nothing is learnt from milder anomalies (seen on the demo's nut).
+    """
     count, sums = 0, None
     for part in normal.split(16):
         maps = [m.double() for m in extractor(part.to(runtime.device).float() / 255)]
@@ -199,7 +204,9 @@ def _spreads(extractor: FeatureExtractor, normal: torch.Tensor, runtime: Any) ->
     spreads = []
     for (total, squares), pixels in zip(sums, count, strict=True):
         variance = squares / pixels - (total / pixels) ** 2
-        spreads.append(variance.clamp(min=0).sqrt().clamp(min=1e-3).float().tolist())
+        spread = variance.clamp(min=0).sqrt()
+        floor = max(0.25 * spread.median().item(), 1e-3)
+        spreads.append(spread.clamp(min=floor).float().tolist())
     return spreads
 
 
