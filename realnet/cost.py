@@ -62,7 +62,8 @@ def cost(
                 "realnet_inference": resolved.evaluate.batch_size,
                 "realnet_training": resolved.training.batch_size,
                 "ddpm_denoising": resolved.sdas.batch_size,
-                "ddpm_training": resolved.ddpm.batch_size,
+                # What one device holds at once.
+                "ddpm_training": resolved.ddpm.micro_batch or resolved.ddpm.batch_size,
             }[task]
             for batch in batch_sizes or [own]:
                 rows.append(_in_a_process(params, preset, device, task, batch, repeats))
