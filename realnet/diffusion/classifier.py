@@ -22,7 +22,12 @@ from realnet.runtime import Runtime, progress, start
 from realnet.sections import Classifier
 from realnet.seeds import derive, torch_generator
 from realnet.training.batches import shuffled_epochs
-from realnet.training.checkpoint import Checkpoints, fingerprint, learning_rate, restore_modules
+from realnet.training.checkpoint import (
+    Checkpoints,
+    learning_rate,
+    restore_modules,
+    training_identity,
+)
 
 HISTORY = ["step", "loss", "accuracy", "lr", "grad_norm"]
 
@@ -62,9 +67,7 @@ def train_classifier(
     if params.init is not None:
         _start_from(params.init, model, params)
     model = runtime.place(model)
-    checkpoints = Checkpoints(
-        out, fingerprint(params=stage.dump(), inputs=record.content["inputs"], **identity)
-    )
+    checkpoints = Checkpoints(out, training_identity(record.content))
     alphas = build_scheduler(stage.ddpm).alphas_cumprod.to(runtime.device)
     history = _optimise(model, params, images, labels, alphas, runtime, checkpoints, seed, names)
     accuracy = _accuracy_by_noise(model, images, labels, alphas, runtime, seed, names)

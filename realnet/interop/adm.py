@@ -29,6 +29,7 @@ from realnet.interop.adm_names import (
     read_sizes,
 )
 from realnet.interop.safe_load import load_checkpoint
+from realnet.interop.strict import compare_keys
 from realnet.io import save_weights, write_json
 from realnet.params import PROJECT, load
 from realnet.provenance import Record
@@ -260,16 +261,7 @@ def _fill(
     own = {key.removeprefix(prefix): value for key, value in model.state_dict().items()}
     names = {key: official_name(key, sizes) for key in own}
     expected = {names[key]: official_shape(key, value.shape) for key, value in own.items()}
-    problems = [f"misses {key}" for key in expected if key not in state]
-    problems += [f"has an unknown key {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} has shape {list(state[key].shape)}, expected {list(shape)}"
-        for key, shape in expected.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{where}: {problems[0]}{more}; expected a guided-diffusion network")
+    compare_keys(state, expected, where, "a guided-diffusion network")
     values = {
         f"{prefix}{key}": pick(key, state[name], head_channels).float().contiguous()
         for key, name in names.items()

@@ -6,7 +6,6 @@ kept residuals are split) is read from the configuration that the checkpoint car
 without one, the published structures are assumed.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from realnet.interop.realnet_structure import (
     unwrap,
 )
 from realnet.interop.safe_load import load_checkpoint
+from realnet.interop.strict import compare_keys
 from realnet.interop.unet_names import official_names, unet_params
 from realnet.io import save_weights, write_json
 from realnet.models.backbone import build_network, write_backbone
@@ -166,7 +166,7 @@ def understand(content: Any, where: str, image_size: int) -> Imported:
         for name, layers, _ in blocks
         for layer in layers
     }
-    _compare(state, expected, where)
+    compare_keys(state, expected, where, "an official RealNet checkpoint")
     broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise UserError(f"{where}: {broken[0]} is not finite: the file is damaged, or training was")
@@ -232,16 +232,3 @@ def _names(model: RealNet, blocks: list[str]) -> dict[str, str]:
         if owner in HEAD:
             names[key] = f"{HEAD[owner]}.{leaf}"
     return names
-
-
-def _compare(state: State, expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    problems = [f"misses {key}" for key in expected if key not in state]
-    problems += [f"has an unknown key {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} has shape {list(state[key].shape)}, expected {list(shape)}"
-        for key, shape in expected.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{where}: {problems[0]}{more}; expected an official RealNet checkpoint")
