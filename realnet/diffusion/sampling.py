@@ -79,6 +79,102 @@ def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return np.array(Image.open(file))
 
 
+def check_model(
+    ddpm: Path, category: str, classifier: Path | None, scale: float, steps: int, section: str
+) -> dict[str, Any]:
+    """The config of a diffusion model that is to be sampled, read before anything is loaded.
+
+    ``scale``: ``sdas.guidance_scale``; ``steps`` of the parameter section ``section``. UserError:
+    the model, the category, the guidance and the steps do not go together.
+    """
+    if (scale > 0) != (classifier is not None):
+        raise UserError(
+            f"sdas.guidance_scale is {scale:g}, which needs"
+            f" {'the folder of the stage' if classifier is None else 'no'} classifier"
+            f" (--classifier {classifier or 'FOLDER'})"
+        )
+    config = read_json(ddpm / "config.json")
+    categories = config.get("categories")
+    if not categories:
+        raise UserError(
+            f"{ddpm}: these weights name no categories, so they are only to start a training from"
+            " (ddpm.init); import them with --dataset or --category"
+        )
+    if category not in categories:
+        raise UserError(f"{ddpm}: trained for {', '.join(categories)}, not for {category}")
+    if scale > 0 and len(categories) == 1:
+        raise UserError(
+            f"sdas.guidance_scale is {scale:g}, but {ddpm} knows one category only, so there is"
+            " no other to be guided away from; set it to 0"
+        )
+    most = config["ddpm"]["schedule"]["num_train_timesteps"]
+    if steps > most:
+        raise UserError(
+            f"{section}.steps is {steps}, but the model was trained with {most} timesteps;"
+            " give at most that many"
+        )
+    return config
+
+
+def load_sampler(
+    ddpm: Path,
+    classifier: Path | None,
+    normal: torch.Tensor | None,
+    params: Any,
+    steps: int,
+    names: tuple[int, str, str],
+    runtime: Runtime,
+) -> Callable[[list[int], list[float]], torch.Tensor]:
+    """Load what :func:`check_model` has looked at; returns what draws images by index and s.
+
+    An index fixes seed and start image, whatever the batch. ``normal``: training images to start
+    from, uint8 ``[N, 3, S, S]``, where ``start`` is ``image``; ``params``: a section with start,
+    start_fraction, guidance_scale and rounding; ``names``: seed, data set and category.
+    """
+    from realnet.diffusion.training import load_ddpm
+
+    seed, dataset, category = names
+    model, trained, config = load_ddpm(ddpm, runtime)
+    scheduler = build_scheduler(trained)
+    judge = None
+    if classifier is not None:
+        judge = load_guide(classifier, runtime, config, trained.schedule)
+    label = config["categories"].index(category)
+    conditional = trained.scope == "dataset" and len(config["categories"]) > 1
+
+    def draw(indices: list[int], strengths: list[float]) -> torch.Tensor:
+        starts = None
+        if params.start == "image":
+            pick = [derive(seed, "sdas", dataset, category, "start", i) for i in indices]
+            starts = normal[[number % len(normal) for number in pick]]
+        labels = torch.full((len(indices),), label) if conditional else None
+        return sample_images(
+            *(model, scheduler, runtime),
+            steps=steps,
+            strengths=torch.tensor(strengths),
+            seeds=[seed_of(*names, i) for i in indices],
+            labels=labels,
+            size=config["image_size"],
+            start_images=starts,
+            start_fraction=params.start_fraction,
+            guide=judge and partial(log_gradient, judge, labels, params.guidance_scale, runtime),
+            rounding=params.rounding,
+        )
+
+    return draw
+
+
+def seed_of(seed: int, dataset: str, category: str, index: int) -> int:
+    """The seed of the noise of an image."""
+    return derive(seed, "sdas", dataset, category, index)
+
+
+def share_of_range(seed: int, dataset: str, category: str, key: int | str) -> float:
+    """Where s lies in its range, uniform in [0, 1): of an image, or of a batch by its name."""
+    generator = torch_generator(seed, "sdas", dataset, category, "strength", key)
+    return torch.rand((), generator=generator).item()
+
+
 def sample_sdas(
     stage: Any,
     ddpm: Path,
@@ -93,71 +189,18 @@ def sample_sdas(
 
     classifier: folder of the stage `classifier`, where ``sdas.guidance_scale`` is above 0.
     """
-    from realnet.diffusion.training import load_ddpm
-
     params: Sdas = stage.sdas
-    if (params.guidance_scale > 0) != (classifier is not None):
-        raise UserError(
-            f"sdas.guidance_scale is {params.guidance_scale:g}, which needs"
-            f" {'the folder of the stage' if classifier is None else 'no'} classifier"
-            f" (--classifier {classifier or 'FOLDER'})"
-        )
+    config = check_model(ddpm, category, classifier, params.guidance_scale, params.steps, "sdas")
     runtime = start(stage.compute)
     inputs = {"ddpm": ddpm / "config.json", "manifest": manifest}
     if classifier is not None:
         inputs["classifier"] = classifier / "config.json"
-    if not read_json(ddpm / "config.json").get("categories"):
-        raise UserError(
-            f"{ddpm}: these weights name no categories, so they are only to start a training from"
-            " (ddpm.init); import them with --dataset or --category"
-        )
     record = Record("sdas", stage.dump(), inputs, dataset=dataset, category=category, seed=seed)
-    model, trained, config = load_ddpm(ddpm, runtime)
-    if category not in config["categories"]:
-        raise UserError(f"{ddpm}: trained for {config['categories']}, not for {category}")
-    if params.steps > trained.schedule.num_train_timesteps:
-        raise UserError(
-            f"sdas.steps is {params.steps}, but the model was trained with"
-            f" {trained.schedule.num_train_timesteps} timesteps; give at most that many"
-        )
-    label = config["categories"].index(category) if len(config["categories"]) > 1 else None
-    conditional = trained.scope == "dataset" and label is not None
     normal = load_images(
         [item for item in read_manifest(manifest) if item.split == "train"], config["image_size"]
     )
-    scheduler = build_scheduler(trained)
-    judge = None
-    if classifier is not None:
-        if not conditional:
-            raise UserError(
-                f"sdas.guidance_scale is {params.guidance_scale:g}, but {ddpm} knows one category"
-                " only, so there is no other to be guided away from; set it to 0"
-            )
-        judge = load_guide(classifier, runtime, config, trained.schedule)
-    names = ("sdas", dataset, category)
-
-    def draw(indices: list[int], strengths: list[float]) -> torch.Tensor:
-        """Images of the given indices; an index fixes seed and start image, whatever the batch."""
-        starts = None
-        if params.start == "image":
-            pick = [derive(seed, *names, "start", i) % len(normal) for i in indices]
-            starts = normal[pick]
-        labels = torch.full((len(indices),), label) if conditional else None
-        return sample_images(
-            model,
-            scheduler,
-            runtime,
-            steps=params.steps,
-            strengths=torch.tensor(strengths),
-            seeds=[derive(seed, *names, i) for i in indices],
-            labels=labels,
-            size=config["image_size"],
-            start_images=starts,
-            start_fraction=params.start_fraction,
-            guide=judge and partial(log_gradient, judge, labels, params.guidance_scale, runtime),
-            rounding=params.rounding,
-        )
-
+    names = (seed, dataset, category)
+    draw = load_sampler(ddpm, classifier, normal, params, params.steps, names, runtime)
     low, high = params.strength
     rows = []
     batches = -(-params.images // params.batch_size)
@@ -166,11 +209,7 @@ def sample_sdas(
         keys = indices
         if params.strength_per == "batch":
             keys = [f"batch {number}"] * len(indices)
-        uniform = [
-            torch.rand((), generator=torch_generator(seed, *names, "strength", key)).item()
-            for key in keys
-        ]
-        strengths = [low + (high - low) * u for u in uniform]
+        strengths = [low + (high - low) * share_of_range(*names, key) for key in keys]
         for index, s, image in zip(indices, strengths, draw(indices, strengths), strict=True):
             name = f"images/{index:05d}.png"
             pixels = image.permute(1, 2, 0).numpy()
@@ -182,7 +221,7 @@ def sample_sdas(
                     "index": index,
                     "path": name,
                     "strength": s,
-                    "seed": derive(seed, *names, index),
+                    "seed": seed_of(*names, index),
                     "steps": params.steps,
                     "start": params.start,
                     "guidance_scale": params.guidance_scale,

@@ -10,18 +10,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from realnet.data.images import load_images
 from realnet.data.items import read_manifest
-from realnet.diffusion.guide import load_guide, log_gradient
-from realnet.diffusion.sampling import sample_images
-from realnet.diffusion.scheduler import build_scheduler
+from realnet.diffusion.sampling import check_model, load_sampler, seed_of, share_of_range
 from realnet.diffusion.shards import Draw, alone, complete, make_shard, shards_of
 from realnet.errors import UserError
 from realnet.io import read_json
 from realnet.runtime import Runtime, start
-from realnet.seeds import derive, torch_generator
 
 
 def draw_shards(
@@ -53,7 +48,8 @@ def draw_shards(
     if not manifest.is_file():
         raise UserError(f"{manifest}: no such file; write it with `realnet data prepare`")
     runtime = start(stage.compute)
-    config = _check(stage, ddpm, category, classifier)
+    guidance = stage.sdas.guidance_scale
+    config = check_model(ddpm, category, classifier, guidance, stage.sia.steps, "sia")
     settings = settings_of(stage)
     causes = {
         "dataset": dataset,
@@ -68,7 +64,8 @@ def draw_shards(
     }
     names = (seed, dataset, category)
     # Loaded when the first image is to be drawn, if any is.
-    sampler = cache(partial(_sampler, stage, ddpm, manifest, classifier, *names, runtime))
+    size = config["image_size"]
+    sampler = cache(partial(_sampler, stage, ddpm, manifest, classifier, size, names, runtime))
 
     def describe(index: int) -> dict[str, Any]:
         s = strength_of(stage.sia.strength, *names, index)
@@ -79,22 +76,16 @@ def draw_shards(
         with alone(shard):
             done = complete(shard, causes)
             if done is None:
-                size = stage.sia.batch_size
-                done = make_shard(shard, causes, size, sampler(), describe, runtime.name)
+                batch = stage.sia.batch_size
+                done = make_shard(shard, causes, batch, sampler(), describe, runtime.name)
             records.append(done)
     return records
 
 
-def seed_of(seed: int, dataset: str, category: str, index: int) -> int:
-    """The seed of an image's noise: that of the stage `sdas`."""
-    return derive(seed, "sdas", dataset, category, index)
-
-
 def strength_of(strength: list[float], seed: int, dataset: str, category: str, index: int) -> float:
     """s of an image, uniform in ``strength``; drawn as the stage `sdas` draws it."""
-    generator = torch_generator(seed, "sdas", dataset, category, "strength", index)
     low, high = strength
-    return low + (high - low) * torch.rand((), generator=generator).item()
+    return low + (high - low) * share_of_range(seed, dataset, category, index)
 
 
 def settings_of(stage: Any) -> dict[str, Any]:
@@ -104,82 +95,21 @@ def settings_of(stage: Any) -> dict[str, Any]:
     return sections | {"compute": compute}
 
 
-def _check(stage: Any, ddpm: Path, category: str, classifier: Path | None) -> dict[str, Any]:
-    """The diffusion model's config. UserError: it does not go together with the settings."""
-    guidance = stage.sdas.guidance_scale
-    if (guidance > 0) != (classifier is not None):
-        raise UserError(
-            f"sdas.guidance_scale is {guidance:g}, which needs"
-            f" {'the folder of the stage' if classifier is None else 'no'} classifier"
-            f" (--classifier {classifier or 'FOLDER'})"
-        )
-    config = read_json(ddpm / "config.json")
-    categories = config.get("categories")
-    if not categories:
-        raise UserError(
-            f"{ddpm}: these weights name no categories, so they are only to start a training from"
-            " (ddpm.init); import them with --dataset or --category"
-        )
-    if category not in categories:
-        raise UserError(f"{ddpm}: trained for {', '.join(categories)}, not for {category}")
-    if guidance > 0 and len(categories) == 1:
-        raise UserError(
-            f"sdas.guidance_scale is {guidance:g}, but {ddpm} knows one category only, so there is"
-            " no other to be guided away from; set it to 0"
-        )
-    most = config["ddpm"]["schedule"]["num_train_timesteps"]
-    if stage.sia.steps > most:
-        raise UserError(
-            f"sia.steps is {stage.sia.steps}, but the model was trained with {most} timesteps;"
-            " give at most that many"
-        )
-    return config
-
-
 def _sampler(
     stage: Any,
     ddpm: Path,
     manifest: Path,
     classifier: Path | None,
-    seed: int,
-    dataset: str,
-    category: str,
+    image_size: int,
+    names: tuple[int, str, str],
     runtime: Runtime,
 ) -> Draw:
     """Load the models; returns the function that draws the images of given indices."""
-    from realnet.diffusion.training import load_ddpm
-
-    model, trained, config = load_ddpm(ddpm, runtime)
-    scheduler = build_scheduler(trained)
-    judge = normal = None
-    if classifier is not None:
-        judge = load_guide(classifier, runtime, config, trained.schedule)
+    normal = None
     if stage.sdas.start == "image":
         train = [item for item in read_manifest(manifest) if item.split == "train"]
-        normal = load_images(train, config["image_size"])
-    label = config["categories"].index(category)
-    conditional = trained.scope == "dataset" and len(config["categories"]) > 1
-    names = (seed, dataset, category)
-
-    def draw(indices: list[int]) -> torch.Tensor:
-        labels = torch.full((len(indices),), label) if conditional else None
-        starts = guide = None
-        if normal is not None:
-            pick = [derive(seed, "sdas", dataset, category, "start", i) for i in indices]
-            starts = normal[[number % len(normal) for number in pick]]
-        if judge is not None:
-            guide = partial(log_gradient, judge, labels, stage.sdas.guidance_scale, runtime)
-        return sample_images(
-            *(model, scheduler, runtime),
-            steps=stage.sia.steps,
-            strengths=torch.tensor([strength_of(stage.sia.strength, *names, i) for i in indices]),
-            seeds=[seed_of(*names, i) for i in indices],
-            labels=labels,
-            size=config["image_size"],
-            start_images=starts,
-            start_fraction=stage.sdas.start_fraction,
-            guide=guide,
-            rounding=stage.sdas.rounding,
-        )
-
-    return draw
+        normal = load_images(train, image_size)
+    draw = load_sampler(ddpm, classifier, normal, stage.sdas, stage.sia.steps, names, runtime)
+    return lambda indices: draw(
+        indices, [strength_of(stage.sia.strength, *names, index) for index in indices]
+    )

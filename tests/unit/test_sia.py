@@ -158,16 +158,16 @@ def test_another_batch_size_changes_rounding_at_most(made, tmp_path):
 JOB = """
 import sys, time
 from pathlib import Path
-from realnet.diffusion import sia, sia_set
+from realnet.diffusion import sampling, sia_set
 from realnet.params import stage_params
-sample, calls = sia.sample_images, []
+sample, calls = sampling.sample_images, []
 def halting(*arguments, **keys):
     calls.append(1)
     if len(calls) == 4:
         print("halted", flush=True)
         time.sleep(120)
     return sample(*arguments, **keys)
-sia.sample_images = halting
+sampling.sample_images = halting
 text, model, manifest, out = sys.argv[1:]
 sia_set.make_sia(
     stage_params(text, "sia"), Path(model), Path(manifest), "demo", "hex_nut", 0, Path(out)
