@@ -5,7 +5,7 @@ A protocol is a choice of the checkpoint and a choice of the metrics, so there a
 =================  ====================  =========================================================
 name               checkpoint            metrics
 =================  ====================  =========================================================
-``strict_last``    last                  exact (``metrics.py``): the benchmark's headline
+``strict_last``    last                  exact (``metrics/``): the benchmark's headline
 ``strict_best``    best on the test set  exact
 ``official_last``  last                  official, quirks included (``official.py``)
 ``official_best``  best on the test set  official: what the paper's numbers are
@@ -16,37 +16,71 @@ name               checkpoint            metrics
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
-from realnet.evaluation.metrics import image_ap, image_auroc, pixel_metrics
+from realnet.evaluation.metrics import (
+    LIMITS,
+    Localisation,
+    image_ap,
+    image_auroc,
+    image_f1_max,
+    localise,
+    pro_at,
+    summary,
+)
 from realnet.evaluation.official import KEYS, official_metrics
 from realnet.sections import Evaluate
 
 LAST, BEST = "last", "best_on_test"
-# What `pixel_metrics` gives: all null where there are no masks.
+# What is measured on pixels: all null where there are no masks.
 COUNTS = ("regions", "defect_pixels", "normal_pixels")
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pro", *COUNTS)
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pro", "aupimo", *COUNTS)
+DETAILS = ("pro_at", "by_defect", "by_size")
+
+
+def localisation(
+    margins: np.ndarray, masks: np.ndarray | None, labels: np.ndarray, params: Evaluate
+) -> Localisation | None:
+    """All metrics of the maps at ``params.pro_limit`` and the usual limits; None without masks."""
+    if masks is None:
+        return None
+    limits = (params.pro_limit, *(limit for limit in LIMITS if limit != params.pro_limit))
+    return localise(margins, masks, limits, labels)
 
 
 def strict_metrics(
-    margins: np.ndarray,
-    masks: np.ndarray | None,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    params: Evaluate,
+    found: Localisation | None, scores: np.ndarray, labels: np.ndarray
 ) -> dict[str, float | int | None]:
     """The exact metrics, as fractions, and the pixel counts; None where undefined.
 
-    ``margins`` float32 [N, S, S]; ``masks`` bool [N, S, S], or None where the data have none;
-    ``scores`` float64 [N] and ``labels`` [N], > 0 anomalous, of the images.
+    ``scores`` float64 [N] and ``labels`` [N], > 0 anomalous, of the images. ``aupimo``: the mean
+    over images with a defect pixel.
     """
-    measured = {"image_auroc": image_auroc(scores, labels), "image_ap": image_ap(scores, labels)}
-    if masks is None:
+    measured: dict[str, Any] = {
+        "image_auroc": image_auroc(scores, labels),
+        "image_ap": image_ap(scores, labels),
+        "image_f1_max": image_f1_max(scores, labels),
+    }
+    if found is None:
         return _plain(measured) | dict.fromkeys(PIXEL_METRICS)
-    return _plain(measured | pixel_metrics(margins, masks, pro_limit=params.pro_limit))
+    defective = found.aupimo[found.regions.defect_pixels > 0]
+    aupimo = float(defective.mean()) if len(defective) else math.nan
+    return _plain(measured | summary(found) | {"aupimo": aupimo})
+
+
+def details(found: Localisation | None, kinds: Sequence[str]) -> dict[str, Any]:
+    """PRO at every limit, and metrics by kind of defect (of each image) and by region size."""
+    if found is None:
+        return dict.fromkeys(DETAILS)
+    return {
+        "pro_at": _plain(pro_at(found)),
+        "by_defect": {kind: _plain(part) for kind, part in found.by_defect(kinds).items()},
+        "by_size": {size: _plain(part) for size, part in found.by_size().items()},
+    }
 
 
 def official(

@@ -11,10 +11,18 @@ import numpy as np
 from realnet.data.images import load_images, load_masks
 from realnet.data.items import read_manifest
 from realnet.errors import UserError
+from realnet.evaluation.details import write_curves, write_intervals, write_regions
 from realnet.evaluation.figures import qualitative
 from realnet.evaluation.inference import Detector, load_detector
-from realnet.evaluation.metrics import image_score
-from realnet.evaluation.protocols import LAST, official, protocols, strict_metrics
+from realnet.evaluation.metrics import Localisation, image_score
+from realnet.evaluation.protocols import (
+    LAST,
+    details,
+    localisation,
+    official,
+    protocols,
+    strict_metrics,
+)
 from realnet.io import atomic, save_figure, write_csv, write_json
 from realnet.provenance import Record
 from realnet.runtime import start
@@ -30,10 +38,11 @@ def evaluate(
     variant: str,
     out: Path,
 ) -> None:
-    """Write ``scores.npz``, ``images.csv``, ``metrics.json`` and ``qualitative.png``.
+    """Write ``metrics.json``, ``scores.npz``, ``images.csv``, ``regions.csv``, ``curves.npz``,
+    ``per_image.npz`` and ``qualitative.png``.
 
-    Headline, maps and figure are of the last checkpoint. ``protocols`` in ``metrics.json`` has the
-    exact and the official metrics of both checkpoints: see :mod:`realnet.evaluation.protocols`.
+    All is of the last checkpoint but ``protocols`` in ``metrics.json``, which has the exact and the
+    official metrics of both: see :mod:`realnet.evaluation.protocols`.
 
     Own data may come without masks. Then ``has_masks`` is false in ``metrics.json`` and in
     ``scores.npz``, whose masks are all False; what is measured on pixels is null; image metrics
@@ -56,17 +65,22 @@ def evaluate(
     images, masks = load_images(items, size), load_masks(items, size).numpy()
     labels = np.array([item.label for item in items], np.uint8)
 
-    def measured(detector: Detector) -> tuple[np.ndarray, np.ndarray, tuple[dict, dict]]:
-        """Margins, image scores, and the metrics of both kinds."""
+    kinds = [item.defect for item in items]
+    truth = masks if has_masks else None
+
+    def measured(
+        detector: Detector,
+    ) -> tuple[np.ndarray, np.ndarray, Localisation | None, tuple[dict, dict]]:
+        """Margins, image scores, exact metrics of the maps, and the metrics of both kinds."""
         margins = detector.margins(images, runtime, params.batch_size).numpy()
         scores = image_score(margins, params.image_score_pool)
-        truth = masks if has_masks else None
-        exact = strict_metrics(margins, truth, scores, labels, params)
-        return margins, scores, (exact, official(margins, truth, params))
+        found = localisation(margins, truth, labels, params)
+        exact = strict_metrics(found, scores, labels)
+        return margins, scores, found, (exact, official(margins, truth, params))
 
-    margins, scores, last = measured(detector)
+    margins, scores, found, last = measured(detector)
     kept = detector.meta.get("best")
-    best = measured(load_detector(model, runtime, "best"))[2] if kept else None
+    best = measured(load_detector(model, runtime, "best"))[-1] if kept else None
 
     with atomic(out / "scores.npz") as temporary:
         np.savez_compressed(
@@ -77,18 +91,24 @@ def evaluate(
             image_scores=scores,
             labels=labels,
             paths=np.array([str(item.path) for item in items]),
-            defects=np.array([item.defect for item in items]),
+            defects=np.array(kinds),
         )
     rows = [
         {"path": item.path, "label": item.label, "defect": item.defect, "score": float(score)}
         for item, score in zip(items, scores, strict=True)
     ]
     write_csv(out / "images.csv", rows, ["path", "label", "defect", "score"])
+    write_regions(out / "regions.csv", found, [str(item.path) for item in items], kinds)
+    write_curves(out / "curves.npz", margins, truth, scores, labels)
+    drawn = (margins, truth, scores, labels, kinds, params.pro_limit, category)
+    intervals = write_intervals(out / "per_image.npz", *drawn)
     lost = (labels == 1) & ~masks.any((1, 2))
     write_json(
         out / "metrics.json",
         {
             **last[0],
+            **intervals,
+            **details(found, kinds),
             **identity,
             "checkpoint": LAST,
             "has_masks": has_masks,
@@ -106,7 +126,7 @@ def evaluate(
     pictures = images.permute(0, 2, 3, 1).numpy()
     title = f"{dataset} / {category} · seed {seed} · {variant}"
     figure = qualitative(
-        *(pictures, masks if has_masks else None, margins, scores, labels, names),
+        *(pictures, truth, margins, scores, labels, names),
         n=params.figure_images,
         title=title,
     )

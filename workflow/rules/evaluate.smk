@@ -9,6 +9,9 @@ rule evaluate_realnet:
         metrics="results/evaluate/{dataset}/{category}/seed{seed}/{variant}/metrics.json",
         scores="results/evaluate/{dataset}/{category}/seed{seed}/{variant}/scores.npz",
         images="results/evaluate/{dataset}/{category}/seed{seed}/{variant}/images.csv",
+        regions="results/evaluate/{dataset}/{category}/seed{seed}/{variant}/regions.csv",
+        curves="results/evaluate/{dataset}/{category}/seed{seed}/{variant}/curves.npz",
+        per_image="results/evaluate/{dataset}/{category}/seed{seed}/{variant}/per_image.npz",
         figure=report(
             "results/evaluate/{dataset}/{category}/seed{seed}/{variant}/qualitative.png",
             category="Heat maps",
