@@ -28,9 +28,9 @@ So no curve is built: the normal scores are sorted (values only) and the defect 
 O(N log N) time, with N the number of pixels. Limits, regions, kinds of defects, sizes and AUPIMO
 are other sums over the same ranks.
 
-``pixel.py``: the metrics of maps; ``image.py``: those of images; ``ranks.py``, ``regions.py``: what
-they are made of; ``streaming.py``: of sets that do not fit; ``uncertainty.py``: intervals and
-tests; ``curves.py``: curves to look at. More in docs/metrics.md.
+``pixel.py``: the metrics of maps; ``image.py``: those of images; ``ranks.py``, ``regions.py``,
+``sums.py``: what they are made of; ``streaming.py``: of sets that do not fit; ``image_counts.py``,
+``uncertainty.py``: intervals and tests; ``curves.py``: curves to look at. More in docs/metrics.md.
 """
 
 from realnet.evaluation.metrics.curves import pr_curve, pro_curve, roc_curve
@@ -40,6 +40,12 @@ from realnet.evaluation.metrics.image import (
     image_f1_max,
     image_score,
     pooled_maximum,
+)
+from realnet.evaluation.metrics.image_counts import (
+    PerImage,
+    load_per_image,
+    per_image,
+    save_per_image,
 )
 from realnet.evaluation.metrics.inputs import UndefinedMetricWarning
 from realnet.evaluation.metrics.pixel import (
@@ -55,14 +61,10 @@ from realnet.evaluation.metrics.regions import Regions, label_regions
 from realnet.evaluation.metrics.streaming import DefectPixels, NormalCounts
 from realnet.evaluation.metrics.uncertainty import (
     BOOTSTRAPPED,
-    PerImage,
     bootstrap,
     holm,
     interval,
-    load_per_image,
     mean_samples,
-    per_image,
-    save_per_image,
     two_sided_p,
 )
 
