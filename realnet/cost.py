@@ -126,9 +126,12 @@ def _detector(params: Params, size: int) -> tuple[FeatureExtractor, FeatureSelec
     """Untrained, the first m_k channels of each layer chosen: cost does not depend on which."""
     network = build_network(params.backbone)
     extractor = FeatureExtractor(network, params.backbone.mean, params.backbone.std)
+    counts = params.afs.channels
+    if params.afs.selection == "all":
+        counts = [channels for channels, _ in extractor.shapes(size)]
     selection = Selection(
-        indices=[list(range(m)) for m in params.afs.channels],
-        scales=[[1.0] * m for m in params.afs.channels],
+        indices=[list(range(m)) for m in counts],
+        scales=[[1.0] * m for m in counts],
     )
     selector = FeatureSelector(params.model.blocks, selection, size, params.model.feature_scale)
     return extractor, selector, RealNet(selector.channels, params.model, size)

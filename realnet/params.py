@@ -119,7 +119,8 @@ class Params(Section):
                 f"model.blocks uses layers {used}: each at most once, from 0 to {layers - 1}"
             )
         rrs, maps = self.model.rrs, sum(self.afs.channels[layer] for layer in used)
-        if rrs.mode != "all" and rrs.channels > maps:
+        # With selection `all` the widths are the backbone's, and the stage `afs` checks.
+        if self.afs.selection != "all" and rrs.mode != "all" and rrs.channels > maps:
             raise ValueError(
                 f"model.rrs.channels is {rrs.channels}, but the blocks have {maps} channels"
                 " (afs.channels)"

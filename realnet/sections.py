@@ -338,11 +338,70 @@ class Perlin(Section):
         return self
 
 
+Range = Annotated[list[Weight], Field(min_length=2, max_length=2)]  # [low, high]
+
+
+class CutPaste(Section):
+    """Source `cutpaste`: a piece of the same image, pasted elsewhere (Li et al. 2021)."""
+
+    scars: Fraction  # share of the thin, turned patches; the others are rectangles
+    area: Range  # of a rectangle, as a share of the image
+    aspect: Range  # width / height; below and above 1 equally often
+    scar_width: Range  # pixels of an image of 256 pixels
+    scar_length: Range
+    scar_rotation: Weight  # degrees, uniform in +-scar_rotation
+    jitter: Annotated[float, Field(ge=0, le=0.5)]  # of brightness, contrast, saturation and hue
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "CutPaste":
+        _ordered(self, "area", "aspect", "scar_width", "scar_length")
+        if self.aspect[0] <= 0 or not 0 < self.area[1] <= 1:
+            raise ValueError("area must be within 0 and 1, aspect above 0")
+        return self
+
+
+class Nsa(Section):
+    """Source `nsa`: pieces of another normal image, blended in seamlessly (Schlüter et al. 2022).
+
+    A side of a patch is smallest + Gamma(gamma_shape, gamma_scale), at most largest, as a share of
+    the image's side.
+    """
+
+    patches: Positive  # one to so many, uniform
+    gamma_shape: Rate
+    gamma_scale: Rate
+    smallest: Fraction
+    largest: Annotated[float, Field(gt=0, le=1)]
+    resize: Range  # factor ~ N(1, 0.5), clipped to this
+    object_share: Fraction  # least share of foreground, where cut and where pasted
+    gradients: Literal["source", "mixed"]  # of the patch; or the stronger of patch and image
+    threshold: Weight  # grey levels: a smaller change is no anomaly
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Nsa":
+        _ordered(self, "resize")
+        if self.resize[0] <= 0 or self.smallest > self.largest:
+            raise ValueError("resize must be above 0, and smallest must not exceed largest")
+        return self
+
+
+def _ordered(section: Section, *names: str) -> None:
+    for name in names:
+        low, high = getattr(section, name)
+        if low > high:
+            raise ValueError(f"{name} must be [low, high], got {[low, high]}")
+
+
+OWN_MASKS = ("cutpaste", "nsa")  # sources that neither take Perlin's mask nor an opacity
+
+
 class Synthesis(Section):
     """Local anomalies for AFS and RealNet training (paper sec. 3.1, official data loader)."""
 
-    sources: dict[Literal["normal", "sdas", "dtd", "texture"], Weight]
+    sources: dict[Literal["normal", "sdas", "dtd", "texture", "cutpaste", "nsa"], Weight]
     perlin: Perlin
+    cutpaste: CutPaste
+    nsa: Nsa
     foreground: Literal["rules", "auto", "none"]  # rules: realnet/synthesis/foreground.yaml
     opacity: dict[Literal["sdas", "dtd", "texture"], Annotated[list[Fraction], Field(min_length=2)]]
     empty_masks: Literal["redraw", "keep"]  # keep: the official behaviour
@@ -356,9 +415,8 @@ class Synthesis(Section):
             raise ValueError("sources gives no weight to any anomalous source")
         if self.sources.get("dtd", 0) > 0 and not self.dtd_root:
             raise ValueError("source dtd needs dtd_root, the folder of the DTD images")
-        missing = {n for n, p in self.sources.items() if p > 0 and n != "normal"} - set(
-            self.opacity
-        )
+        blended = {n for n, p in self.sources.items() if p > 0} - {"normal", *OWN_MASKS}
+        missing = blended - set(self.opacity)
         if missing:
             raise ValueError(f"opacity has no entry for {sorted(missing)}")
         for name, bounds in self.opacity.items():
@@ -370,7 +428,9 @@ class Synthesis(Section):
 class Afs(Section):
     """Anomaly-aware Features Selection (paper sec. 3.2)."""
 
-    selection: Literal["afs", "random", "first"]
+    # afs: the paper's. For ablations: random and first channels; pca: the first m_k principal
+    # components of the normal images' features; all: every channel, whatever `channels` says.
+    selection: Literal["afs", "random", "first", "pca", "all"]
     channels: list[Positive] = Field(min_length=1)  # m_k per backbone layer
     # per_block: each block has anomalies of its own, and the last batch of a round through the
     # images is short (official).
@@ -426,7 +486,10 @@ class Training(Section):
     weight_decay: Weight
     grad_clip: Rate | None
     segmentation_weight: Weight
+    segmentation_loss: Literal["cross_entropy", "focal"]
+    focal_gamma: Weight  # of the focal loss; 0 is the cross-entropy
     reconstruction_weight: Weight
+    reconstruction_loss: Literal["mse", "cosine"]  # cosine: 1 - similarity at each position
     checkpoint_every: Positive
     # The official protocol: every so many steps (or epochs, where `epochs` is given) and at the
     # end, evaluate on the test set, and keep the best weights beside the last ones. None: the test

@@ -8,7 +8,7 @@ import torch
 
 from realnet.errors import UserError
 from realnet.io import read_json, sha256
-from realnet.models.afs import Selection
+from realnet.models.afs import selection_from
 from realnet.models.backbone import FeatureExtractor, load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet, margin
 from realnet.runtime import Runtime
@@ -80,7 +80,7 @@ def load_detector(folder: str | Path, runtime: Runtime, checkpoint: str = "last"
     if read_json(origin / "backbone.json")["sha256"] != meta["backbone"]["sha256"]:
         raise UserError(f"{origin}: not the backbone that {folder} was trained with")
     params = Model.model_validate(meta["model"])
-    selection = Selection(**meta["selection"])
+    selection = selection_from(meta["selection"])
     size = meta["image_size"]
     selector = FeatureSelector(params.blocks, selection, size, params.feature_scale)
     with torch.device("meta"):  # no random start that the weights would only overwrite

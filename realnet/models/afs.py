@@ -10,6 +10,9 @@ summed over batches; the m_k channels with the smallest score stay, in ascending
 The official code passes over the data once per block of layers, each time with other anomalies,
 and ends each round through the images with a short batch; so does ``afs.passes: per_block``.
 Otherwise one pass serves all layers, so all see the same anomalies, in batches of one size.
+
+For ablations `afs.selection` has other rules: random or first channels, all of them, or principal
+components of the normal images' features in the place of channels.
 """
 
 from collections.abc import Sequence
@@ -25,9 +28,10 @@ from realnet.data.items import read_manifest
 from realnet.errors import UserError
 from realnet.io import read_json, save_figure, write_json
 from realnet.models.backbone import FeatureExtractor, load_backbone
+from realnet.models.projection import Moments, Projection, pack_all, unpack_all
 from realnet.provenance import Record
 from realnet.runtime import progress, start
-from realnet.sections import Block
+from realnet.sections import Block, Model
 from realnet.seeds import torch_generator
 from realnet.synthesis.anomalies import AnomalySynthesiser
 from realnet.synthesis.setup import build_pools, training_foregrounds
@@ -36,10 +40,20 @@ from realnet.training.batches import shuffled_epochs
 
 @dataclass(frozen=True)
 class Selection:
-    """The cached result: per backbone layer, ascending channel indices and their scales."""
+    """The cached result: per backbone layer, ascending channel indices and their scales.
+
+    With projections (selection `pca`) the indices count the components, and the scales are theirs.
+    """
 
     indices: list[list[int]]
     scales: list[list[float]]  # standard deviation over normal training images
+    projections: list[Projection] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``model.json``; :func:`selection_from` reads it."""
+        packed = pack_all(self.projections)
+        extra = {} if packed is None else {"projections": packed}
+        return {"indices": self.indices, "scales": self.scales, **extra}
 
 
 def select_features(
@@ -61,10 +75,14 @@ def select_features(
     size, params = stage.data.image_size, stage.afs
     extractor = runtime.place(load_backbone(backbone))
     shapes = extractor.shapes(size)
-    check_channels(params.channels, shapes)
+    counts = [c for c, _ in shapes] if params.selection == "all" else params.channels
+    check_channels(counts, shapes)
+    check_residuals(counts, stage.model)
     normal = load_images([i for i in read_manifest(manifest) if i.split == "train"], size)
     covers = training_foregrounds(normal, stage.synthesis, dataset, category)
-    pools = build_pools(stage.synthesis, sdas, seed, dataset, category, size)
+    pools = build_pools(
+        stage.synthesis, sdas, seed, dataset, category, size, normal=normal, covers=covers
+    )
     names = ("afs", dataset, category)
     resolution = _map_sizes(stage.model.blocks, shapes, size)
     totals = [torch.zeros(c, dtype=torch.float64) for c, _ in shapes]
@@ -97,10 +115,13 @@ def select_features(
     scores = [(t / params.batches).tolist() for t in totals]
     draw = torch_generator(seed, *names, "random")
     indices = [
-        choose(torch.tensor(scores[k]), params.channels[k], params.selection, draw)
+        choose(torch.tensor(scores[k]), counts[k], params.selection, draw)
         for k in range(len(shapes))
     ]
     spread = _spreads(extractor, normal, runtime)
+    projections = None
+    if params.selection == "pca":
+        projections, spread = principal_components(extractor, normal, counts, runtime)
     write_json(
         out / "afs.json",
         {
@@ -115,6 +136,7 @@ def select_features(
                 }
                 for k in range(len(shapes))
             ],
+            "projections": pack_all(projections),
             "computed_from": {n: i["sha256"] for n, i in record.content["inputs"].items()},
             "batches": params.batches,
             "batch_size": params.batch_size,
@@ -157,10 +179,10 @@ def channel_scores(
 
 
 def choose(scores: torch.Tensor, count: int, how: str, draw: torch.Generator) -> list[int]:
-    """``count`` channel indices, ascending. afs: smallest scores; random, first: for ablations."""
+    """``count`` channel indices, ascending. afs: smallest scores; the others: for ablations."""
     if how == "random":
         picked = torch.randperm(len(scores), generator=draw)[:count]
-    elif how == "first":
+    elif how in ("first", "pca", "all"):  # pca: of the components, all: count is their number
         picked = torch.arange(count)
     else:
         picked = torch.nan_to_num(scores, nan=float("inf")).argsort(stable=True)[:count]
@@ -175,6 +197,15 @@ def check_channels(wanted: Sequence[int], shapes: list) -> None:
                 f"afs.channels[{layer}] is {count}, but layer {layer} of the backbone has"
                 f" {channels} channels"
             )
+
+
+def check_residuals(counts: Sequence[int], model: Model) -> None:
+    """UserError when RRS is to keep more residual maps than the blocks have."""
+    maps = sum(counts[layer] for block in model.blocks for layer in block.layers)
+    if model.rrs.mode != "all" and model.rrs.channels > maps:
+        raise UserError(
+            f"model.rrs.channels is {model.rrs.channels}, but the blocks have {maps} channels"
+        )
 
 
 def _map_sizes(blocks: Sequence[Block], shapes: list, size: int) -> list[int | None]:
@@ -204,16 +235,46 @@ def _spreads(extractor: FeatureExtractor, normal: torch.Tensor, runtime: Any) ->
     spreads = []
     for (total, squares), pixels in zip(sums, count, strict=True):
         variance = squares / pixels - (total / pixels) ** 2
-        spread = variance.clamp(min=0).sqrt()
-        floor = max(0.25 * spread.median().item(), 1e-3)
-        spreads.append(spread.clamp(min=floor).float().tolist())
+        spreads.append(_floored(variance.clamp(min=0).sqrt()))
     return spreads
+
+
+def _floored(spread: torch.Tensor) -> list[float]:
+    floor = max(0.25 * spread.median().item(), 1e-3)
+    return spread.clamp(min=floor).float().tolist()
+
+
+@torch.no_grad()
+def principal_components(
+    extractor: FeatureExtractor, normal: torch.Tensor, counts: Sequence[int], runtime: Any
+) -> tuple[list[Projection], list[list[float]]]:
+    """Per layer the first m_k principal components of the normal images' features (at each
+    position), and their standard deviations, with the floor of :func:`_spreads`.
+
+    normal uint8 ``[N, 3, S, S]``.
+    """
+    moments: list[Moments] = []
+    for part in normal.split(16):
+        maps = extractor(part.to(runtime.device).float() / 255)
+        moments = moments or [Moments(m.shape[1]) for m in maps]
+        for layer, found in zip(moments, maps, strict=True):
+            layer.add(found)
+    made = [layer.principal(count) for layer, count in zip(moments, counts, strict=True)]
+    return [p for p, _ in made], [_floored(torch.tensor(s)) for _, s in made]
 
 
 def load_selection(folder: str | Path) -> Selection:
     """The cached selection of the stage `afs`."""
-    layers = read_json(Path(folder) / "afs.json")["layers"]
-    return Selection([layer["indices"] for layer in layers], [layer["scales"] for layer in layers])
+    stored = read_json(Path(folder) / "afs.json")
+    return selection_from(
+        {name: [layer[name] for layer in stored["layers"]] for name in ("indices", "scales")}
+        | {"projections": stored.get("projections")}
+    )
+
+
+def selection_from(stored: dict[str, Any]) -> Selection:
+    """What :meth:`Selection.to_json` gave."""
+    return Selection(stored["indices"], stored["scales"], unpack_all(stored.get("projections")))
 
 
 def _figure(

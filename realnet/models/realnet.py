@@ -15,6 +15,8 @@ from realnet.sections import Model
 class FeatureSelector(nn.Module):
     """AFS at work: pick the cached channels of each layer and bring them to their block's stride.
 
+    With projections (selection `pca`) the channels are mixed to components instead.
+
     Input: the backbone's maps. Output: one map ``[B, m_block, H_block, W_block]`` per block.
     """
 
@@ -27,6 +29,11 @@ class FeatureSelector(nn.Module):
             scale = selection.scales[layer] if scaled else [1.0] * len(chosen)
             inverse = 1 / torch.tensor(scale).view(1, -1, 1, 1)
             self.register_buffer(f"inverse{layer}", inverse, persistent=False)
+            if selection.projections is not None:
+                mix = selection.projections[layer]
+                self.register_buffer(f"components{layer}", mix.components, persistent=False)
+                self.register_buffer(f"mean{layer}", mix.mean.view(1, -1, 1, 1), persistent=False)
+        self.projects = selection.projections is not None
         self.channels = [sum(len(selection.indices[k]) for k in layers) for layers in self.layers]
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -34,11 +41,18 @@ class FeatureSelector(nn.Module):
         for layers, size in zip(self.layers, self.sizes, strict=True):
             parts = []
             for layer in layers:
-                chosen = maps[layer].index_select(1, getattr(self, f"index{layer}"))
+                chosen = self.project(maps[layer], layer) if self.projects else maps[layer]
+                chosen = chosen.index_select(1, getattr(self, f"index{layer}"))
                 chosen = chosen * getattr(self, f"inverse{layer}")
                 parts.append(resize_to(chosen, size))
             blocks.append(torch.cat(parts, dim=1))
         return blocks
+
+    def project(self, maps: torch.Tensor, layer: int) -> torch.Tensor:
+        """Components ``[B, m, H, W]`` of maps ``[B, c, H, W]``; float32 at any precision."""
+        with torch.autocast(maps.device.type, enabled=False):
+            centred = maps.float() - getattr(self, f"mean{layer}")
+            return torch.einsum("mc,bchw->bmhw", getattr(self, f"components{layer}"), centred)
 
 
 class RealNet(nn.Module):
@@ -76,16 +90,25 @@ def realnet_loss(
     masks: torch.Tensor,
     rebuilt: list[torch.Tensor],
     normal: list[torch.Tensor],
+    focal_gamma: float | None = None,
+    cosine: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(segmentation, reconstruction): pixel cross-entropy, and sum_k MSE(G_k(phi_k(A)), phi_k(I)).
 
     logits ``[B, 2, S, S]``, masks bool ``[B, S, S]``; the weights of the sum stay outside.
+    focal_gamma: the focal loss in the place of the cross-entropy (Lin et al. 2017, without class
+    weights): each pixel's is multiplied by (1 - p)^gamma, p being its class's probability.
+    cosine: 1 - cosine similarity of the feature vectors at each position in the place of the MSE.
     """
-    segmentation = F.cross_entropy(logits.float(), masks.long())
-    reconstruction = sum(
-        F.mse_loss(g.float(), f.float()) for g, f in zip(rebuilt, normal, strict=True)
-    )
-    return segmentation, reconstruction
+    if focal_gamma is None:
+        segmentation = F.cross_entropy(logits.float(), masks.long())
+    else:
+        each = F.cross_entropy(logits.float(), masks.long(), reduction="none")
+        segmentation = ((1 - (-each).exp()) ** focal_gamma * each).mean()
+    pairs = [(g.float(), f.float()) for g, f in zip(rebuilt, normal, strict=True)]
+    if cosine:
+        return segmentation, sum(1 - F.cosine_similarity(g, f, dim=1).mean() for g, f in pairs)
+    return segmentation, sum(F.mse_loss(g, f) for g, f in pairs)
 
 
 def margin(logits: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,16 @@
-"""Batched synthesis of local anomalies: A = (1 - M) I + M [delta P + (1 - delta) I]."""
+"""Batched synthesis of local anomalies: A = (1 - M) I + M [delta P + (1 - delta) I].
+
+The sources `cutpaste` and `nsa` make A and M in their own ways (``patches.py``).
+"""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from realnet.sections import Synthesis
-from realnet.seeds import torch_generator
+from realnet.sections import OWN_MASKS, Synthesis
+from realnet.seeds import numpy_generator, torch_generator
+from realnet.synthesis.patches import cutpaste, nsa
 from realnet.synthesis.perlin import perlin_masks, uniforms_needed
 from realnet.synthesis.sources import augment_texture
 
@@ -27,7 +32,7 @@ class AnomalySynthesiser:
     Everything is decided by (seed, names, item), so neither batch size nor device nor order
     matters; the arithmetic is batched on ``device``.
 
-    pools: source name -> uint8 ``[N, 3, S, S]``. foregrounds: bool ``[N_images, S, S]``.
+    pools: as of ``build_pools``.
     """
 
     def __init__(
@@ -58,7 +63,8 @@ class AnomalySynthesiser:
         uniforms = self._uniforms(items, attempt=0)
         kind = torch.searchsorted(self.cumulative, uniforms[:, 0].contiguous(), right=True)
         kind = kind.clamp(max=len(self.kinds) - 1)
-        anomalous = torch.tensor([name != "normal" for name in self.kinds])[kind]
+        # Of these the mask is Perlin's: neither normal nor of a source with masks of its own.
+        anomalous = torch.tensor([n not in ("normal", *OWN_MASKS) for n in self.kinds])[kind]
         masks = self._masks(uniforms, foregrounds, size)
         if not anomalous.all():
             masks[~anomalous.to(device)] = False
@@ -76,6 +82,12 @@ class AnomalySynthesiser:
             rows = torch.nonzero(kind == index).flatten()
             if name == "normal" or not len(rows):
                 continue
+            if name in OWN_MASKS:
+                for row in rows.tolist():
+                    made = self._own(name, images[row], foregrounds[row], uniforms[row], items[row])
+                    if made is not None:
+                        result[row], masks[row] = (part.to(device) for part in made)
+                continue
             pool, chosen = self._patches(name, rows, uniforms, items)
             low, high = self.params.opacity[name]
             mine = slice(None) if len(rows) == batch else kind_of == index
@@ -90,6 +102,43 @@ class AnomalySynthesiser:
                 mixed = blend(flat[where], patch, opacity, self.params.rounding)
                 flat.index_copy_(0, where, mixed)
         return Synthetic(result, masks)
+
+    def _own(
+        self,
+        name: str,
+        image: torch.Tensor,
+        foreground: torch.Tensor,
+        uniforms: torch.Tensor,
+        item: int,
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A uint8 ``[3, S, S]`` and M bool ``[S, S]``, on the CPU, of a source with own masks.
+
+        None, and the item stays normal, where no draw of several gives an anomaly.
+        """
+        rng = numpy_generator(self.seed, *self.names, name, item)
+        picture, cover = _picture(image), foreground.cpu().numpy()
+        if name == "nsa":
+            chosen = self.other(image, uniforms)
+            other = _picture(self.pools["nsa"][chosen])
+            other_cover = self.pools["nsa_covers"][chosen].cpu().numpy()
+        for _ in range(MAX_DRAWS):
+            made = (
+                cutpaste(picture, cover, self.params.cutpaste, rng)
+                if name == "cutpaste"
+                else nsa(picture, cover, other, other_cover, self.params.nsa, rng)
+            )
+            if made is not None:
+                result = torch.from_numpy(made[0]).permute(2, 0, 1)
+                return result, torch.from_numpy(made[1])
+        return None
+
+    def other(self, image: torch.Tensor, uniforms: torch.Tensor) -> int:
+        """Which normal image the patches of an NSA item are from: not the item's own, uint8
+        ``[3, S, S]``, unless there is no other. uniforms: the item's row."""
+        pool = self.pools["nsa"]
+        chosen = min(int(uniforms[1] * len(pool)), len(pool) - 1)
+        same = torch.equal(pool[chosen].to(image.device), image)
+        return (chosen + 1) % len(pool) if same else chosen
 
     def _patches(
         self, name: str, rows: torch.Tensor, uniforms: torch.Tensor, items: range
@@ -140,6 +189,11 @@ class AnomalySynthesiser:
             where = empty.to(masks.device)
             masks[where] = self._masks(uniforms, foregrounds[where], size)
         return masks
+
+
+def _picture(image: torch.Tensor) -> np.ndarray:
+    """uint8 ``[S, S, 3]``, contiguous, from ``[3, S, S]`` on any device."""
+    return image.permute(1, 2, 0).cpu().contiguous().numpy()
 
 
 def blend(

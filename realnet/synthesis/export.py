@@ -23,6 +23,7 @@ from realnet.errors import UserError
 from realnet.io import read_csv, read_json, sha256, write_csv, write_json, write_png
 from realnet.provenance import Record
 from realnet.runtime import progress
+from realnet.sections import OWN_MASKS
 from realnet.synthesis.anomalies import AnomalySynthesiser, blend
 from realnet.synthesis.pairs_sheet import pairs_sheet
 from realnet.synthesis.setup import build_pools, training_foregrounds
@@ -44,12 +45,12 @@ class Pair:
 
     item: int  # its number in the training
     normal: int  # of the normal training images, in the manifest's order
-    source: str  # "sdas", "texture" or "dtd"
-    chosen: int  # of the source's images
-    opacity: float  # delta
+    source: str  # "sdas", "texture", "dtd", "cutpaste" or "nsa"
+    chosen: int  # of the source's images; of the normal ones for cutpaste and nsa
+    opacity: float  # delta; 1 for cutpaste and nsa
     image: torch.Tensor  # A, uint8 [3, S, S]
     mask: torch.Tensor  # M, bool [S, S], not empty
-    patch: torch.Tensor  # P, uint8 [3, S, S]
+    patch: torch.Tensor  # P, uint8 [3, S, S]; A for cutpaste and nsa
 
 
 def export_pairs(
@@ -77,7 +78,7 @@ def export_pairs(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something already; remove it or choose another --out")
     _check_source(stage, images, dataset, category)
-    items, origin = read_manifest(manifest), _origins(stage, images)
+    items = read_manifest(manifest)
     torch.set_num_threads(stage.compute.threads)
     inputs = {"manifest": manifest}
     if images is not None:
@@ -86,8 +87,13 @@ def export_pairs(
     normals = [item for item in items if item.split == "train"]
     if not normals:
         raise UserError(f"{manifest}: lists no training images; prepare the category again")
+    origin = _origins(stage, images, normals)
     pixels = load_images(normals, stage.data.image_size)
-    pools = build_pools(stage.synthesis, images, seed, dataset, category, stage.data.image_size)
+    pools = build_pools(
+        *(stage.synthesis, images, seed, dataset, category, stage.data.image_size),
+        normal=pixels,
+        covers=training_foregrounds(pixels, stage.synthesis, dataset, category),
+    )
     pairs = draw_pairs(stage, pixels, pools, seed, dataset, category)
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -174,17 +180,26 @@ def draw_pairs(
                 waited += 1
                 continue
             waited = 0
+            made = {
+                "item": item,
+                "normal": int(chosen[row]),
+                "source": source,
+                "image": drawn.images[row],
+                "mask": drawn.masks[row],
+            }
+            if source in OWN_MASKS:
+                number = int(chosen[row])
+                if source == "nsa":
+                    number = synthesise.other(normal[number], uniforms[row])
+                yield Pair(**made, chosen=number, opacity=1.0, patch=drawn.images[row])
+                continue
             low, high = stage.synthesis.opacity[source]
             pool, places = synthesise._patches(source, torch.tensor([row]), uniforms, items)
             number = min(int(uniforms[row, 1] * len(pools[source])), len(pools[source]) - 1)
             yield Pair(
-                item=item,
-                normal=int(chosen[row]),
-                source=source,
+                **made,
                 chosen=number,
                 opacity=float(low + (high - low) * uniforms[row, 2]),
-                image=drawn.images[row],
-                mask=drawn.masks[row],
                 patch=pool[places[row]].cpu(),
             )
         if waited > PATIENCE:
@@ -241,9 +256,11 @@ def _check_source(stage: Any, images: Path | None, dataset: str, category: str) 
             )
 
 
-def _origins(stage: Any, images: Path | None) -> Callable[[Pair], str]:
+def _origins(stage: Any, images: Path | None, normals: Sequence[Item]) -> Callable[[Pair], str]:
     """The file that a pair's anomaly was taken from; "" for textures, which are drawn."""
-    files: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {
+        name: [item.path.as_posix() for item in normals] for name in OWN_MASKS
+    }
     if images is not None:
         files["sdas"] = [
             (images / row["path"]).as_posix() for row in read_csv(images / "manifest.csv")

@@ -91,7 +91,9 @@ def _train(
     items = read_manifest(manifest)
     normal = load_images([item for item in items if item.split == "train"], size)
     covers = training_foregrounds(normal, stage.synthesis, dataset, category)
-    pools = build_pools(stage.synthesis, sdas, seed, dataset, category, size)
+    pools = build_pools(
+        stage.synthesis, sdas, seed, dataset, category, size, normal=normal, covers=covers
+    )
     synthesise = AnomalySynthesiser(stage.synthesis, pools, seed, *names)
 
     torch.manual_seed(derive(seed, *names, "init"))
@@ -130,7 +132,7 @@ def _train(
             "seed": seed,
             "image_size": size,
             "model": stage.model.model_dump(),
-            "selection": {"indices": selection.indices, "scales": selection.scales},
+            "selection": selection.to_json(),
             # Relative, so that a results folder can be moved or pulled elsewhere as a whole.
             "backbone": {
                 "path": os.path.relpath(backbone, out),
@@ -142,7 +144,8 @@ def _train(
             "best": best,
         },
     )
-    save_figure(out / "curves.png", _curves(history, f"{dataset}/{category} seed {seed}"))
+    title = f"{dataset}/{category} seed {seed}"
+    save_figure(out / "curves.png", _curves(history, stage.training, title))
     record.write(
         out,
         runtime.name,
@@ -243,7 +246,11 @@ def _optimise(
         anomalous, original, masks = data.batch(mine.items, step * params.batch_size + mine.first)
         with runtime.autocast():
             logits, rebuilt = forward(anomalous)
-        segmentation, reconstruction = realnet_loss(logits, masks, rebuilt, original)
+        segmentation, reconstruction = realnet_loss(
+            *(logits, masks, rebuilt, original),
+            focal_gamma=params.focal_gamma if params.segmentation_loss == "focal" else None,
+            cosine=params.reconstruction_loss == "cosine",
+        )
         loss = (
             params.segmentation_weight * segmentation
             + params.reconstruction_weight * reconstruction
@@ -276,13 +283,21 @@ def _optimise(
     return history
 
 
-def _curves(history: list[dict[str, float]], title: str) -> object:
+LABELS = {
+    "cross_entropy": "cross-entropy",
+    "focal": "focal loss",
+    "mse": "sum of MSE",
+    "cosine": "sum of 1 - cosine",
+}
+
+
+def _curves(history: list[dict[str, float]], params: Training, title: str) -> object:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     steps = [row["step"] for row in history]
-    panels = (("loss_segmentation", "cross-entropy"), ("loss_reconstruction", "sum of MSE"))
-    for axis, (key, label) in zip(axes, panels, strict=True):
+    for axis, part in zip(axes, ("segmentation", "reconstruction"), strict=True):
+        key, label = f"loss_{part}", LABELS[getattr(params, f"{part}_loss")]
         values = torch.tensor([row[key] for row in history])
         window = max(1, len(values) // 30)
         smooth = values.unfold(0, window, 1).mean(1)
