@@ -6,6 +6,7 @@ preset that says `base: <another>` at its top is laid over that one.
 """
 
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from realnet.sections import (
     Ddpm,
     Evaluate,
     Experiment,
+    Group,
     ImageScore,
     Model,
     Name,
@@ -90,6 +92,7 @@ class Params(Section):
     preset: Name
     experiment: Experiment
     variants: dict[Name, dict[str, dict[str, Any]]]
+    groups: dict[Name, Group]
     compute: Compute
     data: Data
     prepare: Prepare
@@ -135,14 +138,20 @@ class Params(Section):
                 f"sdas.guidance_scale {self.sdas.guidance_scale:g} guides to one category among"
                 f" others and needs ddpm.scope: dataset, found {self.ddpm.scope}; set it to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _variants(self) -> "Params":
         if self.variants.get("base") != {}:
             raise ValueError("variants.base must be there and empty ({}): it is these parameters")
-        for name in self.experiment.variants:
-            if name not in self.variants:
-                raise ValueError(
-                    f"experiment.variants names {name!r}, not among variants:"
-                    f" {', '.join(self.variants)}"
-                )
+        lists = {"experiment.variants": self.experiment.variants}
+        lists |= {f"groups.{name}.variants": group.variants for name, group in self.groups.items()}
+        for where, names in lists.items():
+            for name in names:
+                if name not in self.variants:
+                    raise ValueError(
+                        f"{where} names {name!r}, not among variants: {self._near(name)}"
+                    )
         for name, overlay in self.variants.items():
             for key in overlay:
                 if key not in OVERLAID:
@@ -151,10 +160,15 @@ class Params(Section):
                     )
         return self
 
+    def _near(self, name: str) -> str:
+        """For a name that is no variant: those that it may stand for, or the first few."""
+        first = list(self.variants)[:8] + (["..."] if len(self.variants) > 8 else [])
+        return ", ".join(get_close_matches(name, self.variants, n=3) or first)
+
     def variant(self, name: str) -> "Params":
         """These parameters with the overlay ``variants.<name>`` laid over their sections."""
         if name not in self.variants:
-            raise UserError(f"no variant {name!r}; known: {', '.join(self.variants)}")
+            raise UserError(f"no variant {name!r}; known: {self._near(name)}")
         return parse(merge(self.model_dump(), self.variants[name]), where=f"variants.{name}")
 
     def shared_variant(self, stage: str, name: str) -> str:
@@ -248,7 +262,16 @@ def resolve(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> 
     """``values`` under the preset that they (or ``overrides``) name, under ``overrides``."""
     overrides = overrides or {}
     preset = overrides.get("preset", values.get("preset"))
-    return merge(merge(values, _overlay(preset, "params.yaml")), {**overrides, "preset": preset})
+    laid = _laid_over(values, _overlay(preset, "params.yaml"))
+    return merge(laid, {**overrides, "preset": preset})
+
+
+def _laid_over(values: dict[str, Any], preset: dict[str, Any]) -> dict[str, Any]:
+    """A preset's `variants` and `groups` stand in the place of those below: an overlay that fits
+    one size of network is nonsense over another. What the command line says is added to them.
+    """
+    own = {key: {} for key in ("variants", "groups") if key in preset}
+    return merge(values | own, preset)
 
 
 def _overlay(preset: Any, named_in: str, above: tuple[Any, ...] = ()) -> dict[str, Any]:
@@ -263,7 +286,7 @@ def _overlay(preset: Any, named_in: str, above: tuple[Any, ...] = ()) -> dict[st
     if "base" not in values:
         return values
     base = values.pop("base")
-    return merge(_overlay(base, f"{PRESETS}/{preset}.yaml", (*above, preset)), values)
+    return _laid_over(_overlay(base, f"{PRESETS}/{preset}.yaml", (*above, preset)), values)
 
 
 def load(path: str | Path = "params.yaml", overrides: dict[str, Any] | None = None) -> Params:

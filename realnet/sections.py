@@ -43,6 +43,14 @@ class Experiment(Section):
         return datasets
 
 
+class Group(Section):
+    """Variants that answer one question, beside each other: `snakemake ablation_<group>`."""
+
+    title: str = Field(min_length=1)  # of the table
+    variants: list[Name] = Field(min_length=1)  # the first is the reference
+    claim: Name | None = None  # topic of the paper's claim (realnet/reporting/paper.yaml)
+
+
 class Compute(Section):
     """Where it runs. `auto` means: CUDA where there is one; bf16 and channels_last on CUDA only."""
 
@@ -518,3 +526,5 @@ class ImageScore(Section):
 
 class Report(Section):
     digits: NonNegative  # decimals of the percentages in the tables
+    bootstrap: NonNegative  # resampled test sets behind each interval; 0: no intervals
+    level: Annotated[float, Field(gt=0, lt=1)]  # of the intervals, and 1 - that of p-values

@@ -13,7 +13,7 @@ from realnet.sections import CutPaste, Nsa
 
 TRIES = 8  # of a place, before a patch is left out
 RIM = 1  # pixels at the image's border that Poisson cloning needs around it
-LEAST = 5  # pixels: OpenCV leaves a thinner patch nothing to solve for
+LEAST = 5  # pixels a side: OpenCV has nothing to solve for in a thinner patch; and of a mask
 CLONES = {"source": cv2.NORMAL_CLONE, "mixed": cv2.MIXED_CLONE}
 
 Made = tuple[np.ndarray, np.ndarray]  # A uint8 [S, S, 3], M bool [S, S]
@@ -119,8 +119,8 @@ def nsa(
     """Patches of another normal image, resized, blended into this one by Poisson image editing.
 
     M is where the mean difference of the channels exceeds ``threshold`` grey levels, after a
-    median filter against single pixels; so it is never larger than the patches. None where nothing
-    exceeds it.
+    median filter against single pixels; so it is never larger than the patches. None where hardly
+    a pixel exceeds it.
 
     Images uint8 ``[S, S, 3]``, covers (foregrounds) bool ``[S, S]``. A patch has at least
     ``object_share`` of product both where it comes from and where it goes, and changes the
@@ -142,7 +142,7 @@ def nsa(
     difference = np.abs(result.astype(np.int16) - image).mean(axis=2)
     mask = ((difference > params.threshold) & touched).astype(np.uint8)
     mask = cv2.medianBlur(mask, 5 if len(image) >= 192 else 3).astype(bool) & touched
-    return (result, mask) if mask.any() else None
+    return (result, mask) if mask.sum() >= LEAST else None
 
 
 def _patch(
