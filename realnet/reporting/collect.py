@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +48,8 @@ class Matrix:
     variants: tuple[str, ...]  # the first is the reference
     folders: dict[str, str]  # variant -> folder of its evaluation (shared with base or its own)
     digits: int
+    bootstrap: int = 1000  # resampled test sets behind an interval; 0: no intervals
+    level: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ class Stat:
     """Mean over seeds, as a fraction; std is None for a single seed.
 
     ``value`` is None where evaluations are missing and NaN where the metric is undefined.
+    ``interval``: of the mean over the choice of test images, where it was asked for and is known.
     """
 
     value: float | None
     std: float | None
     seeds: int
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Results:
     categories: dict[str, tuple[str, ...]]
     files: dict[Cell, Path]
     cells: dict[Cell, dict[str, Any]]  # contents of the metrics files that are there
+    # Samples of resamples.py that were drawn already.
+    drawn: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def stat(self, dataset: str, variant: str, category: str, metric: str) -> Stat:
         """Of one category, or of ``"mean"``: the mean over categories, taken per seed.
@@ -79,29 +85,37 @@ class Results:
         The mean over categories needs all of them: a mean over those that happen to be there
         would compare different things.
         """
-        names = self.categories[dataset] if category == MEAN else (category,)
-        return self._stat({dataset: names}, variant, metric)
+        return _over_seeds(self.by_seed(dataset, variant, category, metric))
 
     def overall(self, variant: str, metric: str) -> Stat:
         """The mean over data sets of their means over categories, taken per seed."""
-        return self._stat(self.categories, variant, metric)
+        return _over_seeds(self.by_seed(None, variant, MEAN, metric))
 
-    def _stat(self, wanted: dict[str, tuple[str, ...]], variant: str, metric: str) -> Stat:
-        per_seed = []
+    def by_seed(
+        self, dataset: str | None, variant: str, category: str, metric: str
+    ) -> dict[int, float]:
+        """What :meth:`stat` is the mean of: seed -> value, for the seeds that have all of it.
+
+        ``dataset`` None: all of them, as in :meth:`overall`.
+        """
+        wanted = self.parts(dataset, category)
+        found = {}
         for seed in self.matrix.seeds:
             means = []
-            for dataset, names in wanted.items():
-                found = [self.cells.get(Cell(dataset, name, seed, variant)) for name in names]
-                values = [None if cell is None else number(cell, metric) for cell in found]
+            for part, names in wanted.items():
+                cells = [self.cells.get(Cell(part, name, seed, variant)) for name in names]
+                values = [None if cell is None else number(cell, metric) for cell in cells]
                 if values and None not in values:
                     means.append(statistics.fmean(values))
             if len(means) == len(wanted):
-                per_seed.append(statistics.fmean(means))
-        if not per_seed:
-            return Stat(None, None, 0)
-        mean = statistics.fmean(per_seed)
-        spread = len(per_seed) > 1 and not math.isnan(mean)
-        return Stat(mean, statistics.stdev(per_seed) if spread else None, len(per_seed))
+                found[seed] = statistics.fmean(means)
+        return found
+
+    def parts(self, dataset: str | None, category: str) -> dict[str, tuple[str, ...]]:
+        """Data set -> the categories that a mean is over; ``dataset`` None: of all data sets."""
+        if dataset is None:
+            return self.categories
+        return {dataset: self.categories[dataset] if category == MEAN else (category,)}
 
     @cached_property
     def without_masks(self) -> tuple[tuple[str, str], ...]:
@@ -123,6 +137,14 @@ class Results:
         return (*self.categories[dataset], MEAN)
 
 
+def _over_seeds(values: dict[int, float]) -> Stat:
+    if not values:
+        return Stat(None, None, 0)
+    mean = statistics.fmean(values.values())
+    spread = len(values) > 1 and not math.isnan(mean)
+    return Stat(mean, statistics.stdev(values.values()) if spread else None, len(values))
+
+
 def number(cell: dict[str, Any], metric: str) -> float | None:
     """A metric of a metrics file: NaN where it is null, that is undefined.
 
@@ -141,7 +163,7 @@ def matrix_of(text: str) -> Matrix:
         try:
             values = json.loads(text)
             experiment = Experiment.model_validate(values.get("experiment"))
-            digits = Report.model_validate(values.get("report")).digits
+            report = Report.model_validate(values.get("report"))
         except json.JSONDecodeError as error:
             raise UserError(f"--params: neither a file nor JSON ({error})") from None
         except ValidationError as error:
@@ -153,7 +175,7 @@ def matrix_of(text: str) -> Matrix:
         params = Params.model_construct(variants=values.get("variants", {}))
     else:
         params = load(text)
-        experiment, digits = params.experiment, params.report.digits
+        experiment, report = params.experiment, params.report
     unknown = [name for name in experiment.variants if name not in params.variants]
     if unknown:
         raise UserError(f"--params: variant {unknown[0]!r} is not among the variants")
@@ -165,7 +187,7 @@ def matrix_of(text: str) -> Matrix:
         seeds=tuple(experiment.seeds),
         variants=tuple(experiment.variants),
         folders={v: params.shared_variant("evaluate", v) for v in experiment.variants},
-        digits=digits,
+        **report.model_dump(),
     )
 
 

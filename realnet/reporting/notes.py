@@ -82,9 +82,10 @@ def claims(results: Results) -> list[str]:
     for dataset in results.matrix.datasets:
         for claim in published_claims(dataset):
             found = Number(**claim["difference"])
+            metric = WORDS[claim["metrics"][0]]
             said.append(
                 f"paper, {title(dataset)}: {claim['first']} against {claim['second']},"
-                f" {WORDS[claim['metric']]} {found.value:+}{'' if found.certain else '†'} points"
+                f" {metric} {found.value:+}{'' if found.certain else '†'} points"
                 f" ({found.certainty} certainty, {source(found.source)})."
             )
     return said

@@ -59,7 +59,7 @@ def source(key: str) -> str:
 
 def claims(dataset: str) -> list[dict[str, Any]]:
     """What the paper's ablations say in numbers about a data set: the entries of paper.yaml."""
-    return [claim for claim in paper()["claims"] if claim.get("dataset") == dataset]
+    return [claim for claim in paper()["claims"] if claim["dataset"] == dataset]
 
 
 def mean(numbers: list[Number | None], digits: int) -> Number | None:

@@ -107,7 +107,8 @@ def test_the_figure_orders_by_image_score_and_has_no_ground_truth():
 def test_tables_and_overview_say_so(made, capsys):
     params = (
         '{"experiment": {"name": "t", "datasets": {"mine": ["nut"]}, "seeds": [0],'
-        ' "variants": ["base"]}, "variants": {"base": {}}, "report": {"digits": 1}}'
+        ' "variants": ["base"]}, "variants": {"base": {}},'
+        ' "report": {"digits": 1, "bootstrap": 100, "level": 0.95}}'
     )
     report(made / "bare/results", params)
     table = (made / "bare/results/tables/mine.md").read_text()

@@ -46,7 +46,7 @@ def matrix(**changes) -> str:
     values = {
         "experiment": experiment | changes,
         "variants": {"base": {}, "sdas": {"synthesis": {"foreground": "none"}}, "plain": {}},
-        "report": {"digits": 1},
+        "report": {"digits": 1, "bootstrap": 1000, "level": 0.95},
     }
     return json.dumps(values)
 
@@ -335,6 +335,7 @@ def test_malformed_cell_is_named(tmp_path: Path, content: str, message: str):
     [
         ("{", "neither a file nor JSON"),
         ('{"report": {"digits": 1}}', "experiment"),
+        (matrix().replace('"level": 0.95', '"level": 1'), "level"),
         (matrix(seeds=["x"]), r"seeds\.0"),
         (matrix(variants=["base", "nosuch"]), "nosuch"),
         ("nosuch.yaml", "no such file"),
