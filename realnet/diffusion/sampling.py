@@ -15,7 +15,7 @@ from realnet.data.items import read_manifest
 from realnet.diffusion.guide import load_guide, log_gradient
 from realnet.diffusion.scheduler import SDASScheduler, build_scheduler
 from realnet.errors import UserError
-from realnet.io import read_json, save_figure, sha256, write_csv, write_png
+from realnet.io import atomic, read_json, save_figure, sha256, write_csv, write_png
 from realnet.provenance import Record
 from realnet.runtime import Runtime, progress, start
 from realnet.sections import Sdas
@@ -187,6 +187,9 @@ def sample_sdas(
 ) -> None:
     """Write ``images/*.png``, ``manifest.csv`` (index, s, seed, steps, ...) and ``grid.png``.
 
+    ``grid.npz`` has what the grid shows: ``images`` uint8 ``[rows, strengths, S, S, 3]``, the real
+    ``normal`` images ``[rows, S, S, 3]`` beside them, and the ``strengths``.
+
     classifier: folder of the stage `classifier`, where ``sdas.guidance_scale`` is above 0.
     """
     params: Sdas = stage.sdas
@@ -234,8 +237,23 @@ def sample_sdas(
         for i in range(params.grid_images)
     ]
     save_figure(out / "grid.png", _strength_figure(normal, grid, params.grid_strengths, category))
+    _save_grid(out / "grid.npz", normal, grid, params.grid_strengths)
     write_csv(out / "manifest.csv", rows, list(rows[0]))
     record.write(out, runtime.name, images=len(rows), texture=_texture_energy(normal, grid))
+
+
+def _save_grid(
+    path: Path, normal: torch.Tensor, grid: list[torch.Tensor], strengths: Sequence[float]
+) -> None:
+    with atomic(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            images=torch.stack(grid).permute(0, 1, 3, 4, 2).numpy(),
+            normal=np.stack(
+                [normal[i % len(normal)].permute(1, 2, 0).numpy() for i in range(len(grid))]
+            ),
+            strengths=np.array(strengths, np.float64),
+        )
 
 
 def _texture_energy(normal: torch.Tensor, grid: list[torch.Tensor]) -> dict[str, float]:

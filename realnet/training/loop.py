@@ -28,6 +28,7 @@ from realnet.runtime import Runtime, progress, start
 from realnet.sections import Training
 from realnet.seeds import derive
 from realnet.synthesis.anomalies import AnomalySynthesiser
+from realnet.synthesis.examples import save_examples
 from realnet.synthesis.setup import build_pools, training_foregrounds
 from realnet.training.batches import shuffled_epochs
 from realnet.training.checkpoint import (
@@ -53,7 +54,8 @@ def train_realnet(
     seed: int,
     out: Path,
 ) -> None:
-    """Write ``model.safetensors`` (the trainable part), ``model.json``, history and curves.
+    """Write ``model.safetensors`` (the trainable part), ``model.json``, history and curves, and
+    ``anomalies.npz``, a few of the anomalies for the figures.
 
     These are the last weights. With `training.select_every` also ``best.safetensors``, those that
     were best on the test set, and ``selection.csv``: what each evaluation there found. Steps are
@@ -120,6 +122,8 @@ def _train(
         return
 
     write_csv(out / "history.csv", history, HISTORY)
+    examples = (stage.synthesis, pools, normal, covers, seed, dataset, category)
+    save_examples(out / "anomalies.npz", *examples)
     digest = save_weights(out / FILES["last"], model)
     for name in (FILES["best"], SELECTION):  # of an earlier training, which the workflow left
         (out / name).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ rule train_realnet:
         model="results/realnet/{dataset}/{category}/seed{seed}/{variant}/model.safetensors",
         config="results/realnet/{dataset}/{category}/seed{seed}/{variant}/model.json",
         history="results/realnet/{dataset}/{category}/seed{seed}/{variant}/history.csv",
+        anomalies="results/realnet/{dataset}/{category}/seed{seed}/{variant}/anomalies.npz",
         curves="results/realnet/{dataset}/{category}/seed{seed}/{variant}/curves.png",
         stage="results/realnet/{dataset}/{category}/seed{seed}/{variant}/stage.json",
     log:

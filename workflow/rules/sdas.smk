@@ -10,6 +10,7 @@ rule sample_sdas:
         ),
         manifest="results/sdas/{dataset}/{category}/seed{seed}/{variant}/manifest.csv",
         grid="results/sdas/{dataset}/{category}/seed{seed}/{variant}/grid.png",
+        grid_data="results/sdas/{dataset}/{category}/seed{seed}/{variant}/grid.npz",
         stage="results/sdas/{dataset}/{category}/seed{seed}/{variant}/stage.json",
     log:
         "results/logs/sdas/{dataset}/{category}/seed{seed}/{variant}.log",
