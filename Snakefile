@@ -17,10 +17,12 @@ include: "workflow/rules/afs.smk"
 include: "workflow/rules/realnet.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/ablations.smk"
 
 
 # `snakemake --cores all` makes everything; `data`, `backbone`, `ddpm`, `sdas`, `afs`, `realnet`,
 # `evaluate` and `report` stop after that layer; `tables` renders what has been evaluated.
+# `ablation_<group>` evaluates the variants of a group and makes their table; `ablations` all groups.
 rule all:
     default_target: True
     input:

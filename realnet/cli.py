@@ -470,11 +470,18 @@ def report(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="A dash for what was not evaluated yet.")
     ] = False,
+    group: Annotated[
+        str | None, typer.Option(help="Only the table of this group of variants.")
+    ] = None,
 ) -> None:
     """Tables and figures, rebuilt from result files alone."""
     from realnet.reporting import report as run
+    from realnet.reporting.groups import report_group
 
-    run(results, params, metrics or (), allow_missing)
+    if group is not None:
+        report_group(results, params, group, metrics or (), allow_missing)
+    else:
+        run(results, params, metrics or (), allow_missing)
 
 
 params_app = typer.Typer(no_args_is_help=True, help="Look at the parameters.")

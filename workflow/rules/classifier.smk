@@ -48,6 +48,6 @@ rule classifier:
                 f"{classifier_folder(dataset, seed, variant)}/model.safetensors"
                 for dataset in MATRIX
                 for seed in SEEDS
-                for variant in GUIDED_VARIANTS
+                for variant in filter(uses_classifier, VARIANTS)
             }
         ),

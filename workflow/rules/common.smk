@@ -37,6 +37,7 @@ try:
     )
     MATRIX = dag.matrix(P)
     dag.check_files(P, MATRIX)
+    dag.check_guidance(P, MATRIX, P.experiment.variants)
 except UserError as error:
     user_error(error)
 config.clear()
@@ -211,15 +212,13 @@ def ddpm_of(wildcards):
     return f"{folder}/model.safetensors"
 
 
-# Only for variants whose sampling is guided (`sdas.guidance_scale` above 0).
-GUIDED_VARIANTS = [variant for variant in VARIANTS if P.uses_classifier(variant)]
-
-for dataset, categories in MATRIX.items():
-    if GUIDED_VARIANTS and len(categories) < 2:
-        user_error(
-            f"sdas.guidance_scale is above 0 for variant {GUIDED_VARIANTS[0]}, but {dataset} has"
-            f" one category ({categories[0]}), and none to be guided away from; set it to 0"
-        )
+uses_classifier = once(Params.uses_classifier)
+check_variants = once(
+    lambda params, *variants: (
+        dag.check_files(params, MATRIX, variants),
+        dag.check_guidance(params, MATRIX, variants),
+    )
+)
 
 
 def classifier_folder(dataset, seed, variant):
@@ -228,7 +227,7 @@ def classifier_folder(dataset, seed, variant):
 
 def classifier_of(wildcards):
     """The guided classifier of a data set, where this variant's sampling uses one."""
-    if wildcards.variant in GUIDED_VARIANTS:
+    if uses_classifier(wildcards.variant):
         folder = classifier_folder(wildcards.dataset, wildcards.seed, wildcards.variant)
         return f"{folder}/model.safetensors"
     return []

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ CODE = {
     "realnet": "realnet.training.loop",
     "evaluate": "realnet.evaluation.stage",
     "report": "realnet.reporting",
+    "ablation": "realnet.reporting.groups",
     "track": "realnet.tracking",
 }
 
@@ -67,7 +69,7 @@ def matrix(params: Params) -> dict[str, tuple[str, ...]]:
     """Data set -> categories, ``all`` spelt out. UserError: an unknown data set or category."""
     found = {}
     for dataset, wanted in params.experiment.datasets.items():
-        if dataset in (*TABLES, "cells"):
+        if dataset in (*TABLES, "cells") or dataset.startswith("ablation_"):
             raise UserError(f"experiment.datasets: {dataset} is the name of a table; rename it")
         known = categories_of(params, dataset)
         categories = known if wanted == "all" else tuple(dict.fromkeys(wanted))
@@ -102,12 +104,15 @@ def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
     return tuple(known)
 
 
-def check_files(params: Params, cells: dict[str, tuple[str, ...]]) -> None:
+def check_files(
+    params: Params, cells: dict[str, tuple[str, ...]], variants: Sequence[str] | None = None
+) -> None:
     """UserError for weights or textures that are not there, before any job has started.
 
-    What was made of them already is enough. Images are looked for by :func:`raw_files`.
+    variants: those asked for, of which no other is looked at; None: those of the matrix. What was
+    made of the files already is enough. Images are looked for by :func:`raw_files`.
     """
-    for name in params.experiment.variants:
+    for name in params.experiment.variants if variants is None else variants:
         variant = params.variant(name)
         weights = variant.backbone.file
         if variant.backbone.source == "file" and not _backbone_is_made(params, name):
@@ -202,6 +207,19 @@ def _list_once(
         paths.add(root / listing.layout.split.file)
     start = len(root.as_posix())
     return tuple(sorted(f"{data_root}/{dataset}{path.as_posix()[start:]}" for path in paths))
+
+
+def check_guidance(
+    params: Params, cells: dict[str, tuple[str, ...]], variants: Sequence[str]
+) -> None:
+    """UserError: a variant whose sampling is guided, and a data set of a single category."""
+    for name in variants:
+        for dataset, categories in cells.items():
+            if len(categories) < 2 and params.uses_classifier(name):
+                raise UserError(
+                    f"sdas.guidance_scale is above 0 for variant {name}, but {dataset} has"
+                    f" one category ({categories[0]}), and none to be guided away from; set it to 0"
+                )
 
 
 def sia_shards(params: Params, variant: str) -> int:
