@@ -439,23 +439,90 @@ def evaluate(
 
 @app.command()
 def metrics(
-    scores: Annotated[Path, typer.Argument(help=".npy [N, H, W], or a scores.npz, alone.")],
-    masks: Annotated[Path | None, typer.Argument(help=".npy [N, H, W], > 0 is anomalous.")] = None,
-    json: Annotated[Path, typer.Option("--json", help="File to write.")] = ...,
+    scores: Annotated[
+        Path,
+        typer.Argument(
+            help="Anomaly maps: .npy or .npz [N, H, W] (FILE.npz:NAME), a folder of KIND/IMAGE.tiff"
+            " (.tif, .npy, .png), or a scores.npz, alone."
+        ),
+    ],
+    masks: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Masks, > 0 is anomalous: .npy, .npz, or a folder of KIND/IMAGE_mask.png or"
+            " KIND/IMAGE.png."
+        ),
+    ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help=".npy [N]; default: has an anomalous pixel.")
+        Path | None,
+        typer.Option(help=".npy [N] or .csv (path, label). [folder not good, or mask not empty]"),
+    ] = None,
+    image_scores: Annotated[
+        Path | None, typer.Option(help=".npy [N] or .csv (path, score), instead of map maxima.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="File to write.")] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="OUT.png (and OUT.npz), or a folder: ROC, PR and PRO.")
+    ] = None,
+    limits: Annotated[
+        str, typer.Option(help="False positive rates up to which PRO goes, the headline first.")
+    ] = "0.3,0.01,0.05,0.1,1",
+    pro_limit: Annotated[
+        float | None, typer.Option(help="The headline, if it is not the first of --limits.")
     ] = None,
     pool: Annotated[
         int | None, typer.Option(min=1, help="Average N x N pixels before the image maximum. [1]")
     ] = None,
-    pro_limit: Annotated[
-        float, typer.Option(help="False positive rate up to which PRO goes.")
-    ] = 0.3,
+    logits: Annotated[
+        bool, typer.Option("--logits", help="The maps are logits: --pool and --compat use sigmoid.")
+    ] = False,
+    compat: Annotated[
+        bool, typer.Option("--compat", help="Also the numbers of RealNet's official evaluation.")
+    ] = False,
+    resize_masks: Annotated[
+        bool, typer.Option("--resize-masks", help="To the size of the maps, nearest pixel.")
+    ] = False,
+    resize_maps: Annotated[
+        bool, typer.Option("--resize-maps", help="To the size of the masks, bilinear.")
+    ] = False,
+    suffix: Annotated[
+        str, typer.Option(help="In a folder, only maps whose names end so, e.g. _margin.npy.")
+    ] = "",
+    subset: Annotated[
+        bool, typer.Option("--subset", help="In a folder, pass over masks that have no map.")
+    ] = False,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Resamples of the images for intervals; 0: none.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
 ) -> None:
-    """Image AUROC, pixel AUROC, PRO and more, exact, of any model's score maps."""
+    """Image AUROC, pixel AUROC, PRO and more, exact, of any model's anomaly maps."""
     from realnet.evaluation.measure import run
 
-    run(json, scores=scores, masks=masks, labels=labels, pool=pool, pro_limit=pro_limit)
+    if resize_masks and resize_maps:
+        raise UserError("--resize-masks and --resize-maps: give one of them")
+    try:
+        rates = [float(text) for text in limits.split(",") if text.strip()]
+    except ValueError:
+        raise UserError(f"--limits {limits}: expected numbers like 0.3,0.01") from None
+    run(
+        json,
+        curves,
+        seed,
+        scores=scores,
+        masks=masks,
+        labels=labels,
+        image_scores=image_scores,
+        pool=pool,
+        pro_limit=pro_limit,
+        limits=rates,
+        logits=logits,
+        compat=compat,
+        resize="masks" if resize_masks else "maps" if resize_maps else None,
+        suffix=suffix,
+        subset=subset,
+        resamples=bootstrap,
+    )
 
 
 @app.command()
@@ -482,6 +549,20 @@ def report(
         report_group(results, params, group, metrics or (), allow_missing)
     else:
         run(results, params, metrics or (), allow_missing)
+
+
+@app.command()
+def compare(
+    results_a: Annotated[Path, typer.Argument(help="Folder of results.")],
+    results_b: Annotated[Path, typer.Argument(help="Another, e.g. of another commit or machine.")],
+    json: Annotated[Path | None, typer.Option("--json", help="File for all of it.")] = None,
+    md: Annotated[Path | None, typer.Option("--md", help="File for the text shown.")] = None,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+) -> None:
+    """Which cells moved from A to B, by how much against noise, and which inputs differ."""
+    from realnet.reporting.compare_text import run
+
+    print(run(results_a, results_b, level, json, md), end="")
 
 
 params_app = typer.Typer(no_args_is_help=True, help="Look at the parameters.")
@@ -520,11 +601,39 @@ def track(
     receipt: Annotated[
         Path | None, typer.Option(help="File to write: which run shows which cell.")
     ] = None,
+    models: Annotated[
+        Literal["all", "reference", "none"],
+        typer.Option(help="Register the detectors of all variants, of the first one, or none."),
+    ] = "reference",
+    copy_limit: Annotated[
+        float, typer.Option(min=0, help="MiB up to which a detector's files are copied.")
+    ] = 256,
 ) -> None:
     """Bring MLflow up to date with the results; MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
     from realnet.tracking import track as run
 
-    run(results, params, receipt)
+    run(results, params, receipt, models, copy_limit)
+
+
+@app.command()
+def runs(
+    experiment: Annotated[str | None, typer.Option(help="[the one tracked last]")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Runs on this data set alone.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Runs of this variant alone.")] = None,
+    category: Annotated[str | None, typer.Option(help="Cells of this category.")] = None,
+    sort: Annotated[str, typer.Option(help="Metric, the best first.")] = "image_auroc",
+    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 20,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every category and seed, not the means of variants.")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows with all metrics, fractions.")
+    ] = None,
+) -> None:
+    """Leaderboard from MLflow: variants by their means (percent), or their cells."""
+    from realnet.tracking.board import leaderboard
+
+    print(leaderboard(experiment, dataset, variant, category, sort, limit, every, json))
 
 
 @app.command()
