@@ -23,6 +23,7 @@ from realnet.evaluation.protocols import (
     protocols,
     strict_metrics,
 )
+from realnet.evaluation.residuals import save_residuals
 from realnet.io import atomic, save_figure, write_csv, write_json
 from realnet.provenance import Record
 from realnet.runtime import start
@@ -39,7 +40,7 @@ def evaluate(
     out: Path,
 ) -> None:
     """Write ``metrics.json``, ``scores.npz``, ``images.csv``, ``regions.csv``, ``curves.npz``,
-    ``per_image.npz`` and ``qualitative.png``.
+    ``per_image.npz``, ``residuals.npz`` (of RealNet) and ``qualitative.png``.
 
     All is of the last checkpoint but ``protocols`` in ``metrics.json``, which has the exact and the
     official metrics of both: see :mod:`realnet.evaluation.protocols`.
@@ -102,6 +103,7 @@ def evaluate(
     write_curves(out / "curves.npz", margins, truth, scores, labels)
     drawn = (margins, truth, scores, labels, kinds, params.pro_limit, category)
     intervals = write_intervals(out / "per_image.npz", *drawn)
+    save_residuals(out / "residuals.npz", detector, images, runtime, params.batch_size, labels)
     lost = (labels == 1) & ~masks.any((1, 2))
     write_json(
         out / "metrics.json",
