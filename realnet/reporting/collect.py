@@ -50,6 +50,7 @@ class Matrix:
     digits: int
     bootstrap: int = 1000  # resampled test sets behind an interval; 0: no intervals
     level: float = 0.95
+    declared: tuple[str, ...] = ()  # all variants that there are, run or not
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def matrix_of(text: str) -> Matrix:
         variants=tuple(experiment.variants),
         folders={v: params.shared_variant("evaluate", v) for v in experiment.variants},
         **report.model_dump(),
+        declared=tuple(params.variants),
     )
 
 
@@ -212,7 +214,7 @@ def collect(
     A file that is missing or malformed, or whose content names another cell than its path, is a
     UserError; a missing one is left out with ``allow_missing``.
     """
-    listed = {_address(path): path for path in files}
+    listed = {address_of(path): path for path in files}
     categories = {
         dataset: _categories(results, dataset, listed) if wanted is None else wanted
         for dataset, wanted in matrix.datasets.items()
@@ -234,7 +236,7 @@ def collect(
             f"{missing[0]}{more}: not there; make it with `snakemake --cores all {missing[0]}`,"
             " or give --allow-missing"
         )
-    return Results(matrix, categories, paths, {c: _read(p, c) for c, p in present.items()})
+    return Results(matrix, categories, paths, {c: read_cell(p, c) for c, p in present.items()})
 
 
 def _path(results: Path, cell: Cell) -> Path:
@@ -242,7 +244,7 @@ def _path(results: Path, cell: Cell) -> Path:
     return folder / cell.variant / "metrics.json"
 
 
-def _address(path: Path) -> Cell:
+def address_of(path: Path) -> Cell:
     """The cell a metrics file belongs to, by its place."""
     parts = path.parts[-5:]
     if len(parts) < 5 or parts[4] != "metrics.json" or not parts[2].startswith("seed"):
@@ -273,7 +275,8 @@ def _categories(results: Path, dataset: str, listed: dict[Cell, Path]) -> tuple[
     return tuple(sorted(names))
 
 
-def _read(path: Path, cell: Cell) -> dict[str, Any]:
+def read_cell(path: Path, cell: Cell) -> dict[str, Any]:
+    """A metrics file, checked. UserError: malformed, or of another cell than its place says."""
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected an object with {', '.join(METRICS)}")

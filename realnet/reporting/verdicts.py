@@ -218,7 +218,7 @@ def _test(found: Results, claim: dict[str, Any], dataset: str, metric: str, in_k
     if absent:
         return _Test(replace(said, note=absent), in_kind, math.nan)
     chosen, notes = [], []
-    for name in claim["variants"]:
+    for name in _declared(found, claim["variants"]):
         stand_in = claim["stand_ins"].get(name)
         if name not in found.matrix.variants and in_kind and stand_in in found.matrix.variants:
             notes.append(f"{stand_in} stands in for {name}")
@@ -250,6 +250,12 @@ def _test(found: Results, claim: dict[str, Any], dataset: str, metric: str, in_k
         note="; ".join(notes),
     )
     return _Test(said, in_kind, two_sided_p(samples))
+
+
+def _declared(found: Results, variants: list[str]) -> list[str]:
+    """Without a variant ``sdas``, the base is that: trained on SDAS alone, as in the paper."""
+    absent = "sdas" not in found.matrix.declared
+    return ["base" if name == "sdas" and absent else name for name in variants]
 
 
 # --- the choice on the test set ------------------------------------------------------------------
