@@ -497,14 +497,14 @@ def metrics(
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
 ) -> None:
     """Image AUROC, pixel AUROC, PRO and more, exact, of any model's anomaly maps."""
-    from realnet.evaluation.measure import run
-
     if resize_masks and resize_maps:
         raise UserError("--resize-masks and --resize-maps: give one of them")
     try:
         rates = [float(text) for text in limits.split(",") if text.strip()]
     except ValueError:
         raise UserError(f"--limits {limits}: expected numbers like 0.3,0.01") from None
+    from realnet.evaluation.measure import run
+
     run(
         json,
         curves,
