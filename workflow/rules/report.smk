@@ -54,7 +54,7 @@ rule track_runs:
     conda:
         "../envs/realnet.yaml"
     params:
-        cfg=report_cfg("variants"),
+        cfg=report_cfg("variants", "preset"),
     shell:
         stage("track --results results --receipt {output:q} --params {params.cfg:q}")
 

@@ -1,0 +1,9 @@
+"""MLflow: a run per evaluated cell, a parent per variant, the trained models, and a leaderboard.
+
+The database is derived from `results/` and can be thrown away. Only :func:`track` writes to it.
+"""
+
+from realnet.tracking.contents import cell_content, cells, flatten, lineage, matrix_of
+from realnet.tracking.store import track
+
+__all__ = ["cell_content", "cells", "flatten", "lineage", "matrix_of", "track"]

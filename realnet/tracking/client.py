@@ -1,0 +1,63 @@
+"""MLflow's client: where the store is, and its errors in one line."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from realnet.errors import UserError
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+LOCAL = "sqlite:///"
+
+
+def store_uri() -> str:
+    """MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def connect(uri: str) -> Any:
+    """A client of the store, its registry in the same place. Importing MLflow takes a second."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("alembic", "mlflow.store.db.utils"):  # lines on the making of a new database
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri, registry_uri=uri)
+
+
+@contextlib.contextmanager
+def plainly(uri: str) -> Iterator[None]:
+    """MLflow's exceptions as a UserError of one line."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = " ".join(str(error).split())
+        if "Max retries exceeded" in reason or "Connection" in reason:
+            raise UserError(
+                f"MLflow at {uri} (MLFLOW_TRACKING_URI): no answer; the results need no MLflow,"
+                " `realnet track` brings it up to date when it is there"
+            ) from None
+        raise UserError(f"MLflow at {uri} (MLFLOW_TRACKING_URI): {reason[:300]}") from None
+
+
+def database(uri: str) -> Path | None:
+    """The file of an SQLite store."""
+    return Path(uri.removeprefix(LOCAL)) if uri.startswith(LOCAL) else None
+
+
+def all_pages(search: Any, **query: Any) -> Iterator[Any]:
+    """Every item of one of the client's paged searches."""
+    token = None
+    while True:
+        page = search(**query, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,254 @@
+"""What MLflow is to show of each evaluated cell, from the result files alone.
+
+Each run is described by the `stage.json` files behind its evaluation, followed from input to input,
+so it shows the parameters and digests that were used, whatever `params.yaml` says by now.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from realnet.errors import UserError
+from realnet.io import read_json
+from realnet.params import Params, load
+from realnet.sections import Experiment
+from realnet.tracking.names import GROUPS, WHOLE, metric_name
+
+LAYOUT = "3"  # raise it when runs are to be written anew though no result has changed
+
+# Stage -> what of its folder the run shows, under which name.
+FIGURES = {
+    "evaluate": {"qualitative.png": "heat_maps.png"},
+    "realnet": {"curves.png": "training_curves.png"},
+    "afs": {"afs.png": "selected_features.png"},
+    "sdas": {"grid.png": "sdas_strengths.png"},
+    "ddpm": {"samples.png": "ddpm_samples.png"},
+}
+# Columns of a stage's table that become curves over the steps, by how their names start.
+CURVES = {
+    "history.csv": ("{stage}", ("loss",)),
+    "selection.csv": ("on_test", ("image_auroc", "pixel_auroc", "key")),
+}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Columns of a table with a column ``step``, to be read when the run is written."""
+
+    path: Path
+    prefix: str
+    columns: tuple[str, ...]  # how the names of the columns start
+
+
+@dataclass(frozen=True)
+class Content:
+    """What one MLflow run shows."""
+
+    key: str  # its name, and its place in the matrix; two active runs never share one
+    fingerprint: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    curves: list[Curves] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)  # name among the artifacts -> file
+    data: tuple[str, str, str] | None = None  # name, digest, path of the manifest
+    seconds: float = 0.0
+    finished: float = 0.0  # seconds since 1970
+    parent: str | None = None  # key of the run that it belongs to
+    model: Path | None = None  # folder of the trained detector
+
+
+def lineage(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Stage -> (its folder, its stage.json), of a result and of everything it was made from."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    todo = [folder]
+    while todo:
+        here = todo.pop()
+        if not (here / "stage.json").is_file():
+            continue
+        record = read_json(here / "stage.json")
+        if record["stage"] not in found:
+            found[record["stage"]] = (here, record)
+            todo += [Path(source["path"]).parent for source in record["inputs"].values()]
+    return found
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested mappings as ``section.key``: text; lists and None as JSON.
+
+    Mappings whose entries mean something only together are one value: ``normal 0.5, sdas 0.5``.
+    """
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and key in WHOLE:
+            parts = (f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in value.items())
+            flat[f"{prefix}{key}"] = ", ".join(parts) or "none"
+        elif isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def measurements(measured: Mapping[str, Any]) -> dict[str, float]:
+    """A metrics.json as flat numbers; what is undefined (null) is left out.
+
+    The headline keeps its names, everything else is a name below one of few groups:
+    ``pro_at/0.05``, ``by_defect/crack/pro``, ``image_auroc/low``, ``official_best/pro_official``.
+    """
+    values = {n: v for n, v in measured.items() if n not in GROUPS and n not in ("seed", "counts")}
+    found = {metric_name(name): v for name, v in _numbers(values).items()}
+    for name in ("pro_at", "by_defect", "by_size", "counts"):
+        for path, value in _numbers(measured.get(name) or {}, f"{name}/").items():
+            if not path.endswith(("/regions", "/defect_pixels")):
+                found[metric_name(path)] = value
+    for name in ("regions", "defect_pixels", "normal_pixels"):  # no qualities, but counts
+        if name in found:
+            found[f"counts/{name}"] = found.pop(name)
+    for metric, bounds in (measured.get("intervals") or {}).items():
+        if bounds is not None:
+            found |= {f"{metric}/low": float(bounds[0]), f"{metric}/high": float(bounds[1])}
+    for protocol, values in (measured.get("protocols") or {}).items():
+        if protocol != "strict_last":  # which is the headline
+            for path, value in _numbers(values or {}, f"{protocol}/").items():
+                found[metric_name(path)] = value
+    return found
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers in nested mappings, as ``outer/inner``."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[f"{prefix}{name}"] = float(value)
+    return found
+
+
+def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content:
+    """The run of one evaluation, ``folder`` being ``results/evaluate/…/<variant>``.
+
+    ``identity``: dataset, category, seed, variant, and what else is to be told of where it belongs.
+    """
+    measured = read_json(folder / "metrics.json")
+    stages = lineage(folder)
+    if "evaluate" not in stages:
+        raise UserError(f"{folder}/stage.json: no such file; evaluate again")
+    told = json.dumps([LAYOUT, key, dict(identity)])
+    digest = hashlib.sha256(told.encode() + (folder / "metrics.json").read_bytes())
+    metrics = measurements(measured)
+    sections: dict[str, Any] = {}
+    shown: list[Curves] = []
+    files = {name: folder / name for name in ("metrics.json", "images.csv", "regions.csv")}
+    for stage, (place, record) in sorted(stages.items()):
+        digest.update((place / "stage.json").read_bytes())
+        sections |= record["params"]
+        metrics[f"seconds/{stage}"] = record["wall_s"]
+        metrics[f"peak_memory_mb/{stage}"] = record["peak_memory_mb"]
+        files[f"provenance/{stage}.json"] = place / "stage.json"
+        for table, (prefix, columns) in CURVES.items():
+            if (place / table).is_file():
+                shown.append(Curves(place / table, prefix.format(stage=stage), columns))
+                files[f"history/{stage}_{table}"] = place / table
+        for name, title in FIGURES.get(stage, {}).items():
+            files[f"figures/{title}"] = place / name
+    last = stages["evaluate"][1]
+    sections |= last["params"]  # of section `evaluate` the stage realnet notes one value
+    seconds = sum(record["wall_s"] for _, record in stages.values())
+    model = Path(last["inputs"]["model"]["path"]).parent
+    tags = {name: str(value) for name, value in identity.items()} | {
+        "level": "cell",
+        "device": last["device"],
+        "commit": last["git_commit"] or "none",
+        "results": str(folder),
+        "metrics_sha256": hashlib.sha256((folder / "metrics.json").read_bytes()).hexdigest(),
+        "model": str(model),
+        **_of_model(model),
+    }
+    for stage, (_, record) in stages.items():
+        for name, source in record["inputs"].items():
+            tags[f"input.{stage}.{name.replace('/', '.')}"] = source["sha256"]
+    manifest = last["inputs"]["manifest"]
+    return Content(
+        key=key,
+        fingerprint=digest.hexdigest(),
+        tags=tags,
+        params=flatten(sections),
+        metrics=metrics | {"seconds/total": round(seconds, 2)},
+        curves=shown,
+        files={name: path for name, path in files.items() if path.is_file()},
+        data=(
+            f"{identity['dataset']}/{identity['category']}",
+            manifest["sha256"],
+            manifest["path"],
+        ),
+        seconds=seconds,
+        finished=datetime.datetime.fromisoformat(last["finished"]).timestamp(),
+        model=model,
+    )
+
+
+def _of_model(folder: Path) -> dict[str, str]:
+    """Method and digest of a trained detector, from its ``model.json`` (weights may be 2 GB)."""
+    tags = {"method": "realnet"}
+    if (folder / "stage.json").is_file():
+        tags["method"] = read_json(folder / "stage.json")["stage"]
+    if (folder / "model.json").is_file():
+        tags["model_sha256"] = str(read_json(folder / "model.json").get("sha256"))
+    return tags
+
+
+def cells(results: Path, params: Params) -> Iterator[Content]:
+    """The evaluations of the matrix that are there, in its order."""
+    missing = 0
+    drawn: set[Path] = set()
+    for dataset, wanted in params.experiment.datasets.items():
+        there = results / "evaluate" / dataset
+        found = sorted(p.name for p in there.iterdir() if p.is_dir()) if there.is_dir() else []
+        for variant in params.experiment.variants:
+            shared = params.shared_variant("evaluate", variant)
+            for category in found if wanted == "all" else wanted:
+                for seed in params.experiment.seeds:
+                    folder = there / category / f"seed{seed}" / shared
+                    if not (folder / "metrics.json").is_file():
+                        missing += 1
+                        continue
+                    identity = {
+                        "dataset": dataset,
+                        "category": category,
+                        "seed": seed,
+                        "variant": variant,
+                        "preset": params.preset,
+                    }
+                    key = f"{dataset}/{variant}/{category}/seed{seed}"
+                    yield _drawn_once(cell_content(folder, key, identity), drawn)
+    if missing:
+        print(f"realnet track: {missing} cells not evaluated yet, left out", file=sys.stderr)
+
+
+def _drawn_once(content: Content, drawn: set[Path]) -> Content:
+    """Without the curves that an earlier run shows: a model that variants share has one curve."""
+    new = [curve for curve in content.curves if curve.path not in drawn]
+    drawn.update(curve.path for curve in new)
+    names = "".join(curve.prefix for curve in new)
+    fingerprint = hashlib.sha256(f"{content.fingerprint}{names}".encode()).hexdigest()
+    parent = f"{content.tags['dataset']}/{content.tags['variant']}"
+    return dataclasses.replace(content, curves=new, fingerprint=fingerprint, parent=parent)
+
+
+def matrix_of(text: str) -> Params:
+    """The parameters that say which runs there are, from a file or from JSON."""
+    if text.lstrip()[:1] != "{":
+        return load(text)
+    values = json.loads(text)
+    experiment = Experiment.model_validate(values["experiment"])
+    return Params.model_construct(
+        preset=values.get("preset", "none"), experiment=experiment, variants=values["variants"]
+    )

@@ -1,0 +1,95 @@
+"""The run of a variant on a data set: means over its cells, which are its children."""
+
+import hashlib
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from realnet.io import read_json
+from realnet.tracking.contents import LAYOUT, Content
+from realnet.tracking.names import QUALITY
+
+
+def variant_contents(cells: Iterable[Content]) -> list[Content]:
+    """A run per data set and variant that has cells, in their order."""
+    groups: dict[str, list[Content]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.parent].append(cell)
+    return [mean_content(key, members) for key, members in groups.items()]
+
+
+def mean_content(key: str, cells: Sequence[Content]) -> Content:
+    """Means over seeds of the means over categories, of what all cells have.
+
+    With several seeds also ``<metric>/std`` over them, where every category has every seed.
+    Parameters: those that all cells share.
+    """
+    common = set.intersection(*(set(cell.metrics) for cell in cells))
+    names = sorted(n for n in common if not n.startswith("counts/"))
+    names = [name for name in names if not name.endswith(("/low", "/high"))]
+    shared = set.intersection(*(set(cell.params.items()) for cell in cells))
+    text = "".join(sorted(cell.fingerprint for cell in cells))
+    first = cells[0].tags
+    seeds = sorted({int(cell.tags["seed"]) for cell in cells})
+    categories = list(dict.fromkeys(cell.tags["category"] for cell in cells))
+    metrics = {}
+    for name in names:
+        of_seed = {
+            seed: [cell.metrics[name] for cell in cells if cell.tags["seed"] == str(seed)]
+            for seed in seeds
+        }
+        means = [statistics.fmean(values) for values in of_seed.values()]
+        mean = statistics.fmean(means)
+        metrics[name] = round(mean, 2) if name.startswith(("seconds/", "peak_")) else mean
+        whole = all(len(values) == len(categories) for values in of_seed.values())
+        if name in QUALITY and len(seeds) > 1 and whole:
+            metrics[f"{name}/std"] = statistics.stdev(means)
+    return Content(
+        key=key,
+        fingerprint=hashlib.sha256(f"{LAYOUT}{key}{text}".encode()).hexdigest(),
+        tags={
+            **{name: first[name] for name in ("dataset", "variant", "preset")},
+            "category": "mean",
+            "seed": ",".join(map(str, seeds)),
+            "level": "variant",
+            **{
+                name: ",".join(sorted({cell.tags[name] for cell in cells}))
+                for name in ("method", "device", "commit")
+            },
+            "categories": ",".join(categories),
+            "cells": str(len(cells)),
+        },
+        params=dict(sorted(shared)),
+        metrics=metrics,
+        seconds=sum(cell.seconds for cell in cells),
+        finished=max(cell.finished for cell in cells),
+    )
+
+
+def mean_intervals(cells: Sequence[Content]) -> dict[str, float]:
+    """``<metric>/low`` and ``/high`` of the means, where every cell left ``per_image.npz``.
+
+    The image bootstrap of the cells themselves (`metrics.json`), with the same draws.
+    """
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.tags["category"]].append(Path(cell.tags["results"]))
+    folders = [folder for members in groups.values() for folder in members]
+    if not all((folder / "per_image.npz").is_file() for folder in folders):
+        return {}
+    from realnet.evaluation.metrics import BOOTSTRAPPED, interval, load_per_image, mean_samples
+
+    drawn = read_json(folders[0] / "metrics.json")["bootstrap"]
+    statistics_of = {
+        category: [load_per_image(folder / "per_image.npz") for folder in members]
+        for category, members in groups.items()
+    }
+    found = {}
+    for metric in BOOTSTRAPPED:
+        samples = mean_samples(statistics_of, metric, drawn["count"], drawn["seed"])
+        low, high = interval(samples, drawn["level"])
+        if not math.isnan(low):
+            found |= {f"{metric}/low": low, f"{metric}/high": high}
+    return found

@@ -1,0 +1,223 @@
+"""The only writer to MLflow.
+
+A run whose files have not changed stays as it is; where they have, a new run takes the place of the
+old one, which goes to MLflow's recycle bin (`mlflow gc` empties it).
+"""
+
+import dataclasses
+import datetime
+import fcntl
+import json
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from realnet.errors import UserError
+from realnet.io import read_csv, write_json
+from realnet.tracking.client import DEFAULT_URI, all_pages, connect, database, plainly, store_uri
+from realnet.tracking.contents import Content, Curves, cells, matrix_of
+from realnet.tracking.files import log_files
+from realnet.tracking.means import mean_intervals, variant_contents
+from realnet.tracking.notes import ABOUT, cell_note, variant_note
+from realnet.tracking.registry import register
+from realnet.tracking.views import links, views
+
+PRINT = "realnet.fingerprint"
+POINTS = 100  # of a curve; the whole table is among the run's files
+
+
+def track(
+    results: Path,
+    params: str,
+    receipt: Path | None = None,
+    models: str = "reference",
+    copy_limit: float = 256,
+) -> None:
+    """Make MLflow show the results; ``params``: a parameter file, or JSON of experiment, variants.
+
+    Where to: MLFLOW_TRACKING_URI, else ``mlflow.db`` here. ``models``: whose detectors are
+    registered, those of ``all`` variants, of the ``reference`` (the first) or ``none``; their files
+    are copied up to ``copy_limit`` MiB, else pointed at. UserError: a store that cannot be used.
+    """
+    settings = matrix_of(params)
+    found = list(cells(results, settings))
+    if not found:
+        raise UserError(f"{results}/evaluate: no evaluation of the matrix there; nothing to track")
+    uri, name = store_uri(), settings.experiment.name
+    reference = settings.experiment.variants[0]
+    chosen = {
+        cell.key
+        for cell in found
+        if models == "all" or (models == "reference" and cell.tags["variant"] == reference)
+    }
+    with lock_of(uri, results).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one writer: first schema creation is not safe otherwise
+        with plainly(uri):
+            client = connect(uri)
+            experiment = _experiment(client, uri, name, results)
+            written, made = _upsert(client, experiment, found)
+            shown = [(cell, written[cell.key]["run_id"]) for cell in found if cell.key in chosen]
+            registered = register(client, experiment, shown, copy_limit)
+            parents = variant_contents(found)
+            ids = [written[parent.key]["run_id"] for parent in parents]
+            for key, value in views(parents, found, ids).items():
+                client.set_experiment_tag(experiment, key, value)
+            now = datetime.datetime.now(datetime.UTC).isoformat()
+            client.set_experiment_tag(experiment, "realnet.tracked", now)
+    if receipt is not None:
+        told = {
+            "uri": uri,
+            "experiment": name,
+            "view": links(experiment)["runs"],
+            "links": links(experiment),
+            "runs": written,
+            "models": registered,
+        }
+        write_json(receipt, told)
+    print(
+        f"{len(written)} runs in {uri}, experiment {name} ({made} new);"
+        f" {len(registered)} models registered"
+    )
+
+
+def lock_of(uri: str, results: Path) -> Path:
+    """The file that writers to a store lock: beside an SQLite file, else among the results."""
+    path = results / "tracking" / "lock"
+    if file := database(uri):
+        path = file.with_name(f"{file.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _experiment(client: Any, uri: str, name: str, results: Path) -> str:
+    """The experiment's id, created or brought back where needed."""
+    local = (results / "mlartifacts").resolve().as_uri()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        if file := database(uri):
+            import sqlite3
+
+            # Readers (the UI) and the writer then never wait for each other. It stays so.
+            with sqlite3.connect(file) as opened:
+                opened.execute("PRAGMA journal_mode=WAL")
+            identity = client.create_experiment(name, artifact_location=local)
+        else:
+            identity = client.create_experiment(name)  # a server knows where its artifacts go
+    else:
+        if uri == DEFAULT_URI and found.artifact_location != local:
+            raise UserError(
+                f"mlflow.db: its files lie in {found.artifact_location}, not in {local}: the"
+                " project was moved; delete mlflow.db and track again, it is made from results/"
+            )
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        identity = found.experiment_id
+    # Not the page for language models.
+    client.set_experiment_tag(identity, "mlflow.experimentKind", "custom_model_development")
+    client.set_experiment_tag(identity, "mlflow.note.content", ABOUT)
+    return identity
+
+
+def _upsert(
+    client: Any, experiment: str, found: Sequence[Content]
+) -> tuple[dict[str, dict[str, str]], int]:
+    """Write what is new; key -> {run_id, fingerprint}, and how many runs are new."""
+    known = _active_runs(client, experiment)
+    written: dict[str, dict[str, str]] = {}
+    made = 0
+    members: dict[str, list[Content]] = defaultdict(list)
+    for cell in found:
+        members[cell.parent].append(cell)
+    for parent in variant_contents(found):
+        for content in (parent, *members[parent.key]):
+            old = known.get(content.key, [])
+            current = [run for run in old if run.data.tags.get(PRINT) == content.fingerprint]
+            above = written[parent.key]["run_id"] if content.parent else None
+            if current:
+                run_id = current[0].info.run_id
+                if above and current[0].data.tags.get("mlflow.parentRunId") != above:
+                    client.set_tag(run_id, "mlflow.parentRunId", above)
+            else:
+                run_id = _create(client, experiment, content, above, members[parent.key])
+                made += 1
+            for run in old:
+                if run.info.run_id != run_id:
+                    client.delete_run(run.info.run_id)
+            written[content.key] = {"run_id": run_id, "fingerprint": content.fingerprint}
+    return written, made
+
+
+def _active_runs(client: Any, experiment: str) -> dict[str, list[Any]]:
+    runs: dict[str, list[Any]] = defaultdict(list)
+    for run in all_pages(client.search_runs, experiment_ids=[experiment], max_results=1000):
+        if "realnet.key" in run.data.tags:
+            runs[run.data.tags["realnet.key"]].append(run)
+    return runs
+
+
+def _create(
+    client: Any, experiment: str, content: Content, above: str | None, members: Sequence[Content]
+) -> str:
+    """A new finished run. Its fingerprint comes last: a run cut short has none, and is replaced."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+
+    end = round(content.finished * 1000)
+    start = end - round(content.seconds * 1000)  # so the UI's duration is the time computed
+    if above is None:
+        start = end = round(time.time() * 1000)  # the newest, which MLflow lists first
+        metrics = content.metrics | mean_intervals(members)
+        content = dataclasses.replace(content, metrics=metrics)
+    tags = {
+        **content.tags,
+        **({"mlflow.parentRunId": above} if above else {}),
+        "mlflow.note.content": cell_note(content) if above else variant_note(content, members),
+        "mlflow.source.name": "realnet track",
+        "mlflow.source.git.commit": content.tags["commit"],
+        "realnet.key": content.key,
+    }
+    run = client.create_run(experiment, start_time=start, run_name=content.key, tags=tags).info
+    run_id = run.run_id
+    metrics = [Metric(name, value, end, 0) for name, value in content.metrics.items()]
+    metrics += [
+        Metric(name, value, start + i, step)
+        for shown in content.curves
+        for name, points in curves(shown).items()
+        for i, (step, value) in enumerate(points)
+    ]
+    identity = {n: content.tags[n] for n in ("dataset", "category", "seed", "variant", "method")}
+    params = [Param(name, value[:6000]) for name, value in (identity | content.params).items()]
+    while metrics or params:  # MLflow's limits per call: 100 parameters, 1000 of everything
+        client.log_batch(run_id, metrics=metrics[:900], params=params[:100])
+        metrics, params = metrics[900:], params[100:]
+    if content.data:
+        name, digest, source = content.data
+        dataset = Dataset(name, digest[:32], "local", json.dumps({"uri": source}))
+        client.log_inputs(
+            run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])]
+        )
+    if content.files:
+        log_files(client, run_id, run.artifact_uri, content.files)
+    client.set_terminated(run_id, "FINISHED", end_time=end)
+    client.set_tag(run_id, PRINT, content.fingerprint)
+    return run_id
+
+
+def curves(shown: Curves) -> dict[str, list[tuple[int, float]]]:
+    """``prefix/column`` -> (step, value) of at most about POINTS rows."""
+    rows = thin(read_csv(shown.path))
+    names = [name for name in (rows[0] if rows else {}) if name.startswith(shown.columns)]
+    return {
+        f"{shown.prefix}/{name}": [
+            (int(row["step"]), float(row[name])) for row in rows if row[name]
+        ]
+        for name in names
+    }
+
+
+def thin(rows: Sequence[Any], limit: int = POINTS) -> list[Any]:
+    """At most about ``limit`` rows, evenly spaced, the first and the last among them."""
+    if len(rows) <= limit:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
