@@ -4,33 +4,36 @@ import hashlib
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from realnet.io import read_json
-from realnet.tracking.contents import LAYOUT, Content
+from realnet.params import Params
+from realnet.tracking.contents import LAYOUT, Content, flatten
 from realnet.tracking.names import QUALITY
 
 
-def variant_contents(cells: Iterable[Content]) -> list[Content]:
+def variant_contents(cells: Iterable[Content], params: Params) -> list[Content]:
     """A run per data set and variant that has cells, in their order."""
+    names = {name for overlay in params.variants.values() for name in flatten(overlay)}
     groups: dict[str, list[Content]] = defaultdict(list)
     for cell in cells:
         groups[cell.parent].append(cell)
-    return [mean_content(key, members) for key, members in groups.items()]
+    return [mean_content(key, members, names) for key, members in groups.items()]
 
 
-def mean_content(key: str, cells: Sequence[Content]) -> Content:
+def mean_content(key: str, cells: Sequence[Content], told: Collection[str]) -> Content:
     """Means over seeds of the means over categories, of what all cells have.
 
     With several seeds also ``<metric>/std`` over them, where every category has every seed.
-    Parameters: those that all cells share.
+    Parameters: of those named in ``told`` (by which variants differ), what all cells share; MLflow
+    compares runs by their parameters, and a hundred that are the same would hide the few.
     """
     common = set.intersection(*(set(cell.metrics) for cell in cells))
     names = sorted(n for n in common if not n.startswith("counts/"))
     names = [name for name in names if not name.endswith(("/low", "/high"))]
     shared = set.intersection(*(set(cell.params.items()) for cell in cells))
-    text = "".join(sorted(cell.fingerprint for cell in cells))
+    text = "".join([*sorted(cell.fingerprint for cell in cells), *sorted(told)])
     first = cells[0].tags
     seeds = sorted({int(cell.tags["seed"]) for cell in cells})
     categories = list(dict.fromkeys(cell.tags["category"] for cell in cells))
@@ -61,7 +64,7 @@ def mean_content(key: str, cells: Sequence[Content]) -> Content:
             "categories": ",".join(categories),
             "cells": str(len(cells)),
         },
-        params=dict(sorted(shared)),
+        params={name: value for name, value in sorted(shared) if name in told},
         metrics=metrics,
         seconds=sum(cell.seconds for cell in cells),
         finished=max(cell.finished for cell in cells),

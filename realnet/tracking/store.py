@@ -45,6 +45,7 @@ def track(
     found = list(cells(results, settings))
     if not found:
         raise UserError(f"{results}/evaluate: no evaluation of the matrix there; nothing to track")
+    parents = variant_contents(found, settings)
     uri, name = store_uri(), settings.experiment.name
     reference = settings.experiment.variants[0]
     chosen = {
@@ -57,10 +58,9 @@ def track(
         with plainly(uri):
             client = connect(uri)
             experiment = _experiment(client, uri, name, results)
-            written, made = _upsert(client, experiment, found)
+            written, made = _upsert(client, experiment, parents, found)
             shown = [(cell, written[cell.key]["run_id"]) for cell in found if cell.key in chosen]
             registered = register(client, experiment, shown, copy_limit)
-            parents = variant_contents(found)
             ids = [written[parent.key]["run_id"] for parent in parents]
             for key, value in views(parents, found, ids).items():
                 client.set_experiment_tag(experiment, key, value)
@@ -121,7 +121,7 @@ def _experiment(client: Any, uri: str, name: str, results: Path) -> str:
 
 
 def _upsert(
-    client: Any, experiment: str, found: Sequence[Content]
+    client: Any, experiment: str, parents: Sequence[Content], found: Sequence[Content]
 ) -> tuple[dict[str, dict[str, str]], int]:
     """Write what is new; key -> {run_id, fingerprint}, and how many runs are new."""
     known = _active_runs(client, experiment)
@@ -130,7 +130,7 @@ def _upsert(
     members: dict[str, list[Content]] = defaultdict(list)
     for cell in found:
         members[cell.parent].append(cell)
-    for parent in variant_contents(found):
+    for parent in parents:
         for content in (parent, *members[parent.key]):
             old = known.get(content.key, [])
             current = [run for run in old if run.data.tags.get(PRINT) == content.fingerprint]

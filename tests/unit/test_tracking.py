@@ -30,9 +30,12 @@ EXPERIMENT = {
     "seeds": [0],
     "variants": ["base", "texture"],
 }
-PARAMS = json.dumps(
-    {"experiment": EXPERIMENT, "variants": {"base": {}, "texture": {"synthesis": {}}}}
-)
+VARIANTS = {
+    "base": {},
+    "texture": {"synthesis": {"sources": {"texture": 1.0}}, "training": {"lr": 0.2}},
+    "short": {"ddpm": {"steps": 2}},  # declared, but not evaluated here
+}
+PARAMS = json.dumps({"experiment": EXPERIMENT, "variants": VARIANTS})
 
 
 def stage(folder: Path, name: str, params: dict, inputs: dict[str, Path]) -> None:
@@ -160,7 +163,7 @@ def test_a_run_shows_what_its_files_say(results):
     assert run.data.params["variant"] == "base"
     expected = {"dataset": "demo", "category": "nut", "seed": "0", "variant": "base"}
     expected |= {"commit": "abc", "method": "realnet", "preset": "none", "level": "cell"}
-    expected |= {"model_sha256": "0" * 64, "input.evaluate.manifest": "manifest-digest"}
+    expected |= {"model_sha256": "0" * 64, "manifest_sha256": "manifest-digest"}
     assert expected.items() <= run.data.tags.items()
     assert run.data.metrics["seconds/total"] == 7.5
     assert run.info.status == "FINISHED"
@@ -184,6 +187,15 @@ def test_cells_are_children_of_their_variant(results):
     note = runs[BASE].data.tags["mlflow.note.content"]
     assert "| nut | 90.0 [70.0, 99.0] | 80.0 | undefined |" in note
     assert "results/evaluate/demo/*/seed*/base" in note
+
+
+def test_a_variant_has_the_parameters_that_variants_differ_by(results):
+    """All others would hide them where MLflow compares runs."""
+    follow(results, PARAMS)
+    found = active()[BASE].data.params
+    identity = {"dataset", "category", "seed", "variant", "method"}
+    assert set(found) - identity == {"synthesis.sources", "training.lr", "ddpm.steps"}
+    assert found["training.lr"] == "0.1" and found["category"] == "mean"
 
 
 def test_means_and_their_spread_over_seeds(results):
@@ -362,7 +374,7 @@ def test_a_parameter_that_some_variants_lack_is_no_difference(results):
     """`texture` draws nothing from a diffusion model."""
     path = results / "realnet/demo/nut/seed0/texture/stage.json"
     write_json(path, json.loads(path.read_text()) | {"inputs": {}})
-    parents = variant_contents(list(cells(results, matrix_of(PARAMS))))
+    parents = variant_contents(cells(results, matrix_of(PARAMS)), matrix_of(PARAMS))
     assert "ddpm.steps" in parents[0].params and "ddpm.steps" not in parents[1].params
     assert differing(parents) == ["synthesis.sources", "training.lr"]
 
