@@ -1,0 +1,36 @@
+"""One target per group of variants: only what it asks for, on top of what is there."""
+
+import csv
+
+import pytest
+
+pytestmark = pytest.mark.pipeline
+
+
+def test_a_group_is_one_target_with_a_table(finished):
+    cells = 2  # categories, one seed
+    planned = finished.planned("--", "ablation_score")
+    new = {"train_realnet": cells, "evaluate_realnet": cells, "make_ablation": 1}
+    assert planned == new | {"ablation_score": 1}
+    finished.snakemake("--", "ablation_score")
+    with (finished.root / "results/tables/ablation_score.csv").open() as file:
+        assert [row["variant"] for row in csv.DictReader(file)] == ["base", "score_max"]
+    assert finished.planned("--", "ablation_score") == {}
+    assert "make_report" not in finished.planned("--", "ablation_synthesis")
+
+
+def test_all_groups_at_once_and_none_by_chance(finished):
+    planned = finished.planned("--", "ablations")
+    assert planned["make_ablation"] >= 1 and planned["ablations"] == 1
+    assert "make_ablation" not in finished.planned("--forceall")
+
+
+def test_what_a_variant_needs_is_asked_where_it_is_wanted(finished):
+    group = "groups={textures: {title: Textures, variants: [base, dtd]}}"
+    dtd = "variants={dtd: {synthesis: {sources: {normal: 0.5, dtd: 0.5}, dtd_root: nowhere}}}"
+    assert finished.planned("--config", group, dtd, "--", "evaluate") == {}
+    options = "--dry-run", "--config", group, dtd, "--", "ablation_textures"
+    output = finished.snakemake(*options, ok=False)
+    assert "synthesis.dtd_root: nowhere: no such folder" in output and "Traceback" not in output
+    output = finished.snakemake("--dry-run", "results/tables/ablation_odd.csv", ok=False)
+    assert "no group of variants 'odd'" in output and "Traceback" not in output
