@@ -1,6 +1,6 @@
 """The official implementation's metrics, quirks included, so that like is compared with like.
 
-They are never the headline. What differs from ``metrics.py`` (source: the official evaluation):
+They are never the headline. What differs from ``metrics/`` (source: the official evaluation):
 
 - an image is anomalous if its *resized* mask has a pixel left, whatever its folder says;
 - an AUROC below 0.5 is replaced by 1 - AUROC;
@@ -59,9 +59,11 @@ def pro_official(maps: np.ndarray, masks: np.ndarray) -> float:
     Arguments as for :func:`official_metrics`.
     """
     largest, smallest = maps.max(), maps.min()
-    # In float32, as the official code: rounding decides on which side equal scores fall.
-    step = np.float32((largest - smallest) / np.float32(STEPS))
-    thresholds = largest - np.arange(STEPS, dtype=np.float32) * step
+    # Rounding decides on which side a score falls that is equal to a threshold. The official code
+    # runs with NumPy before 1.24 only, where a float32 scalar times a Python number is float64; the
+    # comparison with the maps is in float32.
+    step = np.float64(largest - smallest) / STEPS
+    thresholds = (np.float64(largest) - np.arange(STEPS) * step).astype(np.float32)
     normal = np.sort(maps[~masks])
     overlaps = [_overlaps(m, t, thresholds) for m, t in zip(maps, masks, strict=True) if t.any()]
     if not overlaps or not len(normal):

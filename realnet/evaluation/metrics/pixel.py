@@ -23,8 +23,10 @@ from realnet.evaluation.metrics.ranks import (
     THREADS,
     Ranks,
     Thresholds,
-    rank_images,
+    in_threads,
+    rank,
     rank_on_device,
+    rank_top,
     total,
 )
 from realnet.evaluation.metrics.regions import Regions, label_regions
@@ -42,7 +44,7 @@ class Localisation:
     limits: tuple[float, ...]
     regions: Regions
     ranks: Ranks  # of the defect pixels, region by region, among all normal pixels
-    ranks_in_normal: Ranks  # the same pixels among those of normal images alone
+    ranks_in_normal: Ranks  # the same among those of normal images alone, as far as AUPIMO needs
 
     @property
     def defect_pixels(self) -> int:
@@ -76,8 +78,7 @@ class Localisation:
         """Each region's own AU-PRO, float64 [R, limits]: the mean over regions is ``pro``."""
         if not self.defined:
             return np.full((self.regions.count, len(self.limits)), math.nan)
-        columns = [overlap_areas(self.ranks, self.regions, limit) for limit in self.limits]
-        return np.stack(columns, axis=1)
+        return overlap_areas(self.ranks, self.regions, self.limits)
 
     @cached_property
     def pro(self) -> dict[float, float]:
@@ -196,19 +197,13 @@ def _localise(
     regions = label_regions(masks)
     if on == "torch" or (on is None and on_device(margins)):
         same_shape(margins, regions.shape)
-        thresholds, pieces = _rank_torch(margins, regions, _normal(regions, labels))
+        ranks = _rank_torch(margins, regions, _normal(regions, labels))
     else:
         margins = maps(margins)
         same_shape(margins, regions.shape)
         margins = np.ascontiguousarray(margins)
-        thresholds = Thresholds.of(margins.reshape(-1)[regions.pixels])
-        pieces = _rank_numpy(thresholds, margins, binary(masks), _normal(regions, labels))
-    return Localisation(
-        tuple(limits),
-        regions,
-        total(thresholds, [ranks for ranks, _ in pieces]),
-        total(thresholds, [ranks for ranks, normal in pieces if normal]),
-    )
+        ranks = _rank_numpy(margins, binary(masks), regions, _normal(regions, labels))
+    return Localisation(tuple(limits), regions, *ranks)
 
 
 def warn_undefined(found: Localisation) -> None:
@@ -228,24 +223,27 @@ def _normal(regions: Regions, labels: Any) -> np.ndarray:
 
 
 def _rank_numpy(
-    thresholds: Thresholds, margins: np.ndarray, masks: np.ndarray, normal: np.ndarray
-) -> list[tuple[Ranks, bool]]:
-    """(ranks, whether of normal images) of pieces that the threads share evenly."""
-    most = max(1, -(-len(normal) // (2 * THREADS)))
-    pieces, kinds = [], []
-    for kind in (True, False):
-        images = np.flatnonzero(normal == kind)
-        for start in range(0, len(images), most):
-            piece = images[start : start + most]
-            run = piece[-1] - piece[0] + 1 == len(piece)  # then no copy is made of the images
-            pieces.append(slice(piece[0], piece[-1] + 1) if run else piece)
-            kinds.append(kind)
-    return list(zip(rank_images(thresholds, margins, masks, pieces), kinds, strict=True))
+    margins: np.ndarray, masks: np.ndarray, regions: Regions, normal: np.ndarray
+) -> tuple[Ranks, Ranks]:
+    """Among all normal pixels, and among those of the ``normal`` images."""
+    thresholds = Thresholds.of(margins.reshape(-1)[regions.pixels])
+    images = np.flatnonzero(normal)
+    run = len(images) and images[-1] - images[0] + 1 == len(images)  # then nothing is copied
+    chosen = slice(images[0], images[-1] + 1) if run else images
+
+    def count(piece: slice | None) -> Ranks:
+        if piece is None:
+            return rank_top(thresholds, margins[chosen].reshape(-1), AUPIMO_BOUNDS[1])
+        return rank(thresholds, margins[piece][~masks[piece]])
+
+    edges = np.linspace(0, len(margins), min(THREADS, len(margins)) + 1).astype(int).tolist()
+    pieces = [slice(start, end) for start, end in itertools.pairwise(edges)]
+    *parts, top = in_threads(count, [*pieces, None])
+    return total(thresholds, parts), top
 
 
-def _rank_torch(
-    margins: Any, regions: Regions, normal: np.ndarray
-) -> tuple[Thresholds, list[tuple[Ranks, bool]]]:
+def _rank_torch(margins: Any, regions: Regions, normal: np.ndarray) -> tuple[Ranks, Ranks]:
+    """As :func:`_rank_numpy`, counted where the tensor is."""
     import torch
 
     margins = torch.as_tensor(margins)
@@ -257,12 +255,11 @@ def _rank_torch(
     kept = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
     kept[pixels] = False
     kept = kept.view(margins.shape)
-    pieces = []
-    for wanted in (True, False):
+    parts = []
+    for wanted in (False, True):
         index = torch.from_numpy(np.flatnonzero(normal == wanted)).to(margins.device)
-        scores = margins[index][kept[index]]
-        pieces.append((rank_on_device(thresholds, scores), wanted))
-    return thresholds, pieces
+        parts.append(rank_on_device(thresholds, margins[index][kept[index]]))
+    return parts[0] + parts[1], parts[1]
 
 
 # --- plain results -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ without rounding. Only *values* of normal scores are sorted, never their positio
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,24 +116,26 @@ def rank(thresholds: Thresholds, normal: np.ndarray, name: str = "scores") -> Ra
     return Ranks(thresholds, n - right, n - left, n)
 
 
-def rank_images(
-    thresholds: Thresholds,
-    margins: np.ndarray,
-    masks: np.ndarray,
-    pieces: Sequence[slice | np.ndarray],
-) -> list[Ranks]:
-    """Ranks among the normal pixels of each piece (some of the images).
+def rank_top(thresholds: Thresholds, normal: np.ndarray, rate: float) -> Ranks:
+    """Ranks among ``normal`` as far as the false positive rate is below ``rate``.
 
-    In threads, since NumPy copies and sorts outside of Python's lock.
+    Of thresholds that let more pass, no more is known than that they do.
     """
+    n = len(normal)
+    wanted = min(n, int(np.ceil(rate * n)) + 1)
+    if not wanted:
+        return none_counted(thresholds)
+    top = rank(thresholds, normal[normal >= np.partition(normal, n - wanted)[n - wanted]])
+    return Ranks(thresholds, top.above, top.reaching, n)
 
-    def count(piece: slice | np.ndarray) -> Ranks:
-        return rank(thresholds, margins[piece][~masks[piece]])
 
-    if len(pieces) < 2 or THREADS < 2:
-        return [count(piece) for piece in pieces]
+def in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Results in order. Threads are enough: NumPy copies and sorts outside of Python's lock."""
+    if len(items) < 2 or THREADS < 2:
+        yield from map(function, items)
+        return
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(count, pieces))
+        yield from pool.map(function, items)
 
 
 def total(thresholds: Thresholds, parts: Iterable[Ranks]) -> Ranks:

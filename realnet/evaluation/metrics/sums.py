@@ -1,6 +1,7 @@
 """Sums over defect pixels, from their ranks: the areas under the curves that are never built."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,25 +9,33 @@ from realnet.evaluation.metrics.ranks import Ranks
 from realnet.evaluation.metrics.regions import Regions
 
 
-def overlap_areas(ranks: Ranks, regions: Regions, limit: float) -> np.ndarray:
-    """Area under each region's overlap curve up to ``limit``, over ``limit``: float64 [R].
+def overlap_areas(ranks: Ranks, regions: Regions, limits: Sequence[float]) -> np.ndarray:
+    """Area under each region's overlap curve up to each limit, over the limit: float64 [R, limits].
 
-    The sum of h (package docstring) over the region's pixels. At most one threshold straddles the
-    limit; for all others h is (2 n L - above - reaching) / (2 n), so whole numbers are summed.
+    The sum of h (package docstring) over the region's pixels. Thresholds ascend, so their rates
+    descend: from ``first`` on they are within the limit, and at most the one before straddles it.
+    For those within, h is (2 n L - above - reaching) / (2 n), so whole numbers are summed.
     """
     n, inverse = ranks.normals, ranks.thresholds.inverse
-    before, after = ranks.above / n, ranks.reaching / n  # float64 [U]
-    inside = after <= limit
-    count = regions.per_region(inside[inverse].astype(np.int64))
-    lost = regions.per_region(np.where(inside, ranks.wrong, 0)[inverse])
-    area = count * limit - lost / (2 * n)
-    cut = np.flatnonzero((before < limit) & ~inside)
-    if len(cut):
-        (k,) = cut
-        step = (limit - before[k]) ** 2 / (2 * (after[k] - before[k]))
-        area = area + step * regions.per_region((inverse == k).astype(np.int64))
-    # A perfect result may exceed 1, and a hopeless one fall below 0, by rounding.
-    return np.clip(area / (limit * regions.areas), 0, 1)
+    before, after = ranks.above / n, ranks.reaching / n  # float64 [U], descending
+    wrong = ranks.wrong[inverse]
+    columns = []
+    for limit in limits:
+        first = len(after) - np.count_nonzero(after <= limit)
+        if first:
+            inside = inverse >= first
+            count = regions.per_region(inside.astype(np.int64))
+            lost = regions.per_region(wrong * inside)
+        else:
+            count, lost = regions.areas, regions.per_region(wrong)
+        area = count * limit - lost / (2 * n)
+        if first and before[first - 1] < limit:
+            k = first - 1
+            step = (limit - before[k]) ** 2 / (2 * (after[k] - before[k]))
+            area = area + step * regions.per_region((inverse == k).astype(np.int64))
+        # A perfect result may exceed 1, and a hopeless one fall below 0, by rounding.
+        columns.append(np.clip(area / (limit * regions.areas), 0, 1))
+    return np.stack(columns, axis=1)
 
 
 def log_shares(ranks: Ranks, low: float, high: float) -> np.ndarray:
