@@ -46,11 +46,11 @@ class Matrix:
     datasets: dict[str, tuple[str, ...] | None]  # None: all categories
     seeds: tuple[int, ...]
     variants: tuple[str, ...]  # the first is the reference
-    folders: dict[str, str]  # variant -> folder of its evaluation (shared with base or its own)
+    # Variant, of all that are declared -> folder of its evaluation (shared with base or its own).
+    folders: dict[str, str]
     digits: int
     bootstrap: int = 1000  # resampled test sets behind an interval; 0: no intervals
     level: float = 0.95
-    declared: tuple[str, ...] = ()  # all variants that there are, run or not
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Results:
     categories: dict[str, tuple[str, ...]]
     files: dict[Cell, Path]
     cells: dict[Cell, dict[str, Any]]  # contents of the metrics files that are there
+    root: Path = Path("results")
+    listed: bool = False  # whether the files were named, and others do not count
     # Samples of resamples.py that were drawn already.
     drawn: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -187,9 +189,8 @@ def matrix_of(text: str) -> Matrix:
         },
         seeds=tuple(experiment.seeds),
         variants=tuple(experiment.variants),
-        folders={v: params.shared_variant("evaluate", v) for v in experiment.variants},
+        folders={v: params.shared_variant("evaluate", v) for v in params.variants},
         **report.model_dump(),
-        declared=tuple(params.variants),
     )
 
 
@@ -236,7 +237,8 @@ def collect(
             f"{missing[0]}{more}: not there; make it with `snakemake --cores all {missing[0]}`,"
             " or give --allow-missing"
         )
-    return Results(matrix, categories, paths, {c: read_cell(p, c) for c, p in present.items()})
+    cells = {cell: read_cell(path, cell) for cell, path in present.items()}
+    return Results(matrix, categories, paths, cells, results, bool(listed))
 
 
 def _path(results: Path, cell: Cell) -> Path:

@@ -20,7 +20,7 @@ from realnet.reporting.compare import (
     together,
 )
 from realnet.reporting.compare_inputs import KINDS
-from realnet.reporting.formats import Column, Name, Table, to_markdown
+from realnet.reporting.formats import Column, Delta, Name, Table, to_markdown
 from realnet.reporting.published import title
 from realnet.reporting.tables import TITLES
 
@@ -82,7 +82,6 @@ def _means(found: Comparison) -> Table:
         Column("a", "A", "percent"),
         Column("b", "B", "percent"),
         Column("difference", "B − A", "delta"),
-        Column("interval", "Interval", "text"),
         Column("cells", "Cells", "number"),
         Column("beyond", "Beyond noise", "number"),
         Column("within", "Within", "number"),
@@ -126,8 +125,7 @@ def _movers(found: Comparison) -> Table | None:
         Column("a", "A", "percent"),
         Column("b", "B", "percent"),
         Column("difference", "B − A", "delta"),
-        Column("interval", "Interval", "text"),
-        Column("p", "p", "text"),
+        Column("p", "p", "p"),
     ]
     moves = [
         (cell.cell, metric, move)
@@ -139,7 +137,7 @@ def _movers(found: Comparison) -> Table | None:
         return None
     moves.sort(key=lambda item: -abs(item[2].difference or 0))
     rows = [
-        [_name(cell), Name(metric, TITLES[metric]), *_numbers(move), f"{move.p:.3f}"]
+        [_name(cell), Name(metric, TITLES[metric]), *_numbers(move), move.p]
         for cell, metric, move in moves[:SHOWN]
     ]
     more = len(moves) - SHOWN
@@ -149,9 +147,9 @@ def _movers(found: Comparison) -> Table | None:
 
 def _numbers(move: Move) -> list[object]:
     a, b = (Stat(math.nan if x is None else x, None, 1) for x in (move.a, move.b))
-    if move.low is None or move.high is None or move.moved == SAME:
-        return [a, b, move.difference, ""]
-    return [a, b, move.difference, f"[{100 * move.low:.2f}, {100 * move.high:.2f}]"]
+    known = move.low is not None and move.high is not None and move.moved != SAME
+    bounds = (move.low, move.high) if known else None
+    return [a, b, None if move.difference is None else Delta(move.difference, bounds)]
 
 
 def _inputs(found: Comparison) -> Iterator[str]:

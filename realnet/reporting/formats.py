@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -21,55 +22,75 @@ class Name(NamedTuple):
     title: str
 
 
+class Delta(NamedTuple):
+    """A difference, as a fraction, with its interval where there is one."""
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+
+
 @dataclass(frozen=True)
 class Column:
-    """``text`` holds a string or a Name, ``percent`` a Stat, ``delta`` a fraction, ``published`` a
-    Number of the paper, to print as its source does, and ``number`` a count. All but ``text`` may
-    be None, where there is nothing to say.
+    """``text`` holds a string or a Name, ``percent`` a Stat, ``delta`` a Delta, ``published`` a
+    Number of the paper, to print as its source does, ``p`` a p-value and ``number`` a count. All
+    but ``text`` may be None, where there is nothing to say.
 
     ``group`` is a heading over several columns; Markdown, which has none, puts it before the title
-    of the first of them.
+    of the first of them. ``interval``: the CSV has columns for it. ``width``, of a text: share of
+    the line in LaTeX, which then breaks it.
     """
 
     key: str  # CSV header
     title: str  # header for people
-    kind: Literal["text", "percent", "delta", "published", "number"]
+    kind: Literal["text", "percent", "delta", "published", "p", "number"]
     group: str = ""
+    interval: bool = False
+    width: float | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in groups: a rule is drawn between groups; rows that hold a mean stand out."""
+    """Rows in groups: a rule is drawn between groups; rows that hold a mean stand out.
+
+    ``ranked``: keys of text columns. Among rows that agree in them, the best value of each percent
+    column is bold and the second underlined (in Markdown: in italics).
+    """
 
     title: str
     columns: Sequence[Column]
     groups: Sequence[Sequence[Sequence[Any]]]
     notes: Sequence[str]
     digits: int
+    ranked: tuple[str, ...] = ()
 
 
 def to_csv(table: Table) -> str:
-    """Percent, rounded. Each percent column has its ``_std``, empty where there is one seed, and
-    each published one its ``_certainty``."""
-    beside = {"percent": "_std", "published": "_certainty"}
+    """Percent, rounded. Each percent column has its ``_std``, empty where there is one seed, each
+    one with intervals ``_low`` and ``_high``, and each published one its ``_certainty``."""
     header: list[str] = []
     for column in table.columns:
         header.append(column.key)
-        if column.kind in beside:
-            header.append(column.key + beside[column.kind])
+        header += [f"{column.key}_std"] if column.kind == "percent" else []
+        header += [f"{column.key}_{end}" for end in ("low", "high")] if column.interval else []
+        header += [f"{column.key}_certainty"] if column.kind == "published" else []
     rows = []
     for row in _rows(table):
         fields: list[str] = []
         for column, value in zip(table.columns, row, strict=True):
             if column.kind == "text":
                 fields.append(value.key if isinstance(value, Name) else value)
-            elif column.kind == "percent":
-                both = (value.value, value.std) if value else (None, None)
-                fields += [_percent(number, table.digits, "", "") for number in both]
             elif column.kind == "published":
                 fields += [str(value.value), value.certainty] if value else ["", ""]
+            elif column.kind in ("percent", "delta"):
+                numbers = [value.value if value else None]
+                numbers += [value.std if value else None] if column.kind == "percent" else []
+                if column.interval:
+                    numbers += (value and value.interval) or (None, None)
+                fields += [_percent(number, table.digits, "", "") for number in numbers]
+            elif column.kind == "p":
+                fields.append("" if value is None else f"{value:.4g}")
             else:
-                fields.append(_text(column, value, table.digits).removeprefix("+"))
+                fields.append("" if value is None else str(value))
         rows.append(fields)
     return csv_text([header, *rows])
 
@@ -78,9 +99,15 @@ def to_markdown(table: Table) -> str:
     """A pipe table, padded so that it also reads well as plain text."""
     table = _shown(table)
     body = []
-    for row in _rows(table):
-        fields = [_text(c, v, table.digits) for c, v in zip(table.columns, row, strict=True)]
-        body.append([field and f"**{field}**" for field in fields] if _is_mean(row) else fields)
+    for row, places in zip(_rows(table), _ranks(table), strict=True):
+        fields = []
+        for column, value, place in zip(table.columns, row, places, strict=True):
+            main, tail = _text(column, value, table.digits)
+            stars = {1: "**", 2: "*"}.get(place, "")
+            marked = f"{stars}{main}{stars}{tail}" if stars else main + tail
+            mean = _is_mean(row) and marked and (not table.ranked or column.kind == "text")
+            fields.append(f"**{marked}**" if mean else marked)
+        body.append(fields)
     header = _headings(table)
     widths = [max(map(len, fields)) for fields in zip(header, *body, strict=True)]
     left = [column.kind == "text" for column in table.columns]
@@ -101,18 +128,22 @@ def to_markdown(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """A ``tabular`` to \\input; needs \\usepackage{booktabs}."""
     table = _shown(table)
-    alignment = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+    alignment = "".join(map(_alignment, table.columns))
     lines = [f"% {table.title}. Needs \\usepackage{{booktabs}}."]
     lines += [f"% {note}" for note in table.notes]
     lines += [f"\\begin{{tabular}}{{{alignment}}}", "\\toprule", *_latex_head(table)]
+    ranks = iter(_ranks(table))
     for group in table.groups:
         lines.append("\\midrule")
         for row in group:
-            fields = [
-                _escape(_text(c, v, table.digits)) for c, v in zip(table.columns, row, strict=True)
-            ]
-            if _is_mean(row):
-                fields = [f"\\textbf{{{field}}}" if field else "" for field in fields]
+            fields = []
+            for column, value, place in zip(table.columns, row, next(ranks), strict=True):
+                main, tail = map(_escape, _text(column, value, table.digits))
+                tail = tail and f" {{\\scriptsize {tail.strip()}}}"
+                if place:
+                    main = f"\\{'textbf' if place == 1 else 'underline'}{{{main}}}"
+                mean = _is_mean(row) and main and (not table.ranked or column.kind == "text")
+                fields.append(f"\\textbf{{{main}}}{tail}" if mean else main + tail)
             lines.append(" & ".join(fields) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
@@ -176,22 +207,65 @@ def _shown(table: Table) -> Table:
     )
 
 
-def _text(column: Column, value: Any, digits: int) -> str:
-    if column.kind == "text":
-        return value.title if isinstance(value, Name) else value
+def _text(column: Column, value: Any, digits: int) -> tuple[str, str]:
+    """A value, and what follows it: its interval."""
     if value is None:
-        return ""
-    if column.kind == "percent":
-        assert isinstance(value, Stat)
-        text = _percent(value.value, digits, MISSING, UNDEFINED)
-        return text if value.std is None else f"{text} ± {_percent(value.std, digits, '', '')}"
-    if column.kind == "number":
-        return str(value)
+        return "", ""
+    if column.kind == "text":
+        return (value.title if isinstance(value, Name) else value), ""
     if column.kind == "published":
         assert isinstance(value, Number)
-        return f"{value.value}{'' if value.certain else UNCERTAIN}"
-    text = _percent(value, digits, "", UNDEFINED)
-    return f"+{text}" if text[:1].isdigit() and float(text) > 0 else text
+        return f"{value.value}{'' if value.certain else UNCERTAIN}", ""
+    if column.kind in ("number", "p"):
+        return (str(value) if column.kind == "number" else p_value(value)), ""
+    assert isinstance(value, Stat | Delta)
+    tail = ""
+    if value.interval:
+        low, high = (_percent(end, digits, "", "") for end in value.interval)
+        tail = f" [{low}, {high}]"
+    if isinstance(value, Stat):
+        text = _percent(value.value, digits, MISSING, UNDEFINED)
+        spread = "" if value.std is None else f" ± {_percent(value.std, digits, '', '')}"
+        return text + spread, tail
+    text = _percent(value.value, digits, "", UNDEFINED)
+    return (f"+{text}" if text[:1].isdigit() and float(text) > 0 else text), tail
+
+
+def p_value(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def _ranks(table: Table) -> list[list[int]]:
+    """For each cell 1 if it is the best of its comparison, 2 if the second, else 0.
+
+    Values that are printed alike share their place. A second place needs a third value below.
+    """
+    rows = _rows(table)
+    ranks = [[0] * len(table.columns) for _ in rows]
+    keys = [i for i, column in enumerate(table.columns) if column.key in table.ranked]
+    sets: dict[tuple[Any, ...], list[int]] = {}
+    for k, row in enumerate(rows) if keys else ():
+        sets.setdefault(tuple(row[i] for i in keys), []).append(k)
+    for members in sets.values():
+        for i, column in enumerate(table.columns):
+            if column.kind != "percent":
+                continue
+            shown = {}
+            for k in members:
+                value = rows[k][i] and rows[k][i].value
+                if value is not None and not math.isnan(value):
+                    shown[k] = float(_percent(value, table.digits, "", ""))
+            order = sorted(set(shown.values()), reverse=True)
+            for place, best in enumerate(order[: max(0, min(2, len(order) - 1))], start=1):
+                for k, value in shown.items():
+                    ranks[k][i] = place if value == best else ranks[k][i]
+    return ranks
+
+
+def _alignment(column: Column) -> str:
+    if column.width:
+        return f"p{{{column.width:g}\\linewidth}}"
+    return "l" if column.kind == "text" else "r"
 
 
 def _percent(value: float | None, digits: int, missing: str, undefined: str) -> str:
@@ -208,9 +282,10 @@ def _escape(text: str) -> str:
         **{c: f"\\{c}" for c in "&%$#_{}"},
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
         **{"±": r"$\pm$", "Δ": r"$\Delta$", "–": "--", "−": "$-$", UNCERTAIN: r"$^\dagger$"},
+        **{"<": "$<$", "√": r"$\sqrt{}$", "“": "``", "”": "''", "’": "'"},
     }
     escaped = "".join(special.get(character, character) for character in text)
-    return f"${escaped}$" if escaped[:1] in {"+", "-"} and escaped != "--" else escaped
+    return re.sub(r"(^|[\[ ])([+-]\d[\d.]*)", r"\1$\2$", escaped)  # a sign, no hyphen
 
 
 def _spaced(notes: Sequence[str]) -> list[str]:

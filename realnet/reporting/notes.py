@@ -13,6 +13,7 @@ from realnet.reporting.collect import (
 )
 from realnet.reporting.published import Number, number, others, source, title
 from realnet.reporting.published import claims as published_claims
+from realnet.reporting.resamples import lacking
 
 WORDS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
 
@@ -22,6 +23,51 @@ def seeds(results: Results) -> str:
     if len(given) == 1:
         return f"One seed ({given[0]})."
     return f"Mean ± standard deviation over {len(given)} seeds ({', '.join(map(str, given))})."
+
+
+def intervals(results: Results) -> list[str]:
+    """What the brackets behind the numbers are, and where they are not."""
+    count, level = results.matrix.bootstrap, f"{100 * results.matrix.level:g} %"
+    if count == 0:
+        return []
+    absent = lacking(results)
+    if not _any_interval(results):
+        return ["No intervals: the evaluations have no per_image.npz; evaluate again."]
+    several = len(results.matrix.seeds) > 1
+    training = "for which ± stands" if several else "which one seed cannot tell"
+    said = [
+        f"[low, high]: {level} interval over the choice of test images ({count} resampled test"
+        f" sets, within each kind of defect). Not in it: the noise of training, {training}."
+    ]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        said.append(f"No interval with {absent[0]}{more}: no per_image.npz; evaluate again.")
+    return said
+
+
+def _any_interval(results: Results) -> bool:
+    folders = {results.files[cell].parent for cell in results.cells}
+    return results.matrix.bootstrap > 0 and len(lacking(results)) < len(folders)
+
+
+def differences(results: Results, reference: str) -> list[str]:
+    """Of tables with differences between variants."""
+    said = f"Δ: difference to {reference} before rounding, points"
+    if not _any_interval(results):
+        return [f"{said}."]
+    return [
+        f"{said}, with its interval. p: of no difference, both over the choice of test images,"
+        " paired (the same images, the same seeds); p is corrected by Holm over the variants of"
+        " this table, for each data set and metric. See docs/verdicts.md."
+    ]
+
+
+def ranks(results: Results) -> list[str]:
+    """Of tables with a best and a second."""
+    if len(results.matrix.variants) == 1:
+        return []
+    second = "; second: underlined, in Markdown in italics"
+    return [f"Best: bold{second if len(results.matrix.variants) > 2 else ''}."]
 
 
 def compared(results: Results, datasets: Sequence[str]) -> list[str]:
@@ -58,8 +104,8 @@ def protocols(results: Results) -> list[str]:
         said.append(
             "best: of all evaluations on the test set during training (training.select_every), the"
             " one with the largest mean of official image and pixel AUROC. Best − last: what this"
-            " choice adds to the same exact metric of the same run, points before rounding. Nobody"
-            " can make it without the answers."
+            " choice adds to the same exact metric of the same run, points before rounding, with"
+            " Student's interval from two seeds on. Nobody can make it without the answers."
         )
     if last:
         where = f" in {', '.join(last)}" if best else ""

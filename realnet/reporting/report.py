@@ -11,6 +11,8 @@ from realnet.io import save_figure, write_json, write_text
 from realnet.reporting import collect, formats, tables
 from realnet.reporting.overview import overview
 from realnet.reporting.summary import summary
+from realnet.reporting.verdicts import verdicts
+from realnet.reporting.verdicts_table import verdict_files
 
 
 def report(
@@ -24,6 +26,7 @@ def report(
     """
     found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
     made = all_tables(found)
+    judged = verdict_files(verdicts(found), found.matrix.digits)
     picture, absent = overview(found)
 
     write_json(results / "metrics.json", summary_metrics(found))
@@ -31,6 +34,8 @@ def report(
         write_text(results / "tables" / f"{name}.csv", formats.to_csv(table))
         write_text(results / "tables" / f"{name}.md", formats.to_markdown(table))
         write_text(results / "tables" / f"{name}.tex", formats.to_latex(table))
+    for suffix, text in judged.items():
+        write_text(results / "tables" / f"verdicts{suffix}", text)
     write_text(results / "tables" / "cells.csv", tables.cells_csv(found))
 
     save_figure(results / "figures" / "summary.png", summary(found))
@@ -53,7 +58,7 @@ def all_tables(found: collect.Results) -> dict[str, formats.Table]:
         "ablation": tables.ablation_table(found),
     }
     for dataset in found.matrix.datasets:
-        if dataset in (*made, "cells"):
+        if dataset in (*made, "verdicts", "cells") or dataset.startswith("ablation_"):
             raise UserError(f"data set {dataset}: a table has that name; rename the data set")
     return made | {d: tables.dataset_table(found, d) for d in found.matrix.datasets}
 

@@ -56,6 +56,15 @@ def rules_table() -> str:
     return "\n".join(["| of a | verdict | where |", "| --- | --- | --- |", *rows])
 
 
+def rules_sentences() -> list[str]:
+    """RULES as one paragraph for each kind."""
+    said = []
+    for kind, start in (("number", "A number is"), ("claim", "A claim is"), ("both", "Either is")):
+        parts = [f"{v}: {rule}" for (of, v), rule in RULES.items() if of == kind]
+        said.append(f"{start} {'; '.join(parts)}.")
+    return said
+
+
 def judge_number(
     published: float,
     ours: float | None,

@@ -1,5 +1,7 @@
 """What the tables say; how they are written is in ``formats.py``, their notes in ``notes.py``."""
 
+import math
+import statistics
 from collections.abc import Sequence
 
 from realnet.reporting import notes
@@ -14,8 +16,11 @@ from realnet.reporting.collect import (
     Stat,
     under,
 )
-from realnet.reporting.formats import Column, Name, Table, csv_text
+from realnet.reporting.differences import paired_differences
+from realnet.reporting.formats import Column, Delta, Name, Table, csv_text
 from realnet.reporting.published import Number, mean, number, title
+from realnet.reporting.resamples import with_interval
+from realnet.reporting.rules import seed_interval
 
 TITLES = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
 
@@ -37,12 +42,16 @@ def main_table(results: Results) -> Table:
         rows.append([_name(dataset), count, *_compared(ours, published[-1])])
     said = [
         f"Variant {reference}, percent; means over categories. {notes.seeds(results)}",
+        *notes.intervals(results),
         *notes.compared(results, list(matrix.datasets)),
     ]
     groups = [rows]
     if len(rows) > 1:
         means = [mean(list(values), matrix.digits) for values in zip(*published, strict=True)]
-        ours = [(results.overall(reference, m), _official_overall(results, m)) for m in METRICS]
+        ours = [
+            (with_interval(results, None, reference, MEAN, m), _official_overall(results, m))
+            for m in METRICS
+        ]
         label = Name(MEAN, f"mean of {len(rows)} data sets")
         groups.append([[label, None, *_compared(ours, means)]])
         said.append("The last row counts each data set once, however many categories it has.")
@@ -65,6 +74,7 @@ def dataset_table(results: Results, dataset: str) -> Table:
     ]
     said = [
         f"Variant {reference}, percent. {notes.seeds(results)}",
+        *notes.intervals(results),
         *notes.compared(results, [dataset]),
     ]
     heading = f"{title(dataset)}: RealNet ({reference})"
@@ -80,7 +90,7 @@ def protocols_table(results: Results) -> Table:
         Column("metric", "Metric", "text"),
         Column(STRICT_LAST, "Strict, last", "percent"),
         Column(STRICT_BEST, "Strict, best", "percent"),
-        Column("best_minus_last", "Best − last", "delta"),
+        Column("best_minus_last", "Best − last", "delta", interval=True),
         Column(OFFICIAL_LAST, "Official, last", "percent"),
         Column(OFFICIAL_BEST, "Official, best", "percent"),
         Column("paper", "Paper", "published"),
@@ -99,7 +109,7 @@ def protocols_table(results: Results) -> Table:
                 # The paper's numbers are of the method itself.
                 whole = variant == reference
                 paper = _published(results, dataset, MEAN, metric) if whole else None
-                strict = (last, best, _difference(best, last))
+                strict = (last, best, _worth(results, dataset, variant, metric))
                 compared = (paper, _difference(official_best or official_last, paper))
                 name = Name(metric, TITLES[metric])
                 official = (official_last, official_best)
@@ -118,49 +128,61 @@ def per_category_table(results: Results) -> Table:
         Column("dataset", "Data set", "text"),
         Column("variant", "Variant", "text"),
         Column("category", "Category", "text"),
-        *(Column(m, TITLES[m], "percent") for m in METRICS),
+        *(Column(m, TITLES[m], "percent", interval=True) for m in METRICS),
     ]
     groups = [
         [
             [_name(dataset), variant, category]
-            + [results.stat(dataset, variant, category, m) for m in METRICS]
+            + [with_interval(results, dataset, variant, category, m) for m in METRICS]
             for category in results.rows(dataset)
         ]
         for dataset in results.matrix.datasets
         for variant in results.matrix.variants
     ]
-    said = [f"Last checkpoint, percent. {notes.seeds(results)}", *notes.masks(results)]
-    return Table("Variants by category", columns, groups, said, results.matrix.digits)
+    said = [
+        f"Last checkpoint, percent. {notes.seeds(results)}",
+        *notes.intervals(results),
+        *notes.ranks(results),
+        *notes.masks(results),
+    ]
+    ranked = ("dataset", "category")
+    return Table("Variants by category", columns, groups, said, results.matrix.digits, ranked)
 
 
 def ablation_table(results: Results) -> Table:
-    """One row per variant: mean over categories, and the difference to the reference variant."""
-    reference = results.matrix.variants[0]
+    """One row per variant: mean over categories, and the paired difference to the first one."""
+    reference, *others = results.matrix.variants
     columns = [
         Column("dataset", "Data set", "text"),
         Column("variant", "Variant", "text"),
-        *(Column(m, TITLES[m], "percent") for m in METRICS),
-        *(Column(f"delta_{m}", f"Δ {TITLES[m]}", "delta") for m in METRICS),
     ]
+    for m in METRICS:
+        columns += [
+            Column(m, "mean", "percent", TITLES[m], interval=True),
+            Column(f"delta_{m}", "Δ", "delta", TITLES[m], interval=True),
+            Column(f"p_{m}", "p", "p", TITLES[m]),
+        ]
     groups = []
     for dataset in results.matrix.datasets:
-        base = [results.stat(dataset, reference, MEAN, m) for m in METRICS]
-        rows = []
-        for variant in results.matrix.variants:
-            stats = [results.stat(dataset, variant, MEAN, m) for m in METRICS]
-            deltas = [
-                None if variant == reference else _difference(s, b)
-                for s, b in zip(stats, base, strict=True)
-            ]
-            rows.append([_name(dataset), variant, *stats, *deltas])
-        groups.append(rows)
+        rows = {v: [_name(dataset), v] for v in results.matrix.variants}
+        for m in METRICS:
+            for variant, row in rows.items():
+                row.append(with_interval(results, dataset, variant, MEAN, m))
+            rows[reference] += [None, None]
+            for found in paired_differences(results, results.matrix.variants, m, dataset):
+                bounds = None if found.low is None else (found.low, found.high)
+                delta = None if found.difference is None else Delta(found.difference, bounds)
+                rows[found.variant] += [delta, found.p_holm]
+        groups.append(list(rows.values()))
     said = [
-        f"Mean over categories, last checkpoint, percent. {notes.seeds(results)}"
-        f" Δ: difference to {reference} before rounding, points.",
+        f"Mean over categories, last checkpoint, percent. {notes.seeds(results)}",
+        *notes.intervals(results),
+        *(notes.differences(results, reference) if others else []),
+        *notes.ranks(results),
         *notes.claims(results),
         *notes.masks(results),
     ]
-    return Table("Variants", columns, groups, said, results.matrix.digits)
+    return Table("Variants", columns, groups, said, results.matrix.digits, ("dataset",))
 
 
 def cells_csv(results: Results) -> str:
@@ -197,7 +219,7 @@ def _compared_columns() -> list[Column]:
         column
         for m in METRICS
         for column in (
-            Column(m, "strict", "percent", TITLES[m]),
+            Column(m, "strict", "percent", TITLES[m], interval=True),
             Column(f"official_{m}", "official", "percent", TITLES[m]),
             Column(f"paper_{m}", "paper", "published", TITLES[m]),
             Column(f"delta_{m}", "Δ", "delta", TITLES[m]),
@@ -217,7 +239,7 @@ def _ours(
         _given(results.stat(dataset, variant, category, under(protocol, metric)))
         for protocol in (OFFICIAL_BEST, OFFICIAL_LAST)
     )
-    return results.stat(dataset, variant, category, metric), best or last
+    return with_interval(results, dataset, variant, category, metric), best or last
 
 
 def _official_overall(results: Results, metric: str) -> Stat | None:
@@ -250,11 +272,23 @@ def _given(stat: Stat) -> Stat | None:
     return None if stat.value is None else stat
 
 
-def _difference(one: Stat | None, other: Stat | Number | None) -> float | None:
-    """As fractions; None where one is not there, NaN where one is undefined."""
+def _difference(one: Stat | None, other: Stat | Number | None) -> Delta | None:
+    """None where one is not there, NaN where one is undefined."""
     if one is None or other is None or one.value is None or other.value is None:
         return None
-    return one.value - (other.value / 100 if isinstance(other, Number) else other.value)
+    return Delta(one.value - (other.value / 100 if isinstance(other, Number) else other.value))
+
+
+def _worth(results: Results, dataset: str, variant: str, metric: str) -> Delta | None:
+    """Best minus last of the exact metric, with its interval over seeds from two on."""
+    best = results.by_seed(dataset, variant, MEAN, under(STRICT_BEST, metric))
+    last = results.by_seed(dataset, variant, MEAN, metric)
+    values = [best[seed] - last[seed] for seed in best if seed in last]
+    if not values:
+        return None
+    level = results.matrix.level
+    undefined = any(map(math.isnan, values))
+    return Delta(statistics.fmean(values), None if undefined else seed_interval(values, level))
 
 
 def _name(dataset: str) -> Name:

@@ -20,6 +20,7 @@ from realnet.reporting.collect import (
     OFFICIAL_LAST,
     STRICT_BEST,
     Results,
+    collect,
     under,
 )
 from realnet.reporting.published import Number, number, paper
@@ -66,9 +67,27 @@ class Verdict:
 def verdicts(found: Results) -> list[Verdict]:
     """Numbers, then claims, then claims tested in kind, then what the test set's choice is worth.
 
-    Of the reference variant, but for claims, which name their own two.
+    Of the reference variant, but for claims, which name their own two. Those may be evaluated
+    without being among the experiment's, as by ``snakemake ablations``.
     """
-    return [*_numbers(found), *_claims(found), *_selection(found)]
+    return [*_numbers(found), *_claims(_with_claimed(found)), *_selection(found)]
+
+
+def _with_claimed(found: Results) -> Results:
+    """With the cells of all variants that a claim names, as far as they are there."""
+    named = [
+        variant
+        for claim in paper()["claims"]
+        for variant in (*_declared(found, claim["variants"]), *claim["stand_ins"].values())
+        if variant in found.matrix.folders
+    ]
+    if found.listed:  # other files are not to be looked at
+        return found
+    variants = tuple(dict.fromkeys((*found.matrix.variants, *named)))
+    # All data sets with the categories of the report.
+    matrix = replace(found.matrix, variants=variants, datasets=dict(found.categories))
+    wider = collect(found.root, matrix, allow_missing=True)
+    return replace(wider, drawn=found.drawn)
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -122,7 +141,7 @@ def _number(found: Results, dataset: str, category: str, metric: str, published:
     if len(values) == 1:
         notes.append("one seed: the noise of training is unknown")
     elif expected:
-        notes.append(f"one more training: {expected[0]:.1f} to {expected[1]:.1f}")
+        notes.append(f"one more training: {expected[0]:.1f} to {min(100, expected[1]):.1f}")
     if verdict == FAILED and ours > published.value:
         notes.append("ours is higher")
     return replace(
@@ -220,21 +239,22 @@ def _test(found: Results, claim: dict[str, Any], dataset: str, metric: str, in_k
     chosen, notes = [], []
     for name in _declared(found, claim["variants"]):
         stand_in = claim["stand_ins"].get(name)
-        if name not in found.matrix.variants and in_kind and stand_in in found.matrix.variants:
+        if in_kind and not _ran(found, dataset, name) and _ran(found, dataset, stand_in):
             notes.append(f"{stand_in} stands in for {name}")
             chosen.append(stand_in)
         else:
             chosen.append(name)
     said = replace(said, variants=tuple(chosen))
-    missing = [name for name in chosen if name not in found.matrix.variants]
+    missing = [name for name in chosen if not _ran(found, dataset, name)]
     if missing:
-        note = f"variant {' and '.join(missing)} not in the experiment"
+        note = f"not evaluated, or not in all categories: variant {' and '.join(missing)}"
         return _Test(replace(said, note=note), in_kind, math.nan)
     first, second = (found.by_seed(dataset, v, MEAN, metric) for v in chosen)
     both = [seed for seed in first if seed in second]
     samples = difference_samples(found, dataset, *chosen, MEAN, metric)
-    if not both or samples is None or np.isnan(samples).any():
-        note = "not evaluated" if not both else "no interval: no statistics of the test images"
+    if samples is None or np.isnan(samples).any():
+        same = len(both) == len(first) == len(second)
+        note = "no statistics of the test images, or no masks" if same else "not the same seeds"
         return _Test(replace(said, note=note), in_kind, math.nan)
     values = [first[seed] - second[seed] for seed in both]
     samples = with_seeds(samples, values, f"{claim['statement']}/{dataset}/{metric}")
@@ -252,9 +272,16 @@ def _test(found: Results, claim: dict[str, Any], dataset: str, metric: str, in_k
     return _Test(said, in_kind, two_sided_p(samples))
 
 
+def _ran(found: Results, dataset: str, variant: str | None) -> bool:
+    """Whether it was evaluated, in all categories of at least one seed."""
+    if variant not in found.matrix.variants:
+        return False
+    return bool(found.by_seed(dataset, variant, MEAN, METRICS[0]))
+
+
 def _declared(found: Results, variants: list[str]) -> list[str]:
     """Without a variant ``sdas``, the base is that: trained on SDAS alone, as in the paper."""
-    absent = "sdas" not in found.matrix.declared
+    absent = "sdas" not in found.matrix.folders
     return ["base" if name == "sdas" and absent else name for name in variants]
 
 

@@ -23,7 +23,7 @@ from realnet.errors import UserError
 from realnet.params import PROJECT, load
 from realnet.reporting import report
 from realnet.reporting.collect import Results, collect, matrix_of
-from realnet.reporting.formats import Column, Table, to_csv, to_latex, to_markdown
+from realnet.reporting.formats import Column, Delta, Table, to_csv, to_latex, to_markdown
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 METRICS = ("image_auroc", "pixel_auroc", "pro")
@@ -101,7 +101,7 @@ def test_tables_equal_the_golden_files(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix())
     produced = sorted((tmp_path / "tables").iterdir())
-    assert len(produced) == 3 * (4 + len(CATEGORIES)) + 1
+    assert len(produced) == 3 * (5 + len(CATEGORIES)) + 1
     if os.environ.get("REGOLD"):
         for path in produced:
             (GOLDEN / path.name).write_bytes(path.read_bytes())
@@ -278,7 +278,8 @@ def test_allow_missing_prints_dashes_and_no_mean_of_a_part(tmp_path: Path):
     assert values["right_half"]["pro"] is not None
     text = (tmp_path / "tables" / "ablation.md").read_text()
     (line,) = [row for row in text.splitlines() if "bolts_m8" in row and "sdas" in row]
-    assert [field.strip() for field in line.split("|")[3:6]] == ["–"] * 3
+    fields = [field.strip() for field in line.split("|")]
+    assert fields[3:6] == ["–", "", fields[5]] and fields.count("–") == 3
     assert "--" in (tmp_path / "tables" / "ablation.tex").read_text()
 
 
@@ -393,7 +394,8 @@ def test_latex_is_escaped_and_balanced(tmp_path: Path):
     for path in (tmp_path / "tables").glob("*.tex"):
         lines = [line for line in path.read_text().splitlines() if not line.startswith("%")]
         body = [line for line in lines if line.endswith(r"\\")]
-        columns = len(lines[0].removeprefix(r"\begin{tabular}{").removesuffix("}"))
+        alignment = re.sub(r"p{[^}]*}", "l", lines[0].removeprefix(r"\begin{tabular}"))
+        columns = len(alignment.strip("{}"))
         spans = re.compile(r"\\multicolumn{(\d+)}")
         for line in body:
             cells = [spans.match(cell.strip()) for cell in line.split(" & ")]
@@ -418,7 +420,7 @@ def test_every_special_character_of_latex_is_escaped():
     ("value", "text"), [(-0.0001, "0.0"), (0.0001, "0.0"), (0.0149, "+1.5"), (-0.02, "-2.0")]
 )
 def test_differences_have_a_sign_but_zero_has_none(value: float, text: str):
-    table = Table("t", [Column("d", "Δ", "delta")], [[[value]]], [], 1)
+    table = Table("t", [Column("d", "Δ", "delta")], [[[Delta(value)]]], [], 1)
     assert f" {text} |" in to_markdown(table)
     assert to_csv(table).splitlines()[1] == text.removeprefix("+")
 

@@ -10,9 +10,9 @@ REPORT = [
     *expand("results/figures/{figure}.png", figure=["summary", "overview"]),
 ]
 # In Snakemake's own report.
-SHOWN = {f"{name}.csv" for name in ("main", "protocols", *MATRIX)} | {
-    os.path.basename(path) for path in REPORT if path.endswith(".png")
-}
+SHOWN = {
+    f"{name}.csv" for name in ("main", "protocols", "ablation", "verdicts", *MATRIX)
+} | {os.path.basename(path) for path in REPORT if path.endswith(".png")}
 TRACKED = "results/tracking/runs.json"
 RENDER = "report --results results --params {params.cfg:q}"
 
@@ -21,6 +21,7 @@ rule make_report:
     input:
         metrics=EVALUATED,
         scores=layer("evaluate", "scores.npz"),
+        per_image=layer("evaluate", "per_image.npz"),
         code=code("report"),
     output:
         [

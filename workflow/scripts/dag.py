@@ -39,7 +39,7 @@ CODE = {
 }
 
 # In results/tables, beside one for each data set.
-TABLES = ("main", "protocols", "per_category", "ablation")
+TABLES = ("main", "protocols", "per_category", "ablation", "verdicts")
 
 # Imported everywhere, but no result follows from them: the values that a stage reads from its
 # parameters are a trigger of their own, and the rest words errors and records.
