@@ -309,7 +309,7 @@ def official_case(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return expit(margins).astype(np.float32), masks
 
 
-@pytest.mark.parametrize("kind", ["plain", "saturated"])
+@pytest.mark.parametrize("kind", ["plain", "saturated", "grid"])
 @pytest.mark.parametrize("seed", range(2))
 def test_official_pro(kind: str, seed: int):
     maps, masks = official_case(kind, seed)
