@@ -41,6 +41,9 @@ CODE = {
 # In results/tables, beside one for each data set.
 TABLES = ("main", "protocols", "per_category", "ablation", "verdicts")
 
+# What may lie beside a module as a part of it.
+BESIDE = {".yaml", ".j2", ".css", ".js"}
+
 # Imported everywhere, but no result follows from them: the values that a stage reads from its
 # parameters are a trigger of their own, and the rest words errors and records.
 NOT_CODE = {"realnet", "realnet.errors", "realnet.params", "realnet.sections", "realnet.provenance"}
@@ -248,8 +251,8 @@ def closure(module: str, root: Path = PROJECT) -> list[str]:
     """The files of ``module`` and of every project module it imports, relative to ``root``.
 
     Found in the syntax tree, so nothing is imported and an import inside a function counts.
-    Tables that a module names beside it (`foreground.yaml`) count as code. UserError: no such
-    module.
+    Files that a module names beside it (`foreground.yaml`, `style.css`) count as code. UserError:
+    no such module.
     """
     if _source(module, root) is None:
         raise UserError(f"workflow/scripts/dag.py: CODE names {module}, which is no module here")
@@ -266,7 +269,8 @@ def closure(module: str, root: Path = PROJECT) -> list[str]:
     files = {_source(name, root) for name in found}
     for file in set(files):
         text = file.read_text(encoding="utf-8")
-        files |= {table for table in file.parent.glob("*.yaml") if f'"{table.name}"' in text}
+        beside = (path for path in file.parent.iterdir() if path.suffix in BESIDE)
+        files |= {path for path in beside if f'"{path.name}"' in text}
     return sorted(file.relative_to(root).as_posix() for file in files)
 
 
