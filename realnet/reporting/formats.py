@@ -99,7 +99,7 @@ def to_markdown(table: Table) -> str:
     """A pipe table, padded so that it also reads well as plain text."""
     table = _shown(table)
     body = []
-    for row, places in zip(_rows(table), _ranks(table), strict=True):
+    for row, places in zip(_rows(table), ranks(table), strict=True):
         fields = []
         for column, value, place in zip(table.columns, row, places, strict=True):
             main, tail = _text(column, value, table.digits)
@@ -132,7 +132,7 @@ def to_latex(table: Table) -> str:
     lines = [f"% {table.title}. Needs \\usepackage{{booktabs}}."]
     lines += [f"% {note}" for note in table.notes]
     lines += [f"\\begin{{tabular}}{{{alignment}}}", "\\toprule", *_latex_head(table)]
-    ranks = iter(_ranks(table))
+    ranks = iter(ranks(table))
     for group in table.groups:
         lines.append("\\midrule")
         for row in group:
@@ -235,7 +235,7 @@ def p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-def _ranks(table: Table) -> list[list[int]]:
+def ranks(table: Table) -> list[list[int]]:
     """For each cell 1 if it is the best of its comparison, 2 if the second, else 0.
 
     Values that are printed alike share their place. A second place needs a third value below.
