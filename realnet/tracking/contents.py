@@ -82,12 +82,13 @@ def lineage(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested mappings as ``section.key``: text; lists and None as JSON.
 
-    Mappings whose entries mean something only together are one value: ``normal 0.5, sdas 0.5``.
+    Mappings whose entries mean something only together are one value: ``sdas 0.5, normal 0.5``.
     """
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and key in WHOLE:
-            parts = (f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in value.items())
+            entries = sorted(value.items(), key=lambda entry: entry[0] == "normal")  # says least
+            parts = (f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in entries)
             flat[f"{prefix}{key}"] = ", ".join(parts) or "none"
         elif isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")

@@ -61,8 +61,7 @@ def track(
             written, made = _upsert(client, experiment, parents, found)
             shown = [(cell, written[cell.key]["run_id"]) for cell in found if cell.key in chosen]
             registered = register(client, experiment, shown, copy_limit)
-            ids = [written[parent.key]["run_id"] for parent in parents]
-            for key, value in views(parents, found, ids).items():
+            for key, value in views(parents, found).items():
                 client.set_experiment_tag(experiment, key, value)
             now = datetime.datetime.now(datetime.UTC).isoformat()
             client.set_experiment_tag(experiment, "realnet.tracked", now)

@@ -16,7 +16,6 @@ from realnet.tracking.names import HEADLINE, QUALITY
 RUNS, VARIANTS, CELLS = "realnet", "variants", "cells"  # names of the views
 AXES = 5  # parameters in a plot of parallel coordinates; more cannot be read
 BARS = 30  # runs in a bar chart
-ROWS = 40  # cells up to which the tree opens with all its branches
 TREE = "attributes.start_time"  # MLflow nests children only where this is the order
 
 Chart = dict[str, Any]
@@ -32,10 +31,8 @@ def links(experiment: str) -> dict[str, str]:
     }
 
 
-def views(
-    variants: Sequence[Content], cells: Sequence[Content], ids: Sequence[str]
-) -> dict[str, str]:
-    """Tag -> value of the views in :func:`links`; ``ids`` of the variants' runs."""
+def views(variants: Sequence[Content], cells: Sequence[Content]) -> dict[str, str]:
+    """Tag -> value of the views in :func:`links`."""
     names = {name for run in (*variants, *cells) for name in run.metrics}
     drawn = tuple(curve.prefix for cell in cells for curve in cell.curves)
     losses = [name for name in LOSSES if name.startswith(drawn)]
@@ -67,9 +64,8 @@ def views(
         "What differs": [differences],
     }
     of_cells = {"Per step": lines, "Cell by cell": [*bars, price]}
-    open_tree = {"runsExpanded": dict.fromkeys(ids, True)} if len(cells) <= ROWS else {}
     states = {
-        RUNS: _state(of_variants | {"Per step": lines}, names, "", TREE) | open_tree,
+        RUNS: _state(of_variants | {"Per step": lines}, names, "", TREE),
         VARIANTS: _state(of_variants, {*names, *losses}, "tags.level = 'variant'"),
         CELLS: _state(of_cells, names, "tags.level = 'cell'"),
     }
