@@ -616,6 +616,9 @@ def test_inputs_that_do_not_go_together(arrays, category, tmp_path):
         measure(arrays[0], maps)
     with pytest.raises(UserError, match="no such folder of masks"):
         measure(maps, tmp_path / "none")
+    with pytest.raises(UserError, match=r"maps.pt: no such file"):
+        measure(tmp_path / "maps.pt", arrays[1])
+    (tmp_path / "maps.pt").write_bytes(b"torch")
     with pytest.raises(UserError, match=r"maps.pt: unknown kind of file; expected .npy, .npz"):
         measure(tmp_path / "maps.pt", arrays[1])
     with pytest.raises(UserError, match="--suffix and --subset are for folders"):
@@ -653,6 +656,29 @@ def test_wrong_labels(arrays, tmp_path, file, content, message):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
         measure(arrays[0], arrays[1], path)
+
+
+def test_images_without_kinds_need_masks_or_labels(category, tmp_path):
+    margins, masks = category
+    for name, values in zip("abc", margins, strict=False):
+        write(tmp_path / f"maps/{name}.tiff", values)
+    write(tmp_path / "truth/a.png", masks[0])
+    maps, truth, table = tmp_path / "maps", tmp_path / "truth", tmp_path / "labels.csv"
+    with pytest.raises(UserError, match=r"maps/b and 1 more: no mask; .* or give --labels"):
+        measure(maps, truth)
+    table.write_text("path,label\na.png,1\nb.png,0\nc.png,0\n")
+    masks[1:] = 0
+    assert measure(maps, truth, table)["pro"] == pixel_metrics(margins[:3], masks[:3])["pro"]
+    table.write_text("path,label\na.png,1\nb.png,0\nc.png,1\n")
+    with pytest.raises(UserError, match=r"c.tiff: anomalous in .*labels.csv, but without a mask"):
+        measure(maps, truth, table)
+
+
+def test_a_detector_that_is_upside_down_is_told(arrays):
+    np.save(arrays[0], -arrays[2])
+    result = measure(*arrays[:2])
+    assert result["pixel_auroc"] < 0.5
+    assert any(note.startswith("pixel_auroc is below 0.5") for note in result["notes"])
 
 
 def test_labels_that_name_no_image_or_two(category, tmp_path):

@@ -98,6 +98,11 @@ def _measure(
     if passed is None:
         notes.append(f"{', '.join(PIXEL_METRICS)}: undefined, no masks")
     notes += _notes(reader, passed, statistics)
+    notes += [
+        f"{key} is below 0.5: are larger scores more anomalous, and do maps and masks match?"
+        for key in ("image_auroc", "pixel_auroc")
+        if measured[key] < 0.5
+    ]
     for note in notes:
         print(f"realnet metrics: {note}", file=sys.stderr)
     result = measured | {

@@ -54,6 +54,8 @@ def read_array(given: Path) -> np.ndarray:
     UserError: as :func:`read_arrays`; another extension; several arrays and no key; no such key.
     """
     path, key = named_array(given)
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
     if path.suffix not in STACKS:
         raise UserError(
             f"{path}: unknown kind of file; expected .npy, .npz, or a folder of"

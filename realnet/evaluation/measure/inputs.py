@@ -34,6 +34,7 @@ class Images:
     labels: np.ndarray | None = None  # bool [N]
     kinds: list[str] | None = None  # of defect, GOOD for normal images
     scores: np.ndarray | None = None  # float64 [N], of whole images
+    without_mask: frozenset[int] = frozenset()  # images of a folder of masks that has none for them
     logits: bool = False  # known to be margins, whose sigmoid is the probability
 
 
@@ -64,6 +65,9 @@ def open_images(
     if labels is not None:
         truth, kinds = read_labels(labels, count, names)
         images = _with(images, labels=truth, kinds=kinds or _agreeing(images.kinds, truth))
+        bare = [k for k in np.flatnonzero(truth) if k in images.without_mask]
+        if bare:
+            raise UserError(f"{images.names[bare[0]]}: anomalous in {labels}, but without a mask")
     if image_scores is not None:
         images = _with(images, scores=read_scores(image_scores, count, names))
     return images
@@ -105,6 +109,9 @@ def _from_folder(
         names=[str(pair.map) for pair in found],
         map_of=lambda index: read_map(found[index].map),
         mask_of=mask_of if masks is not None else None,
+        without_mask=frozenset(
+            k for k, pair in enumerate(found) if masks is not None and pair.mask is None
+        ),
         labels=np.array([kind != GOOD for kind in kinds]) if known else None,
         kinds=kinds if known else None,
     )
