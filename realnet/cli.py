@@ -455,7 +455,7 @@ def metrics(
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help=".npy [N] or .csv (path, label). [folder not good, or mask not empty]"),
+        typer.Option(help=".npy [N] or .csv (path, label). Default: by folder (good) or mask."),
     ] = None,
     image_scores: Annotated[
         Path | None, typer.Option(help=".npy [N] or .csv (path, score), instead of map maxima.")
