@@ -132,12 +132,12 @@ def to_latex(table: Table) -> str:
     lines = [f"% {table.title}. Needs \\usepackage{{booktabs}}."]
     lines += [f"% {note}" for note in table.notes]
     lines += [f"\\begin{{tabular}}{{{alignment}}}", "\\toprule", *_latex_head(table)]
-    ranks = iter(ranks(table))
+    placed = iter(ranks(table))
     for group in table.groups:
         lines.append("\\midrule")
         for row in group:
             fields = []
-            for column, value, place in zip(table.columns, row, next(ranks), strict=True):
+            for column, value, place in zip(table.columns, row, next(placed), strict=True):
                 main, tail = map(_escape, _text(column, value, table.digits))
                 tail = tail and f" {{\\scriptsize {tail.strip()}}}"
                 if place:
@@ -241,7 +241,7 @@ def ranks(table: Table) -> list[list[int]]:
     Values that are printed alike share their place. A second place needs a third value below.
     """
     rows = _rows(table)
-    ranks = [[0] * len(table.columns) for _ in rows]
+    found = [[0] * len(table.columns) for _ in rows]
     keys = [i for i, column in enumerate(table.columns) if column.key in table.ranked]
     sets: dict[tuple[Any, ...], list[int]] = {}
     for k, row in enumerate(rows) if keys else ():
@@ -258,8 +258,8 @@ def ranks(table: Table) -> list[list[int]]:
             order = sorted(set(shown.values()), reverse=True)
             for place, best in enumerate(order[: max(0, min(2, len(order) - 1))], start=1):
                 for k, value in shown.items():
-                    ranks[k][i] = place if value == best else ranks[k][i]
-    return ranks
+                    found[k][i] = place if value == best else found[k][i]
+    return found
 
 
 def _alignment(column: Column) -> str:
