@@ -31,7 +31,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 # What the code of a registered model imports, beside MLflow.
 REQUIRED = (
     *("torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "scikit-learn"),
-    *("pandas", "pillow", "pydantic", "pyyaml", "tqdm"),
+    *("opencv-python-headless", "pandas", "pillow", "pydantic", "pyyaml", "tqdm"),
 )
 
 
