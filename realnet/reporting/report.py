@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from realnet.errors import UserError
-from realnet.io import save_figure, write_json, write_text
+from realnet.io import write_json, write_text
 from realnet.reporting import collect, formats, tables
+from realnet.reporting.figures import make_figures, write_figures
+from realnet.reporting.figures.ablation import groups_of
+from realnet.reporting.figures.made import Drawn, Skipped
+from realnet.reporting.figures.style import PICTURES
+from realnet.reporting.overview import CAPTION as OVERVIEW
 from realnet.reporting.overview import overview
+from realnet.reporting.summary import CAPTION as SUMMARY
 from realnet.reporting.summary import summary
 from realnet.reporting.verdicts import verdicts
 from realnet.reporting.verdicts_table import verdict_files
@@ -20,14 +26,15 @@ def report(
 ) -> None:
     """Write ``metrics.json``, ``tables/`` and ``figures/`` under ``results``.
 
-    ``params``: a parameter file or JSON of experiment, variants and report; ``metrics``: the
+    ``params``: a parameter file or JSON of experiment, variants, report and, for the figure of
+    ablations, groups; ``metrics``: the
     evaluation's metrics files, or empty to look for them under ``results``. See the package's
     docstring. UserError for a missing or malformed file, before anything is written.
     """
     found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
     made = all_tables(found)
     judged = verdict_files(verdicts(found), found.matrix.digits)
-    picture, absent = overview(found)
+    figures, absent = all_figures(found, results, params)
 
     write_json(results / "metrics.json", summary_metrics(found))
     for name, table in made.items():
@@ -38,15 +45,28 @@ def report(
         write_text(results / "tables" / f"verdicts{suffix}", text)
     write_text(results / "tables" / "cells.csv", tables.cells_csv(found))
 
-    save_figure(results / "figures" / "summary.png", summary(found))
-    if picture is not None:
-        save_figure(results / "figures" / "overview.png", picture, dpi=120)
-    else:  # one from an earlier state of the files would show something else
-        (results / "figures" / "overview.png").unlink(missing_ok=True)
+    index = write_figures(figures, results / "figures")
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        what = "overview.png is incomplete" if picture is not None else "no overview.png"
+        drawn = any(figure["name"] == "overview" for figure in index["figures"])
+        what = "overview.png is incomplete" if drawn else "no overview.png"
         print(f"realnet report: {what}: {absent[0]}{more} not found", file=sys.stderr)
+
+
+def all_figures(
+    found: collect.Results, results: Path, params: str
+) -> tuple[list[Drawn | Skipped], list[str]]:
+    """Every figure, or why it is not there; and the files of the overview that were not found."""
+    picture, absent = overview(found)
+    figures = [Drawn("summary", "Metrics at a glance", SUMMARY, summary(found))]
+    heading = "Test images, ground truth and heat maps"
+    if picture is not None:
+        figures.append(Drawn("overview", heading, OVERVIEW, picture, dpi=PICTURES))
+    else:
+        reason = "no scores.npz of the reference variant beside the metrics files"
+        figures.append(Skipped("overview", heading, reason))
+    figures += make_figures(found, results, groups_of(params))
+    return figures, absent
 
 
 def all_tables(found: collect.Results) -> dict[str, formats.Table]:

@@ -8,6 +8,8 @@ REPORT = [
     ),
     "results/tables/cells.csv",
     *expand("results/figures/{figure}.png", figure=["summary", "overview"]),
+    # Names all figures: which there are depends on the data.
+    "results/figures/index.json",
 ]
 # In Snakemake's own report.
 SHOWN = {
@@ -38,7 +40,7 @@ rule make_report:
     conda:
         "../envs/realnet.yaml"
     params:
-        cfg=report_cfg("variants", "report"),
+        cfg=report_cfg("variants", "report", "groups"),
     shell:
         stage(RENDER)
 
@@ -78,6 +80,6 @@ rule tables:
     conda:
         "../envs/realnet.yaml"
     params:
-        cfg=report_cfg("variants", "report"),
+        cfg=report_cfg("variants", "report", "groups"),
     shell:
         stage(f"{RENDER} --allow-missing")
