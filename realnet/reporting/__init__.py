@@ -15,7 +15,9 @@ paper's order), then come other data sets by name.
 under ``<results>/evaluate``. ``all`` means the categories of the listed files or, without them,
 those of ``realnet.data.categories`` or, for an unknown data set, those that have a folder under
 ``<results>/data`` or ``<results>/evaluate``. Files outside the matrix are ignored.
-``scores.npz`` beside each metrics file feeds ``overview.png`` (a workflow lists both as inputs).
+``scores.npz`` beside each metrics file feeds ``overview.png``, and ``per_image.npz`` the intervals (a
+workflow lists all three as inputs). Claims of the paper that name variants outside the matrix are
+judged too, once those are evaluated; not so with ``--metrics``.
 
 Written, in this order:
 
@@ -25,6 +27,7 @@ Written, in this order:
     <results>/tables/protocols.{csv,md,tex}     last and best on the test set, exact and official
     <results>/tables/per_category.{csv,md,tex}  every variant, category by category
     <results>/tables/ablation.{csv,md,tex}      one row per variant, difference to the reference
+    <results>/tables/verdicts.{csv,md,tex}      the paper's numbers and claims beside ours
     <results>/tables/cells.csv                  every single evaluation, unrounded
     <results>/figures/summary.png               the three metrics, category by category
     <results>/figures/overview.png              input, ground truth and heat map per category
