@@ -314,6 +314,25 @@ def train(
 
 
 @app.command()
+def patchcore(
+    manifest: ManifestOption,
+    backbone: BackboneOption,
+    dataset: DatasetOption,
+    category: CategoryOption,
+    out: OutOption,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Fit PatchCore, the baseline: a memory of normal patches on the same backbone."""
+    from realnet.baselines.patchcore import fit_patchcore
+    from realnet.params import stage_params
+
+    stage = stage_params(params, "patchcore", variant)
+    fit_patchcore(stage, manifest, backbone, dataset, category, seed, out)
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Folder of the stage realnet, or an import.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],

@@ -25,8 +25,10 @@ from realnet.sections import (
     Experiment,
     Group,
     ImageScore,
+    Method,
     Model,
     Name,
+    PatchCore,
     Prepare,
     Report,
     Sdas,
@@ -57,9 +59,10 @@ _DEPENDS: dict[str, tuple[str, ...]] = {
         *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model"),
         *("training", "compute"),
     ),
+    "patchcore": ("data", "backbone", "patchcore", "compute"),
     "evaluate": (
         *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model"),
-        *("training", "evaluate", "compute"),
+        *("training", "method", "patchcore", "evaluate", "compute"),
     ),
 }
 STAGES = tuple(_DEPENDS)
@@ -78,13 +81,14 @@ READS: dict[str, tuple[str, ...]] = {
         *("data", "backbone", "synthesis", "afs", "model", "training", "compute"),
         "evaluate",  # of which ImageScore alone
     ),
+    "patchcore": ("data", "patchcore", "compute"),
     "evaluate": ("data", "evaluate", "compute"),
     "report": ("experiment", "variants", "report"),
 }
 
 OVERLAID = (
     *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model", "training"),
-    *("evaluate", "sia"),
+    *("method", "patchcore", "evaluate", "sia"),
 )
 
 
@@ -105,6 +109,8 @@ class Params(Section):
     afs: Afs
     model: Model
     training: Training
+    method: Method
+    patchcore: PatchCore
     evaluate: Evaluate
     report: Report
 
@@ -184,7 +190,11 @@ class Params(Section):
 
     def uses_sdas(self, name: str) -> bool:
         """Whether the variant's anomalies come (also) from the diffusion model."""
-        return self.variant(name).synthesis.sources.get("sdas", 0) > 0
+        return self.trains(name) and self.variant(name).synthesis.sources.get("sdas", 0) > 0
+
+    def trains(self, name: str) -> bool:
+        """Whether the variant's detector is a RealNet."""
+        return self.variant(name).method.name == "realnet"
 
     def uses_classifier(self, name: str) -> bool:
         """Whether the variant's SDAS images are guided."""

@@ -510,6 +510,31 @@ class Training(Section):
         return self
 
 
+class Method(Section):
+    """Which detector a variant evaluates."""
+
+    name: Literal["realnet", "patchcore"]
+
+
+class PatchCore(Section):
+    """The baseline on the same backbone (Roth et al. 2022); of `realnet` it uses nothing."""
+
+    layers: list[NonNegative] = Field(min_length=1)  # of backbone.out_indices, by their place
+    neighbourhood: Positive  # side of the window whose patches are averaged; odd
+    coreset_fraction: Annotated[float, Field(gt=0, le=1)]  # of the normal patches is kept
+    projection: Positive | None  # dimensions in which the coreset is chosen; None: all
+    neighbours: Positive  # in the memory, that weigh an image's score; 1: not weighted
+    smoothing: Weight  # Gaussian, pixels of a map of 256
+    batch_size: Positive
+
+    @field_validator("neighbourhood")
+    @classmethod
+    def _odd(cls, side: int) -> int:
+        if side % 2 == 0:
+            raise ValueError("must be odd, to have a middle")
+        return side
+
+
 class Evaluate(Section):
     batch_size: Positive
     image_score_pool: Positive  # side of the average-pool window before the maximum; official 16

@@ -28,7 +28,8 @@ def qualitative(
     labels: np.ndarray,
     names: Sequence[str],
     n: int,
-    threshold: float = 0.0,
+    threshold: float | None = 0.0,
+    unit: str = "logit margin",
     title: str = "Test images",
 ) -> Figure:
     """Best, median and worst defective test images, and the normal ones closest to an alarm.
@@ -43,7 +44,8 @@ def qualitative(
     ``margins`` float32 [N, S, S] logit margins; ``image_scores`` float [N]; ``labels`` [N], > 0 is
     anomalous; ``names`` N short captions (e.g. ``scratch/003``). One heat scale for the whole
     figure, :func:`heat_scale`; the contours are the ground truth and margin = ``threshold`` (0:
-    probability 1/2, where the model itself draws the line; not tuned on the test set).
+    probability 1/2, where the model itself draws the line; not tuned on the test set; None: ground
+    truth alone). ``unit``: of the margins, which other methods have in their own.
 
     Returns a figure outside pyplot's state; save it with ``realnet.io.save_figure``.
     """
@@ -80,11 +82,12 @@ def qualitative(
     text(0.1, 0.1, title, fontsize=13, fontweight="bold")
     text(0.1, 0.36, "contours: ", fontsize=8, color=FAINT)
     predicted = {"fontsize": 8, "color": FOUND, "fontweight": "bold"}
+    line = "" if threshold is None else f"margin > {threshold:g}"
     if masks is not None:
         text(0.66, 0.36, "ground truth", fontsize=8, color="#0097a7", fontweight="bold")
-        text(1.62, 0.36, f"margin > {threshold:g}", **predicted)
+        text(1.62, 0.36, line, **predicted)
     else:
-        text(0.66, 0.36, f"margin > {threshold:g}", **predicted)
+        text(0.66, 0.36, line, **predicted)
         text(1.62, 0.36, "no masks, so no ground truth", fontsize=8, color=FAINT)
     for block, (heading, note, chosen) in enumerate(groups):
         left = 0.1 + (block % across) * (block_width + BLOCK_GAP)
@@ -111,7 +114,7 @@ def qualitative(
                 caption += f"    separation {separation[index]:.3f}"
             text(left, y + TILE + 0.03, caption, fontsize=7, color=FAINT)
     bar = axes(width - BAR, TOP + BLOCK_HEAD, 0.13, min(3.0, rows * (TILE + ROW_TEXT) - ROW_TEXT))
-    colour_bar(figure, bar, scale)
+    colour_bar(figure, bar, scale, unit)
     return figure
 
 
@@ -179,16 +182,18 @@ def show_heat(axes: Axes, margin: np.ndarray, scale: Normalize) -> None:
     bare(axes)
 
 
-def contours(axes: Axes, mask: np.ndarray, margin: np.ndarray, threshold: float) -> None:
+def contours(axes: Axes, mask: np.ndarray, margin: np.ndarray, threshold: float | None) -> None:
     """Outline of the ground truth and of margin > ``threshold``, over an image already shown."""
-    for values, level, colour in ((mask.astype(float), 0.5, TRUTH), (margin, threshold, FOUND)):
+    drawn = [(mask.astype(float), 0.5, TRUTH)]
+    drawn += [] if threshold is None else [(margin, threshold, FOUND)]
+    for values, level, colour in drawn:
         if values.min() <= level < values.max():  # else matplotlib warns of an empty contour
             axes.contour(values, levels=[level], colors=[colour], linewidths=1.0)
     bare(axes)
 
 
-def colour_bar(figure: Figure, axes: Axes, scale: Normalize) -> None:
+def colour_bar(figure: Figure, axes: Axes, scale: Normalize, unit: str = "logit margin") -> None:
     bar = figure.colorbar(ScalarMappable(scale, HEAT), cax=axes, extend="both")
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=7, width=0.4, length=2, colors=FAINT)
-    bar.set_label("logit margin", fontsize=8, color=FAINT)
+    bar.set_label(unit, fontsize=8, color=FAINT)

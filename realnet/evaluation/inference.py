@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import safetensors.torch
 import torch
 
 from realnet.errors import UserError
+from realnet.evaluation.metrics import image_score
 from realnet.io import read_json, sha256
 from realnet.models.afs import selection_from
 from realnet.models.backbone import FeatureExtractor, load_backbone
@@ -18,6 +21,10 @@ from realnet.sections import Model
 @dataclass(frozen=True)
 class Detector:
     """Backbone, cached channels and the trained part of one category, in eval mode."""
+
+    method: ClassVar[str] = "realnet"
+    threshold: ClassVar[float | None] = 0.0  # probability 1/2: where the model draws the line
+    heat: ClassVar[tuple[float, float]] = (-6.0, 2.0)  # ends of a heat map's colours
 
     extractor: FeatureExtractor
     selector: FeatureSelector
@@ -38,6 +45,17 @@ class Detector:
                 logits, _ = self.model(self.selector(maps))
             parts.append(margin(logits).cpu())
         return torch.cat(parts)
+
+    def detect(
+        self, images: torch.Tensor, runtime: Runtime, batch_size: int, pool: int
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """The margins, and a score of each image from them, float64 ``[N]``: see `image_score`."""
+        margins = self.margins(images, runtime, batch_size)
+        return margins, image_score(margins.numpy(), pool)
+
+    def maps(self, margins: torch.Tensor) -> torch.Tensor:
+        """Anomaly maps as the method defines them: probabilities."""
+        return margins.sigmoid()
 
 
 def load_detector(folder: str | Path, runtime: Runtime, checkpoint: str = "last") -> Detector:
@@ -68,17 +86,7 @@ def load_detector(folder: str | Path, runtime: Runtime, checkpoint: str = "last"
     path = folder / FILES[checkpoint]
     if not path.is_file() or sha256(path) != stored["sha256"]:
         raise UserError(f"{path}: missing, or not the file of model.json; make the model again")
-    origin = (folder / meta["backbone"]["path"]).resolve()
-    if not origin.is_dir() and (folder / "backbone").is_dir():
-        origin = folder / "backbone"
-    if not origin.is_dir():
-        raise UserError(
-            f"{origin}: no such folder, but {folder} needs its backbone; move both together, or"
-            f" copy the backbone's folder to {folder}/backbone"
-        )
-    extractor = load_backbone(origin)
-    if read_json(origin / "backbone.json")["sha256"] != meta["backbone"]["sha256"]:
-        raise UserError(f"{origin}: not the backbone that {folder} was trained with")
+    extractor = load_backbone(backbone_folder(folder, meta))
     params = Model.model_validate(meta["model"])
     selection = selection_from(meta["selection"])
     size = meta["image_size"]
@@ -93,6 +101,24 @@ def load_detector(folder: str | Path, runtime: Runtime, checkpoint: str = "last"
         size,
         meta,
     )
+
+
+def backbone_folder(folder: Path, meta: dict) -> Path:
+    """Where the backbone lies that ``folder`` was made with: as its ``model.json`` says, or inside.
+
+    UserError: it is in neither place, or it is another one.
+    """
+    origin = (folder / meta["backbone"]["path"]).resolve()
+    if not origin.is_dir() and (folder / "backbone").is_dir():
+        origin = folder / "backbone"
+    if not origin.is_dir():
+        raise UserError(
+            f"{origin}: no such folder, but {folder} needs its backbone; move both together, or"
+            f" copy the backbone's folder to {folder}/backbone"
+        )
+    if read_json(origin / "backbone.json")["sha256"] != meta["backbone"]["sha256"]:
+        raise UserError(f"{origin}: not the backbone that {folder} was trained with")
+    return origin
 
 
 FILES = {"last": "model.safetensors", "best": "best.safetensors"}

@@ -12,8 +12,7 @@ from PIL import Image
 
 from realnet.data.images import read_image
 from realnet.errors import UserError
-from realnet.evaluation.inference import Detector, load_detector
-from realnet.evaluation.metrics import image_score
+from realnet.evaluation.detectors import AnyDetector, load
 from realnet.io import atomic, write_csv, write_png
 from realnet.runtime import start
 from realnet.sections import Compute
@@ -44,7 +43,7 @@ def predict(
     With ``raw`` also ``<name>.npy``: the anomaly map of the paper and the official code (softmax of
     the anomalous class), float32 ``[S, S]`` in [0, 1] at the model's input size S. With ``margins``
     also ``<name>_margin.npy``: its logit, float32 ``[S, S]``, which keeps an order where the map is
-    0 or 1 to the last bit.
+    0 or 1 to the last bit. Of a PatchCore model both are its map of distances.
 
     Each image is squashed to S x S; the heat map has the image's own size. The score is the maximum
     of the map after averaging ``pool`` x ``pool`` windows: ``pool``, else the model's own (an
@@ -57,7 +56,7 @@ def predict(
     images = list(dict.fromkeys(images))
     names = result_names(images)
     runtime = start(compute)
-    detector = load_detector(model, runtime)
+    detector = load(model, runtime)
     pool = pool or detector.meta.get("image_score_pool", default_pool)
     if pool > detector.image_size:
         raise UserError(f"a window of {pool} pixels does not fit maps of {detector.image_size}")
@@ -65,13 +64,12 @@ def predict(
     readable = _read(zip(names, images, strict=True), done.unreadable)
     while batch := list(itertools.islice(readable, batch_size)):
         pixels = torch.stack([_squashed(picture, detector) for _, _, picture in batch])
-        found = detector.margins(pixels, runtime, batch_size)
-        maps = found.sigmoid().numpy()
-        scores = image_score(found.numpy(), pool)
+        found, scores = detector.detect(pixels, runtime, batch_size, pool)
+        maps = detector.maps(found).numpy()
         for (name, path, picture), margin, level, score in zip(
             batch, found.numpy(), maps, scores, strict=True
         ):
-            write_png(out / f"{name}_heatmap.png", overlay(picture, margin))
+            write_png(out / f"{name}_heatmap.png", overlay(picture, margin, detector.heat))
             if raw:
                 _save(out / f"{name}.npy", level)
             if margins:
@@ -95,7 +93,7 @@ def _read(
             unreadable.append(str(error))
 
 
-def _squashed(picture: Image.Image, detector: Detector) -> torch.Tensor:
+def _squashed(picture: Image.Image, detector: AnyDetector) -> torch.Tensor:
     """uint8 ``[3, S, S]``, as the stages resize their images."""
     side = (detector.image_size, detector.image_size)
     small = picture.resize(side, Image.Resampling.BILINEAR)
@@ -131,15 +129,16 @@ def result_names(images: Sequence[Path]) -> list[str]:
     raise UserError("two images would write the same files; score them into different folders")
 
 
-def overlay(picture: Image.Image, margin: np.ndarray) -> np.ndarray:
+def overlay(picture: Image.Image, margin: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
     """The image under its heat map, uint8 ``[H, W, 3]``.
 
-    Colour is the margin from -6 (nothing) to +2 (certain), a fixed scale, so that heat maps of
-    different images can be compared.
+    Colour is the map from ``ends[0]`` (nothing) to ``ends[1]`` (certain), the same for all images
+    of a model, so that their heat maps can be compared.
     """
     import matplotlib
 
-    heat = Image.fromarray(((margin + 6) / 8).clip(0, 1).astype(np.float32))
+    low, high = ends
+    heat = Image.fromarray(((margin - low) / (high - low)).clip(0, 1).astype(np.float32))
     level = np.array(heat.resize(picture.size, Image.Resampling.BICUBIC)).clip(0, 1)
     colour = matplotlib.colormaps["inferno"](level)[..., :3] * 255
     mixed = 0.5 * np.asarray(picture, np.float32) + 0.5 * colour

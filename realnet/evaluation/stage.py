@@ -12,9 +12,9 @@ from realnet.data.images import load_images, load_masks
 from realnet.data.items import read_manifest
 from realnet.errors import UserError
 from realnet.evaluation.details import write_curves, write_intervals, write_regions
+from realnet.evaluation.detectors import AnyDetector, load
 from realnet.evaluation.figures import qualitative
-from realnet.evaluation.inference import Detector, load_detector
-from realnet.evaluation.metrics import Localisation, image_score
+from realnet.evaluation.metrics import Localisation
 from realnet.evaluation.protocols import (
     LAST,
     details,
@@ -54,7 +54,7 @@ def evaluate(
     identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
     record = Record("evaluate", stage.dump(), inputs, **identity)
     params = stage.evaluate
-    detector = load_detector(model, runtime)
+    detector = load(model, runtime)
     if (detector.meta["dataset"], detector.meta["category"]) != (dataset, category):
         raise UserError(
             f"{model}: trained for {detector.meta['dataset']}/{detector.meta['category']},"
@@ -70,18 +70,21 @@ def evaluate(
     truth = masks if has_masks else None
 
     def measured(
-        detector: Detector,
+        detector: AnyDetector,
     ) -> tuple[np.ndarray, np.ndarray, Localisation | None, tuple[dict, dict]]:
         """Margins, image scores, exact metrics of the maps, and the metrics of both kinds."""
-        margins = detector.margins(images, runtime, params.batch_size).numpy()
-        scores = image_score(margins, params.image_score_pool)
+        settings = (runtime, params.batch_size, params.image_score_pool)
+        maps, scores = detector.detect(images, *settings)
+        margins = maps.numpy()
         found = localisation(margins, truth, labels, params)
         exact = strict_metrics(found, scores, labels)
-        return margins, scores, found, (exact, official(margins, truth, params))
+        # The official metrics are of probabilities, which another method's maps are not.
+        logits = truth if detector.method == "realnet" else None
+        return margins, scores, found, (exact, official(margins, logits, params))
 
     margins, scores, found, last = measured(detector)
     kept = detector.meta.get("best")
-    best = measured(load_detector(model, runtime, "best"))[-1] if kept else None
+    best = measured(load(model, runtime, "best"))[-1] if kept else None
 
     with atomic(out / "scores.npz") as temporary:
         np.savez_compressed(
@@ -112,6 +115,7 @@ def evaluate(
             **intervals,
             **details(found, kinds),
             **identity,
+            "method": detector.method,
             "checkpoint": LAST,
             "has_masks": has_masks,
             "counts": {
@@ -130,6 +134,8 @@ def evaluate(
     figure = qualitative(
         *(pictures, truth, margins, scores, labels, names),
         n=params.figure_images,
+        threshold=detector.threshold,
+        unit="logit margin" if detector.method == "realnet" else "distance",
         title=title,
     )
     save_figure(out / "qualitative.png", figure)

@@ -75,7 +75,7 @@ def test_every_data_set_has_its_table(run):
 def test_one_cell_alone_is_planned_by_its_path(run):
     target = "results/evaluate/visa/cashew/seed0/base/metrics.json"
     (run.root / target).unlink()
-    assert run.planned("--config", *CONFIG, "--", target) == {"evaluate_realnet": 1}
+    assert run.planned("--config", *CONFIG, "--", target) == {"evaluate_detector": 1}
     run.snakemake("--config", *CONFIG)
 
 

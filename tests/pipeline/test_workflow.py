@@ -66,18 +66,18 @@ def test_nothing_to_do_after_a_finished_run(finished):
     ("override", "rules"),
     [
         ("report={digits: 2}", {"make_report"}),
-        ("evaluate={pro_limit: 0.2}", {"evaluate_realnet", "make_report", "track_runs"}),
+        ("evaluate={pro_limit: 0.2}", {"evaluate_detector", "make_report", "track_runs"}),
         (
             "training={lr: 0.001}",
-            {"train_realnet", "evaluate_realnet", "make_report", "track_runs"},
+            {"train_realnet", "evaluate_detector", "make_report", "track_runs"},
         ),
         (  # which decides what is best on the test set
             "evaluate={image_score_pool: 2}",
-            {"train_realnet", "evaluate_realnet", "make_report", "track_runs"},
+            {"train_realnet", "evaluate_detector", "make_report", "track_runs"},
         ),
         (
             "sdas={steps: 2}",
-            {"sample_sdas", "select_features", "train_realnet", "evaluate_realnet"}
+            {"sample_sdas", "select_features", "train_realnet", "evaluate_detector"}
             | {"make_report", "track_runs"},
         ),
     ],

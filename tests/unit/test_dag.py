@@ -183,7 +183,7 @@ def plan(raw, tmp_path_factory):
 
 ONE_CELL = dict.fromkeys(
     ("make_backbone", "prepare", "train_ddpm", "sample_sdas", "select_features"), 1
-) | {"train_realnet": 1, "evaluate_realnet": 1}
+) | {"train_realnet": 1, "evaluate_detector": 1}
 
 
 def test_a_category_outside_the_matrix_runs_by_its_path(plan):

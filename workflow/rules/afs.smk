@@ -34,4 +34,4 @@ rule select_features:
 
 rule afs:
     input:
-        layer("afs", "afs.json"),
+        layer("afs", "afs.json", TRAINED),

@@ -48,6 +48,8 @@ validate(config, "../schemas/params.schema.yaml", set_default=False)
 
 SEEDS = P.experiment.seeds
 VARIANTS = P.experiment.variants
+# Those whose detector is a RealNet; others have no use for the layers before it.
+TRAINED = [variant for variant in VARIANTS if P.trains(variant)]
 GPU = 0 if P.compute.device == "cpu" else 1
 THREADS = P.compute.threads
 # One training may take several GPUs. With `auto` it takes those that its job is given, which is one
@@ -82,6 +84,7 @@ def once(function):
 section = once(Params.section_json)
 variant_of = once(Params.variant)
 uses_sdas = once(Params.uses_sdas)
+trains = once(Params.trains)
 raw_files = once(dag.raw_files)
 all_categories = once(dag.categories_of)
 
@@ -168,6 +171,18 @@ def sdas_option(wildcards, input):
         if input.get("sdas")
         else ""
     )
+
+
+def model_of(name):
+    """Input function: the fitted detector that is evaluated, by the variant's method."""
+
+    def file(wildcards):
+        if trains(wildcards.variant):
+            return upstream("realnet", f"model.{name}")(wildcards)
+        stem = "memory" if name == "safetensors" else "model"
+        return upstream("patchcore", f"{stem}.{name}")(wildcards)
+
+    return file
 
 
 def weights_file(wildcards):

@@ -1,9 +1,9 @@
-rule evaluate_realnet:
+rule evaluate_detector:
     input:
         manifest="results/data/{dataset}/{category}/manifest.csv",
-        model=upstream("realnet", "model.safetensors"),
+        model=model_of("safetensors"),
         # Also names the weights that were best on the test set, which not every training keeps.
-        config=upstream("realnet", "model.json"),
+        config=model_of("json"),
         code=code("evaluate"),
     output:
         metrics="results/evaluate/{dataset}/{category}/seed{seed}/{variant}/metrics.json",

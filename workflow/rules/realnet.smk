@@ -42,4 +42,4 @@ rule train_realnet:
 
 rule realnet:
     input:
-        layer("realnet", "model.safetensors"),
+        layer("realnet", "model.safetensors", TRAINED),

@@ -32,6 +32,7 @@ CODE = {
     "sia_shard": "realnet.diffusion.sia",
     "afs": "realnet.models.afs",
     "realnet": "realnet.training.loop",
+    "patchcore": "realnet.baselines.patchcore",
     "evaluate": "realnet.evaluation.stage",
     "report": "realnet.reporting",
     "ablation": "realnet.reporting.groups",
