@@ -191,7 +191,7 @@ class PatchCoreDetector:
 
     @property
     def heat(self) -> tuple[float, float]:
-        """Distances at the ends of a colour scale: the usual one, and a third past the threshold."""
+        """Ends of a colour scale: the usual distance, and a third past the threshold."""
         low, threshold = self.meta["typical"], self.threshold
         return low, low + (threshold - low) * 4 / 3
 
@@ -221,17 +221,6 @@ class PatchCoreDetector:
     def margins(self, images: torch.Tensor, runtime: Runtime, batch_size: int) -> torch.Tensor:
         """The maps of :meth:`detect`: distances, no logits."""
         return self.detect(images, runtime, batch_size)[0]
-
-    def image_scores(
-        self,
-        images: torch.Tensor,
-        margins: torch.Tensor,
-        runtime: Runtime,
-        batch_size: int,
-        pool: int | None = None,
-    ) -> np.ndarray:
-        """The scores of :meth:`detect`; margins do not tell them, so the images are seen again."""
-        return self.detect(images, runtime, batch_size)[1]
 
     def maps(self, margins: torch.Tensor) -> torch.Tensor:
         """Anomaly maps as the method defines them: the distances."""
