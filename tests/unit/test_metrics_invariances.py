@@ -102,12 +102,14 @@ def cuts(draw, count: int) -> list[list[int]]:
 def test_batches_and_merging_are_one_pass(made, first_cuts, second_cuts, data):
     """Each pass is cut in its own way and shared by three workers, merged in any order."""
     levels, masks = made
+    labels = masks.any((1, 2)) | data.draw(hnp.arrays(np.bool_, 6))  # some lack their mask
 
     def worked(fresh, runs) -> object:
         workers = [fresh() for _ in range(3)]
         for run in runs:
             worker = workers[data.draw(st.integers(0, 2))]
-            worker.add(levels[run], masks[run], run[0])
+            of_images = {} if fresh is DefectPixels else {"labels": labels[run]}
+            worker.add(levels[run], masks[run], run[0], **of_images)
         merged, *others = data.draw(st.permutations(workers))
         for other in others:
             merged.merge(other)
@@ -118,7 +120,7 @@ def test_batches_and_merging_are_one_pass(made, first_cuts, second_cuts, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         found = counts.localisation()
-    assert everything(found) == everything(measured(levels, masks))
+    assert everything(found) == everything(measured(levels, masks, labels=labels))
 
 
 @settings(max_examples=30, deadline=None)
