@@ -132,13 +132,20 @@ def _draw(categories: list[list[Strip]]) -> Figure:
         if len(datasets) > 1
         and (not number or bands[number - 1][0][0].dataset != band[0][0].dataset)
     }
-    side, head, foot = 0.22, 0.24, 0.26
+    side, foot = 0.22, 0.3
     spaces = max(
         sum(len(strips) for strips in band) * GAP + len(band) * (CATEGORY_GAP - GAP)
         for band in bands
     )
     tile = (style.WIDTH - side - 0.05 - spaces) / max(sum(map(len, band)) for band in bands)
     tile = min(tile, 1.3)
+    names = {
+        strips[0].category: style.fitted(
+            strips[0].category, 0.95 * len(strips) * (tile + GAP), _size(strips)
+        )
+        for strips in categories
+    }
+    head = 0.24 + 0.13 * max(name.count("\n") for name in names.values())
     band_height = head + 3 * tile + 2 * GAP + foot
     canvas = style.Canvas(len(bands) * band_height + len(titles) * TITLE)
     bottom = 0.0
@@ -154,9 +161,8 @@ def _draw(categories: list[list[Strip]]) -> Figure:
                         ha="center", va="center", fontsize=style.SMALL, color=FAINT)  # fmt: skip
         left = side
         for strips in band:
-            wide = len(strips) * (tile + GAP)
-            canvas.text(*(left, top - 0.05, style.fitted(strips[0].category, wide, lines=1)),
-                        va="bottom", fontweight="bold")  # fmt: skip
+            canvas.text(*(left, top - 0.05, names[strips[0].category]), va="bottom",
+                        fontweight="bold", fontsize=_size(strips), linespacing=1.0)  # fmt: skip
             for strip in strips:
                 for row in range(3):
                     _tile(canvas.axes(left, top + row * (tile + GAP), tile, tile), row, strip)
@@ -166,6 +172,10 @@ def _draw(categories: list[list[Strip]]) -> Figure:
                 left += tile + GAP
             left += CATEGORY_GAP - GAP
     return canvas.figure
+
+
+def _size(strips: list[Strip]) -> float:
+    return style.TEXT if len(strips) > 1 else style.SMALL
 
 
 def _tile(axes: Any, row: int, strip: Strip) -> None:

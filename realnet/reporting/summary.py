@@ -36,7 +36,12 @@ def summary(results: Results) -> Figure:
     for dataset in results.matrix.datasets:
         rows += [None] if rows else []
         rows += [(dataset, category) for category in results.rows(dataset)]
-    step = max(0.25, 0.06 * len(variants) + 0.1)
+    # Where all would not fit on a page, categories have one line each, for the reference alone.
+    tall = max(0.25, 0.06 * len(variants) + 0.1)
+    crowded = tall * len(rows) > style.PAGE and len(variants) > 1
+    units = [0.5 if row is None else 0.2 / tall if crowded and row[1] != MEAN else 1.0
+             for row in rows]  # fmt: skip
+    places = [sum(units[:k]) + units[k] / 2 for k in range(len(rows))]
     handles = _handles(results)
     columns = style.columns_for([str(handle.get_label()) for handle in handles])
     top = 0.5 + 0.17 * -(-len(handles) // columns)
@@ -44,29 +49,30 @@ def summary(results: Results) -> Figure:
     side, gap = min(1.6, max(0.06 * longest + 0.15, 0.6)), 0.3
     width = (WIDTH - side - 0.1 - 2 * gap) / 3
     several = len(results.matrix.datasets) > 1
-    low, high = len(rows) - 0.4, -1.1 if several else -0.6
-    height = step * (low - high)
+    low, high = sum(units) + 0.1, -0.2 / tall if several else -0.1
+    height = tall * (low - high)
     canvas = style.Canvas(top + height + 0.36)
     panels = [canvas.axes(side + k * (width + gap), top, width, height) for k in range(3)]
-    spread = 0.7 if len(variants) > 1 else 0.0
+    spread = 0.7
     for panel, metric in zip(panels, METRICS, strict=True):
         smallest = 1.0
-        for y, row in enumerate(rows):
+        for y, unit, row in zip(places, units, rows, strict=True):
             if row is None:
                 continue
             dataset, category = row
             if category == MEAN:
-                panel.axhspan(y - 0.5, y + 0.5, color=SHADE, zorder=0, linewidth=0)
+                panel.axhspan(y - unit / 2, y + unit / 2, color=SHADE, zorder=0, linewidth=0)
             else:
-                panel.axhline(y + 0.5, color=GRID, linewidth=0.5, zorder=0)
-            values = [results.stat(dataset, v, category, metric).value for v in variants]
+                panel.axhline(y + unit / 2, color=GRID, linewidth=0.5, zorder=0)
+            shown = variants[:1] if crowded and category != MEAN else variants
+            values = [results.stat(dataset, v, category, metric).value for v in shown]
             if any(value is not None and math.isnan(value) for value in values):
                 panel.text(
                     *(0.02, y, UNDEFINED), transform=panel.get_yaxis_transform(),
                     ha="left", va="center", fontsize=style.SMALL, color=FAINT,
                 )  # fmt: skip
-            for index, variant in enumerate(variants):
-                offset = (index / max(len(variants) - 1, 1) - 0.5) * spread
+            for index, variant in enumerate(shown):
+                offset = (index / (len(shown) - 1) - 0.5) * spread if len(shown) > 1 else 0.0
                 cell = (dataset, variant, category)
                 smallest = min(smallest, _dot(panel, results, cell, metric, index, y + offset))
             compared = category == MEAN and results.is_whole(dataset)
@@ -82,25 +88,40 @@ def summary(results: Results) -> Figure:
                     zorder=5,
                 )
         _axis(panel, TITLES[metric], smallest)
-    labels = ["" if row is None else row[1] for row in rows]
-    for place, panel in enumerate(panels):
+    _rows(panels, results, rows, places, units)
+    for panel in panels:
         panel.set_ylim(low, high)
-        panel.set_yticks(range(len(rows)) if place == 0 else [], labels if place == 0 else [])
-    for tick, row in zip(panels[0].get_yticklabels(), rows, strict=True):
-        tick.set_fontweight("bold" if row and row[1] == MEAN else "normal")
-    for dataset in results.matrix.datasets if several else ():
-        first = rows.index((dataset, results.rows(dataset)[0]))
-        panels[0].text(
-            *(0.0, first - 0.55, title(dataset)), transform=panels[0].get_yaxis_transform(),
-            ha="left", va="bottom", fontsize=style.SMALL, fontweight="bold", color=FAINT,
-        )  # fmt: skip
     seeds = len(results.matrix.seeds)
     names = ", ".join(map(title, results.matrix.datasets))
     error = "" if seeds == 1 else f" · mean ± std over {seeds} seeds"
+    if crowded:
+        error += f" · categories: {variants[0]} alone"
     canvas.text(0.05, 0.05, f"{names} · last checkpoint{error}", fontweight="bold",
                 fontsize=style.TITLE)  # fmt: skip
     canvas.legend(handles, 0.25, ncols=columns)
     return canvas.figure
+
+
+def _rows(
+    panels: list[Any],
+    results: Results,
+    rows: list[tuple[str, str] | None],
+    places: list[float],
+    units: list[float],
+) -> None:
+    """Names of the categories at the left, and those of the data sets where there are several."""
+    for panel in panels:
+        panel.set_yticks([])
+    panels[0].set_yticks(places, ["" if row is None else row[1] for row in rows])
+    for tick, row in zip(panels[0].get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if row and row[1] == MEAN else "normal")
+    for dataset in results.matrix.datasets if len(results.matrix.datasets) > 1 else ():
+        first = rows.index((dataset, results.rows(dataset)[0]))
+        panels[0].text(
+            *(0.0, places[first] - units[first] / 2, title(dataset)),
+            transform=panels[0].get_yaxis_transform(), ha="left", va="bottom", color=FAINT,
+            fontsize=style.SMALL, fontweight="bold",
+        )  # fmt: skip
 
 
 def _dot(
@@ -122,7 +143,7 @@ def _dot(
         xerr=None if stat.std is None else 100 * stat.std,
         fmt=marker,
         color=colour,
-        markersize=5.5 if index == 0 else 4.5,
+        markersize=(5.5 if index == 0 else 4.5) * style.size(index),
         markeredgecolor="white",
         markeredgewidth=0.5,
         elinewidth=1.0,
@@ -134,7 +155,15 @@ def _dot(
         return least
     ends = [100 * stat.value, 100 * best]
     panel.plot(ends, [y, y], color=colour, linestyle=":", linewidth=0.9, zorder=2)
-    panel.plot(ends[1], y, marker, color=colour, markerfacecolor="white", markersize=3.8, zorder=2)
+    panel.plot(
+        ends[1],
+        y,
+        marker,
+        color=colour,
+        markerfacecolor="white",
+        markersize=3.8 * style.size(index),
+        zorder=2,
+    )
     return min(least, best)
 
 

@@ -46,7 +46,7 @@ def bars(rows: Mapping[str, Mapping[str, Value]]) -> Figure:
     height = STEP * len(names) + 0.1
     canvas = style.Canvas(top + height + 0.36)
     handles = [
-        Line2D([], [], color=style.COLOURS[0], lw=4, alpha=0.35, label="interval"),
+        Line2D([], [], color=style.COLOURS[0], lw=4, alpha=0.35, label="interval over test images"),
         Line2D([], [], color=style.COLOURS[0], marker="o", ls="", ms=4.5, label="exact metric"),
     ]
     values = [v for row in rows.values() for v in row.values()]

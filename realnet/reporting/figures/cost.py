@@ -8,7 +8,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 
 from realnet.io import read_json
 from realnet.reporting.collect import MEAN, METRICS, Results
@@ -55,23 +54,23 @@ def cost_figure(costs: Mapping[str, Cost], variants: list[str]) -> Figure:
                        ((3600, "hours", 3 * 3600), (60, "minutes", 180), (1, "seconds", 0))
                        if most >= top)  # fmt: skip
     canvas.legend(style.variant_handles(variants, markers=True, only=shown), 0.05, ncols=columns)
+    apart = _apart({v: costs[v].total for v in shown}, most * 0.022)
     for k, metric in enumerate(METRICS):
         axes = canvas.axes(left + k * (width + gap), head, width, height)
-        for index, variant in enumerate(variants):
-            if variant not in costs or metric not in costs[variant].metrics:
+        for variant, x in apart.items():
+            if metric not in costs[variant].metrics:
                 continue
+            index = variants.index(variant)
             value, low, high = costs[variant].metrics[metric]
             bars = None if low is None else [[max(0, value - low)], [max(0, high - value)]]
-            # Variants of equal cost would hide each other: a point or two apart.
-            aside = ScaledTranslation((shown.index(variant) - (len(shown) - 1) / 2) / 40, 0,
-                                      canvas.figure.dpi_scale_trans)  # fmt: skip
-            axes.errorbar(costs[variant].total / scale, value, yerr=bars, transform=axes.transData + aside, fmt=style.marker(index),
-                          color=style.colour(index), ms=5.5, mec="white", mew=0.5, elinewidth=0.9,
+            axes.errorbar(x / scale, value, yerr=bars, fmt=style.marker(index), mec="white",
+                          ms=5.5 * style.size(index),
+                          color=style.colour(index), mew=0.5, elinewidth=0.9,
                           zorder=4 if index == 0 else 3)  # fmt: skip
         if not axes.has_data():
             axes.text(0.5, 0.5, "undefined", ha="center", va="center", color=style.FAINT,
                       fontsize=style.SMALL, transform=axes.transAxes)  # fmt: skip
-        axes.set_xlim(0, 1.12 * most / scale)
+        axes.set_xlim(0, 1.05 * max(most, *apart.values()) / scale)
         axes.set_title(f"{TITLES[metric]}, %", loc="left", fontweight="bold", pad=5)
         axes.set_xlabel(f"{unit} per evaluation")
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -106,6 +105,16 @@ def cost_figure(costs: Mapping[str, Cost], variants: list[str]) -> Figure:
     return canvas.figure
 
 
+def _apart(totals: Mapping[str, float], least: float) -> dict[str, float]:
+    """The totals with those that would hide each other moved to the right, ``least`` apart."""
+    moved: dict[str, float] = {}
+    last = -least
+    for variant in sorted(totals, key=totals.get):
+        last = max(totals[variant], last + least)
+        moved[variant] = last
+    return moved
+
+
 def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """One figure, from ``stage.json`` of the chains of all evaluations."""
     name, heading = f"cost_{dataset}", f"Cost against quality, {title(dataset)}"
@@ -137,9 +146,8 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
         f"{interval} The seconds are those of every stage that a variant's evaluations rest on,"
         " divided by their number. A stage that several evaluations of a variant share (the"
         " backbone; a diffusion model of the whole data set) is counted once; one that variants"
-        " share is counted in full for each of them, as if it were run alone. Markers stand slightly"
-        " apart, in order, where costs are equal. Memory: the largest"
-        " resident memory of any stage."
+        " share is counted in full for each of them, as if it were run alone. Above, markers of"
+        " equal cost stand slightly apart. Memory: the largest resident memory of any stage."
     )
     yield Drawn(name, heading, caption, cost_figure(costs, list(found.matrix.variants)), dataset)
 

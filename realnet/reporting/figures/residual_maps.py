@@ -140,7 +140,7 @@ def _frequencies(axes: object, data: list[Statistics]) -> None:
             continue
         places = np.arange(total) + 1
         for curve in curves if len(curves) > 1 else ():
-            axes.plot(places, curve, color=colour, lw=0.5, alpha=0.35)
+            axes.plot(places, curve, color=colour, lw=0.5, alpha=0.6 / len(curves) ** 0.5)
         axes.plot(places, np.mean(curves, axis=0), color=colour, lw=1.5, label=label)
     slots = sum(int(data[0][key].sum()) for key in ("kept_max", "kept_mean"))
     images = int(data[0]["counted"].sum())

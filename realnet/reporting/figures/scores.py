@@ -23,8 +23,8 @@ def score_panels(cells: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     normal and of all defective images, below a row of strokes for every kind, an image each."""
     names = list(cells)
     across = min(ACROSS, len(names))
-    labels = max(len(kind) for kinds in cells.values() for kind in kinds)
-    side, gap = min(1.3, 0.056 * labels + 0.1), 0.2
+    labels = max(len(_kind(k, len(v))) for kinds in cells.values() for k, v in kinds.items())
+    side, gap = 0.061 * labels + 0.1, 0.15
     width = (style.WIDTH - across * side - (across - 1) * gap - 0.08) / across
     width = min(width, 4.0)
     heights = [UPPER + ROW * len(kinds) + 0.52 for kinds in cells.values()]

@@ -109,6 +109,11 @@ def marker(index: int) -> str:
     return MARKERS[index % len(MARKERS)]
 
 
+def size(index: int) -> float:
+    """What a marker's size is multiplied by, so that all look equally large."""
+    return {"*": 1.5, "P": 1.25, "X": 1.25, "D": 0.9}.get(marker(index), 1.0)
+
+
 def dash(index: int) -> str:
     """Solid for the first eight, then others, as the colours start again."""
     return DASHES[index // len(COLOURS) % len(DASHES)]
@@ -137,7 +142,7 @@ def variant_handles(
         if only is None or name in only:
             how = {"ls": dash(i), "lw": 1.6}
             if markers:
-                how = {"marker": marker(i), "ls": "", "ms": 5, "mec": "white"}
+                how = {"marker": marker(i), "ls": "", "ms": 5 * size(i), "mec": "white", "mew": 0.5}
             handles.append(Line2D([], [], color=colour(i), label=name, **how))
     return handles
 
