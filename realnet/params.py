@@ -273,7 +273,20 @@ def resolve(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> 
     overrides = overrides or {}
     preset = overrides.get("preset", values.get("preset"))
     laid = _laid_over(values, _overlay(preset, "params.yaml"))
-    return merge(laid, {**overrides, "preset": preset})
+    return _all_variants(merge(laid, {**overrides, "preset": preset}))
+
+
+def _all_variants(values: dict[str, Any]) -> dict[str, Any]:
+    """``experiment.variants: all`` spelt out: those of every group, each once, in their order."""
+    experiment, groups = values.get("experiment"), values.get("groups")
+    if not isinstance(experiment, dict) or experiment.get("variants") != "all":
+        return values
+    try:
+        names = [name for group in groups.values() for name in group["variants"]]
+    except (AttributeError, KeyError, TypeError):
+        message = "experiment.variants: all means those of `groups`, of which there are none"
+        raise UserError(message) from None
+    return values | {"experiment": experiment | {"variants": list(dict.fromkeys(names))}}
 
 
 def _laid_over(values: dict[str, Any], preset: dict[str, Any]) -> dict[str, Any]:

@@ -195,3 +195,13 @@ def test_the_published_schema_is_current():
 def test_categories_that_are_no_names(datasets, said):
     with pytest.raises(UserError, match=said):
         load(FILE, {"experiment": {"datasets": datasets}})
+
+
+def test_all_variants_are_those_of_the_groups_each_once():
+    params = load(overrides={"experiment": {"variants": "all"}})
+    names = [name for group in params.groups.values() for name in group.variants]
+    assert params.experiment.variants[0] == "base"
+    assert set(params.experiment.variants) == set(names)
+    assert len(params.experiment.variants) == len(set(names))
+    with pytest.raises(UserError, match="none"):
+        resolve({"preset": "demo", "experiment": {"variants": "all"}, "groups": None})
