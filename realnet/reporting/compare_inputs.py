@@ -190,7 +190,9 @@ def _unexplained(
     compared = ("params", "git_commit", "versions", "python", "device", "processes")
     found = []
     for name, (a, b) in digests.items():
-        stage = "realnet" if name == "model" else name
+        stage = name
+        if name == "model":  # of whichever method
+            stage = next((s for s in ("realnet", "patchcore") if s in chains[0]), name)
         one, other = (c.get(stage) for c in chains)
         if a == b or one is None or other is None:
             continue
