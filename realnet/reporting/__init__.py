@@ -15,9 +15,9 @@ paper's order), then come other data sets by name.
 under ``<results>/evaluate``. ``all`` means the categories of the listed files or, without them,
 those of ``realnet.data.categories`` or, for an unknown data set, those that have a folder under
 ``<results>/data`` or ``<results>/evaluate``. Files outside the matrix are ignored.
-``scores.npz`` beside each metrics file feeds ``overview.png``, and ``per_image.npz`` the intervals (a
-workflow lists all three as inputs). Claims of the paper that name variants outside the matrix are
-judged too, once those are evaluated; not so with ``--metrics``.
+``scores.npz`` beside each metrics file feeds ``overview.png``, and ``per_image.npz`` the intervals
+(a workflow lists all three as inputs). Claims of the paper that name variants outside the matrix
+are judged too, once those are evaluated; not so with ``--metrics``.
 
 Written, in this order:
 
