@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup project demo test tables mlflow lint format schema print-python clean
+.PHONY: help setup project demo test tables publish mlflow lint format schema print-python clean
 
 help:  ## list the targets
 	@echo "RealNet-Bench. Targets:"
@@ -62,6 +62,11 @@ tables: project  ## render tables and figures again from the results, without tr
 	snakemake --cores 1 --quiet rules host reason -- tables
 	@cat results/tables/main.md
 
+publish: project  ## run every ablation (an hour on two cores) and write results/published/
+	snakemake --cores $(CORES) --rerun-incomplete --quiet rules host reason \
+	  --config 'experiment={variants: all}' -- all ablations
+	$(BIN)/python -m realnet publish
+
 mlflow: project  ## browse the runs at http://127.0.0.1:5000 (PORT=…)
 	@test -e mlflow.db || test -n "$$MLFLOW_TRACKING_URI" || $(BIN)/python -m realnet track --receipt results/tracking/runs.json
 	@echo "http://127.0.0.1:$(PORT)$$(sed -n 's/.*"view": "\(.*\)".*/\1/p' results/tracking/runs.json 2>/dev/null)"
@@ -86,4 +91,4 @@ print-python:  ## print the path of the environment's interpreter
 
 clean:  ## delete results, demo data and runs (not the environment)
 	rm -rf .snakemake data/raw/demo mlflow.db mlflow.db-shm mlflow.db-wal mlflow.db.lock
-	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	find results -mindepth 1 -maxdepth 1 ! -name README.md ! -name published -exec rm -rf {} +

@@ -584,6 +584,21 @@ def compare(
     print(run(results_a, results_b, level, json, md), end="")
 
 
+@app.command()
+def publish(
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder to write, to commit.")] = Path(
+        "results/published"
+    ),
+) -> None:
+    """Copy the report's small files, with a page that shows them, to a folder to commit."""
+    from realnet.reporting.publish import publish as run
+
+    for name in run(results, out):
+        print(f"{name}: too large to publish, left out", file=sys.stderr)
+    print(f"{out}/README.md")
+
+
 params_app = typer.Typer(no_args_is_help=True, help="Look at the parameters.")
 app.add_typer(params_app, name="params")
 
