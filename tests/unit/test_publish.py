@@ -22,9 +22,9 @@ def results(tmp_path: Path) -> Path:
         (root / f"figures/{name}.png").write_bytes(b"p" * (10 if name == "small" else 500))
         (root / f"figures/{name}.svg").write_text("<svg/>")
     figures = [
-        {"name": n, "title": n.title(), "caption": f"What {n} shows.", "files": [f"{n}.svg", f"{n}.png"]}
+        {"name": n, "title": n.title(), "caption": "Shows.", "files": [f"{n}.svg", f"{n}.png"]}
         for n in ("small", "large")
-    ]  # fmt: skip
+    ]
     write_json(root / "figures/index.json", {"figures": figures, "skipped": []})
     write_text(root / "report.html", "<!doctype html>")
     write_json(root / "metrics.json", {})
