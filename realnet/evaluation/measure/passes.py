@@ -23,13 +23,14 @@ from realnet.evaluation.metrics import (
     per_image,
     pooled_maximum,
 )
+from realnet.evaluation.metrics.image_counts import (
+    RATES,
+    defect_thresholds,
+    found_and_overlap,
+    reaching,
+)
 from realnet.evaluation.metrics.inputs import array
 
-# Rates at which thresholds are wanted, of the normal pixels that reach them; and of defect pixels.
-RATES = np.unique(
-    np.r_[np.linspace(0, 1, 96), np.linspace(0, 0.3, 160), np.geomspace(1e-6, 0.01, 64)]
-)
-DEFECT_THRESHOLDS = 160
 SKETCHED = 256  # scores that the sketch keeps of an image, at most: half evenly, half high ones
 
 
@@ -68,10 +69,11 @@ def two_passes(reader: Reader, pool: int, limits: Sequence[float]) -> Passed:
     false = []
     for first, maps, masks in reader.batches():
         counts.add(maps, masks, first, labels[first : first + len(maps)])
-        false += [len(v) - np.searchsorted(v, thresholds) for v in _normal(maps, masks)]
+        false += [reaching(values, thresholds) for values in _normal(maps, masks)]
     found = counts.localisation(limits)
 
     kinds = images.kinds or _two_kinds(labels)
+    reached, overlap = found_and_overlap(regions, of_defects, thresholds)
     statistics = PerImage(
         scores=np.concatenate(scores),
         labels=labels.astype(np.uint8),
@@ -79,8 +81,9 @@ def two_passes(reader: Reader, pool: int, limits: Sequence[float]) -> Passed:
         normal_pixels=regions.shape[1] * regions.shape[2] - regions.defect_pixels,
         defect_pixels=regions.defect_pixels,
         regions=np.bincount(regions.images, minlength=len(labels)),
-        false=np.stack(false)[:, ::-1].astype(np.int32),
-        **_of_defects(found, of_defects, thresholds),
+        false=np.stack(false).astype(np.int32),
+        found=reached.astype(np.int32),
+        overlap=overlap.astype(np.float32),
         pro_limit=limits[0],
     )
     return Passed(found, statistics.scores, labels, kinds, statistics, (low, high))
@@ -136,27 +139,4 @@ def _thresholds(
         below = np.cumsum(np.concatenate([weights for _, weights in sketches])[order])
         wanted = (1 - RATES) * (below[-1] - 1) + 1
         chosen.append(values[order[np.searchsorted(below, wanted)]])
-    if len(defect):
-        places = np.rint(np.linspace(0, len(defect) - 1, DEFECT_THRESHOLDS)).astype(np.int64)
-        chosen.append(np.partition(defect, places)[places])
-    return np.unique(np.concatenate(chosen))
-
-
-def _of_defects(
-    found: Localisation, scores: np.ndarray, thresholds: np.ndarray
-) -> dict[str, np.ndarray]:
-    """``found`` and ``overlap`` of :class:`PerImage`, thresholds descending: [N, T]."""
-    regions, count = found.regions, len(thresholds)
-    reached = np.searchsorted(thresholds, scores, side="right")
-    place = regions.images.repeat(regions.areas) * (count + 1) + reached
-
-    def reaching(weights: np.ndarray | None) -> np.ndarray:
-        table = np.bincount(place, weights, minlength=regions.shape[0] * (count + 1))
-        table = table.reshape(regions.shape[0], count + 1)[:, ::-1]
-        return np.cumsum(table, axis=1)[:, :count]
-
-    share = np.repeat(1 / regions.areas, regions.areas)
-    return {
-        "found": reaching(None).astype(np.int32),
-        "overlap": reaching(share).astype(np.float32),
-    }
+    return np.unique(np.concatenate([*chosen, defect_thresholds(defect)]))

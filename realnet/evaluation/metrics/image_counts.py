@@ -12,13 +12,15 @@ import numpy as np
 from realnet.errors import UserError
 from realnet.evaluation.metrics.image import scores_and_labels
 from realnet.evaluation.metrics.inputs import binary, maps, same_shape
-from realnet.evaluation.metrics.regions import label_regions
+from realnet.evaluation.metrics.regions import Regions, label_regions
 from realnet.io import atomic
 
-# Thresholds by what they let pass: of normal pixels, evenly up to 1 and to the usual limit of PRO
+# Thresholds by what they let pass: of normal pixels, evenly up to 1 and to the usual limit of PRO,
 # and by powers of ten below; of defect pixels, evenly.
-_EVEN, _LOW, _LOG, _DEFECT = 96, 160, 64, 160
-LOWEST_RATE = 1e-6
+RATES = np.unique(
+    np.r_[np.linspace(0, 1, 96), np.linspace(0, 0.3, 160), np.geomspace(1e-6, 0.01, 64)]
+)
+DEFECT_THRESHOLDS = 160
 
 
 @dataclass(frozen=True)
@@ -91,43 +93,52 @@ def _pixels(margins: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, ...]:
     hidden = masks.reshape(len(masks), -1)
     normal = [np.sort(values[~mask]) for values, mask in zip(flat, hidden, strict=True)]
     defect = flat.reshape(-1)[regions.pixels]
-    thresholds = _thresholds(np.concatenate(normal), defect)  # ascending
-    false = np.stack([len(v) - np.searchsorted(v, thresholds) for v in normal])
-    # Of each defect pixel: how many thresholds it reaches; then counted by image.
-    count, image = len(thresholds), regions.images.repeat(regions.areas)
-    place = image * (count + 1) + np.searchsorted(thresholds, defect, side="right")
-    weights = np.repeat(1 / regions.areas, regions.areas)
-
-    def reaching(of_pixel: np.ndarray | None) -> np.ndarray:
-        table = np.bincount(place, of_pixel, minlength=len(flat) * (count + 1))
-        table = table.reshape(len(flat), count + 1)
-        return np.cumsum(table[:, ::-1], axis=1)[:, ::-1][:, 1:]
-
-    down = slice(None, None, -1)
+    thresholds = _thresholds(np.concatenate(normal), defect)
     return (
         hidden.shape[1] - regions.defect_pixels,
         regions.defect_pixels,
         np.bincount(regions.images, minlength=len(flat)),
-        false[:, down],
-        reaching(None)[:, down],
-        reaching(weights)[:, down],
+        np.stack([reaching(values, thresholds) for values in normal]),
+        *found_and_overlap(regions, defect, thresholds),
     )
 
 
+def reaching(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How many scores reach each of the ``thresholds``, which ascend; given descending, [T]."""
+    return (len(ascending) - np.searchsorted(ascending, thresholds))[::-1]
+
+
+def found_and_overlap(
+    regions: Regions, defect: np.ndarray, thresholds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """``found`` and ``overlap`` of :class:`PerImage` for ``thresholds``, which ascend.
+
+    ``defect`` [P]: the defect pixels' scores, region by region.
+    """
+    images, count = regions.shape[0], len(thresholds)
+    reached = np.searchsorted(thresholds, defect, side="right")
+    place = regions.images.repeat(regions.areas) * (count + 1) + reached
+
+    def summed(weights: np.ndarray | None) -> np.ndarray:
+        table = np.bincount(place, weights, minlength=images * (count + 1))
+        return np.cumsum(table.reshape(images, count + 1)[:, ::-1], axis=1)[:, :count]
+
+    return summed(None), summed(np.repeat(1 / regions.areas, regions.areas))
+
+
 def _thresholds(normal: np.ndarray, defect: np.ndarray) -> np.ndarray:
-    chosen = [np.empty(0, normal.dtype)]
-    if len(normal):
-        rates = np.r_[
-            np.linspace(0, 1, _EVEN),
-            np.linspace(0, 0.3, _LOW),
-            np.geomspace(LOWEST_RATE, 0.01, _LOG),
-        ]
-        places = np.unique(np.rint((1 - rates) * (len(normal) - 1)).astype(np.int64))
-        chosen.append(np.partition(normal, places)[places])
-    if len(defect):
-        places = np.unique(np.rint(np.linspace(0, len(defect) - 1, _DEFECT)).astype(np.int64))
-        chosen.append(np.partition(defect, places)[places])
-    return np.unique(np.concatenate(chosen))
+    """Ascending, of the scores that there are."""
+    places = np.unique(np.rint((1 - RATES) * (len(normal) - 1)).astype(np.int64))
+    chosen = np.partition(normal, places)[places] if len(normal) else normal
+    return np.unique(np.concatenate([chosen, defect_thresholds(defect)]))
+
+
+def defect_thresholds(defect: np.ndarray) -> np.ndarray:
+    """Some of the defect pixels' scores, evenly by rank."""
+    if not len(defect):
+        return defect
+    places = np.rint(np.linspace(0, len(defect) - 1, DEFECT_THRESHOLDS)).astype(np.int64)
+    return np.partition(defect, np.unique(places))[places]
 
 
 def save_per_image(path: str | Path, stats: PerImage) -> None:
