@@ -15,6 +15,7 @@ from realnet.reporting.figures.made import Drawn, Skipped
 from realnet.reporting.figures.style import PICTURES
 from realnet.reporting.overview import CAPTION as OVERVIEW
 from realnet.reporting.overview import overview
+from realnet.reporting.page import prepare, render
 from realnet.reporting.summary import CAPTION as SUMMARY
 from realnet.reporting.summary import summary
 from realnet.reporting.verdicts import verdicts
@@ -24,7 +25,7 @@ from realnet.reporting.verdicts_table import verdict_files
 def report(
     results: Path, params: str, metrics: Sequence[Path] = (), allow_missing: bool = False
 ) -> None:
-    """Write ``metrics.json``, ``tables/`` and ``figures/`` under ``results``.
+    """Write ``metrics.json``, ``tables/``, ``figures/`` and ``report.html`` under ``results``.
 
     ``params``: a parameter file or JSON of experiment, variants, report and, for the figure of
     ablations, groups; ``metrics``: the
@@ -33,7 +34,9 @@ def report(
     """
     found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
     made = all_tables(found)
-    judged = verdict_files(verdicts(found), found.matrix.digits)
+    said = verdicts(found)
+    judged = verdict_files(said, found.matrix.digits)
+    page = prepare(results, found, made, said, params)
     figures, absent = all_figures(found, results, params)
 
     write_json(results / "metrics.json", summary_metrics(found))
@@ -46,6 +49,7 @@ def report(
     write_text(results / "tables" / "cells.csv", tables.cells_csv(found))
 
     index = write_figures(figures, results / "figures")
+    write_text(results / "report.html", render(page, results))
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         drawn = any(figure["name"] == "overview" for figure in index["figures"])

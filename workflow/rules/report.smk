@@ -10,6 +10,7 @@ REPORT = [
     *expand("results/figures/{figure}.png", figure=["summary", "overview"]),
     # Names all figures: which there are depends on the data.
     "results/figures/index.json",
+    "results/report.html",
 ]
 # In Snakemake's own report.
 SHOWN = {
@@ -24,6 +25,7 @@ rule make_report:
         metrics=EVALUATED,
         scores=layer("evaluate", "scores.npz"),
         per_image=layer("evaluate", "per_image.npz"),
+        records=layer("evaluate", "stage.json"),
         code=code("report"),
     output:
         [
@@ -40,7 +42,7 @@ rule make_report:
     conda:
         "../envs/realnet.yaml"
     params:
-        cfg=report_cfg("variants", "report", "groups"),
+        cfg=report_cfg("variants", "report", "groups", "preset"),
     shell:
         stage(RENDER)
 
@@ -80,6 +82,6 @@ rule tables:
     conda:
         "../envs/realnet.yaml"
     params:
-        cfg=report_cfg("variants", "report", "groups"),
+        cfg=report_cfg("variants", "report", "groups", "preset"),
     shell:
         stage(f"{RENDER} --allow-missing")
