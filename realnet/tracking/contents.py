@@ -196,12 +196,10 @@ def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content
 
 def _of_model(folder: Path) -> dict[str, str]:
     """Method and digest of a trained detector, from its ``model.json`` (weights may be 2 GB)."""
-    tags = {"method": "realnet"}
-    if (folder / "stage.json").is_file():
-        tags["method"] = read_json(folder / "stage.json")["stage"]
-    if (folder / "model.json").is_file():
-        tags["model_sha256"] = str(read_json(folder / "model.json").get("sha256"))
-    return tags
+    if not (folder / "model.json").is_file():
+        return {"method": "unknown"}
+    meta = read_json(folder / "model.json")
+    return {"method": meta.get("method", "realnet"), "model_sha256": str(meta.get("sha256"))}
 
 
 def cells(results: Path, params: Params) -> Iterator[Content]:

@@ -24,7 +24,7 @@ class Served(mlflow.pyfunc.PythonModel):
 
         Settings can be given to :func:`mlflow.pyfunc.load_model` as ``model_config``.
         """
-        from realnet.evaluation.inference import load_detector
+        from realnet.evaluation.detectors import load
         from realnet.runtime import start
         from realnet.sections import Compute
 
@@ -34,7 +34,7 @@ class Served(mlflow.pyfunc.PythonModel):
             Compute(**compute, channels_last="auto", compile=False, processes=1),
         )
         folder = self.settings.get("folder") or context.artifacts["detector"]
-        self.detector = load_detector(folder, self.runtime)
+        self.detector = load(folder, self.runtime)
 
     def predict(
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
@@ -45,25 +45,25 @@ class Served(mlflow.pyfunc.PythonModel):
         list of images or of paths, or a DataFrame that names files in its column ``path`` (or its
         only one). ``map`` is the paper's anomaly map in [0, 1] at the model's input size S,
         ``margin`` its logit, which never saturates, and ``score`` the maximum of the map after
-        averaging windows of ``params["image_score_pool"]`` pixels (default: as evaluated).
-        The bits of `realnet predict` with the same images. UserError: anything else.
+        averaging windows of ``params["image_score_pool"]`` pixels (default: as evaluated). Of
+        PatchCore both maps are its distances, and the score is its own. The bits of `realnet
+        predict` with the same images. UserError: anything else.
         """
         import torch
-
-        from realnet.evaluation.metrics import image_score
 
         pool = (params or {}).get("image_score_pool") or self.settings["image_score_pool"]
         size, batch = self.detector.image_size, self.settings["batch_size"]
         pictures = [_squashed(image, size) for image in _images(model_input)]
-        margins, scores = [np.empty((0, size, size), np.float32)], [np.empty(0)]
+        nothing = np.empty((0, size, size), np.float32)
+        margins, levels, scores = [nothing], [nothing], [np.empty(0)]
         for i in range(0, len(pictures), batch):
             pixels = torch.from_numpy(np.stack(pictures[i : i + batch]))
-            found = self.detector.margins(pixels, self.runtime, batch)
+            found, score = self.detector.detect(pixels, self.runtime, batch, pool)
             margins.append(found.numpy())
-            scores.append(image_score(found.numpy(), pool))
-        margin = np.concatenate(margins)
-        level = torch.from_numpy(margin).sigmoid().numpy()
-        return {"score": np.concatenate(scores), "map": level, "margin": margin}
+            levels.append(self.detector.maps(found).numpy())
+            scores.append(score)
+        names = {"score": scores, "map": levels, "margin": margins}
+        return {name: np.concatenate(parts) for name, parts in names.items()}
 
 
 def _squashed(image: np.ndarray, size: int) -> np.ndarray:

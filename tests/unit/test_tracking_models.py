@@ -15,6 +15,7 @@ import pytest
 import torch
 from reference.official_realnet import OfficialRealNet, randomise, save_official, single
 
+from realnet.baselines.patchcore import fit_patchcore
 from realnet.data.images import read_image
 from realnet.data.manifest import prepare
 from realnet.errors import UserError
@@ -22,6 +23,7 @@ from realnet.evaluation.predict import predict
 from realnet.evaluation.stage import evaluate
 from realnet.interop.realnet_checkpoint import import_realnet
 from realnet.io import read_csv, read_json, write_json, write_png
+from realnet.models.backbone import build_network, write_backbone
 from realnet.params import load, stage_params
 from realnet.tracking import track
 from realnet.tracking.registry import REQUIRED
@@ -124,10 +126,10 @@ def model_of(alias="base-seed0"):
     return mlflow.pyfunc.load_model(f"models:/{NAME}@{alias}")
 
 
-def predicted(root, images, variant="base"):
+def predicted(root, images, variant="base", model=None):
     """What `realnet predict --raw --margins` says."""
     compute = SMOKE.compute.model_copy(update={"device": "cpu", "threads": 1})
-    model = root / f"results/realnet/demo/hex_nut/seed0/{variant}"
+    model = model or root / f"results/realnet/demo/hex_nut/seed0/{variant}"
     options = {"raw": True, "margins": True, "batch_size": 2}
     done = predict(model, images, root / "out", compute, POOL, **options)
     names = [row["name"] for row in read_csv(root / "out/scores.csv")]
@@ -266,6 +268,28 @@ def test_a_model_works_alone(root, images):
     foreign = {n for n in imported if n not in sys.stdlib_module_names and n != "realnet"}
     needed = {distributions[name][0].lower() for name in foreign}
     assert {"torch", "timm", "pillow"} <= needed <= {"mlflow", *REQUIRED}
+
+
+def test_patchcore_too(root, images):
+    """Another method: its own folder and files, the same way in and out."""
+    backbone = root / "results/backbone/base"
+    torch.manual_seed(0)
+    network = build_network(SMOKE.backbone)
+    write_backbone(backbone, network, SMOKE.backbone, source="random")
+    sections = json.loads(SMOKE.section_json("patchcore"))
+    sections["data"]["image_size"] = SIZE
+    stage = stage_params(json.dumps(sections), "patchcore")
+    manifest = root / "results/data/demo/hex_nut/manifest.csv"
+    model = root / "results/patchcore/demo/hex_nut/seed0/texture"
+    fit_patchcore(stage, manifest, backbone, "demo", "hex_nut", 0, model)
+    out = root / "results/evaluate/demo/hex_nut/seed0/texture"
+    evaluate(evaluate_stage(), manifest, model, "demo", "hex_nut", 0, "texture", out)
+    track(Path("results"), PARAMS, models="all")
+    version = registry().get_model_version_by_alias(NAME, "texture-seed0")
+    assert version.tags["method"] == "patchcore"
+    expected = predicted(root, images, model=model)
+    shutil.rmtree("results/patchcore")
+    assert same(model_of("texture-seed0").predict(list(images)), expected)
 
 
 def test_whose_models_are_registered(root, capsys):
