@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from realnet.errors import UserError
-from realnet.evaluation.figures import heat_scale, show_heat, show_image, show_mask
+from realnet.evaluation.figures import heat_scale
 from realnet.evaluation.metrics import image_separation
 from realnet.reporting.collect import Results
 from realnet.reporting.figures import style
@@ -165,7 +165,7 @@ def _draw(categories: list[list[Strip]]) -> Figure:
                         fontweight="bold", fontsize=_size(strips), linespacing=1.0)  # fmt: skip
             for strip in strips:
                 for row in range(3):
-                    _tile(canvas.axes(left, top + row * (tile + GAP), tile, tile), row, strip)
+                    _tile(canvas, left, top + row * (tile + GAP), tile, row, strip)
                 kind = style.wrapped(strip.defect.replace("_", " "), tile + 0.04)
                 canvas.text(left + tile / 2, top + 3 * tile + 2 * GAP + 0.03, kind, ha="center",
                             fontsize=style.SMALL, color=FAINT, linespacing=0.95)  # fmt: skip
@@ -178,12 +178,12 @@ def _size(strips: list[Strip]) -> float:
     return style.TEXT if len(strips) > 1 else style.SMALL
 
 
-def _tile(axes: Any, row: int, strip: Strip) -> None:
+def _tile(canvas: style.Canvas, left: float, top: float, tile: float, row: int, strip: Strip):
+    place = (left, top, tile, tile)
     if row == 2:
-        show_heat(axes, strip.margin, strip.scale)
-    elif row == 1 and strip.mask is not None:
-        show_mask(axes, strip.mask)
-    elif row == 0 and strip.image is not None:
-        show_image(axes, strip.image)
+        canvas.picture(*place, strip.margin, cmap=style.HEAT, norm=strip.scale)
+    elif row == 1:
+        grey = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+        canvas.picture(*place, strip.mask, "no mask", **grey)
     else:
-        style.show(axes, None, "no mask" if row == 1 else "no image")
+        canvas.picture(*place, strip.image, "no image")

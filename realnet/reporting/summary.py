@@ -45,8 +45,7 @@ def summary(results: Results) -> Figure:
     handles = _handles(results)
     columns = style.columns_for([str(handle.get_label()) for handle in handles])
     top = 0.5 + 0.17 * -(-len(handles) // columns)
-    longest = max(len(row[1]) for row in rows if row)
-    side, gap = min(1.6, max(0.06 * longest + 0.15, 0.6)), 0.3
+    side, gap = style.margin([row[1] for row in rows if row]), 0.3
     width = (WIDTH - side - 0.1 - 2 * gap) / 3
     several = len(results.matrix.datasets) > 1
     low, high = sum(units) + 0.1, -0.2 / tall if several else -0.1
@@ -112,7 +111,7 @@ def _rows(
     """Names of the categories at the left, and those of the data sets where there are several."""
     for panel in panels:
         panel.set_yticks([])
-    panels[0].set_yticks(places, ["" if row is None else row[1] for row in rows])
+    panels[0].set_yticks(places, ["" if row is None else style.name(row[1]) for row in rows])
     for tick, row in zip(panels[0].get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if row and row[1] == MEAN else "normal")
     for dataset in results.matrix.datasets if len(results.matrix.datasets) > 1 else ():

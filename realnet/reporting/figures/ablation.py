@@ -53,7 +53,7 @@ def forest(blocks: Sequence[Block], level: float) -> Figure:
     for block in blocks:
         lines += [(block, None), *((block, variant) for variant in block.rows)]
     names = [variant for _, variant in lines if variant]
-    side = min(1.6, max(0.06 * max(map(len, names)) + 0.2, 0.7))
+    side = style.margin(names)
     gap, top = 0.3, 0.46
     width = (style.WIDTH - side - 0.12 - 2 * gap) / 3
     height = STEP * len(lines) + 0.06
@@ -90,7 +90,9 @@ def forest(blocks: Sequence[Block], level: float) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
-        axes.set_yticks(range(len(lines)), [v or "" for _, v in lines] if k == 0 else [])
+        axes.set_yticks(
+            range(len(lines)), [style.name(v or "") for _, v in lines] if k == 0 else []
+        )
         axes.tick_params(axis="y", length=0)
         if k > 0:
             axes.set_yticks([])

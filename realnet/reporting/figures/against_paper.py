@@ -40,7 +40,7 @@ class Value(NamedTuple):
 def bars(rows: Mapping[str, Mapping[str, Value]]) -> Figure:
     """Category, or "mean", -> metric -> value. A bar is the interval, its dot the metric."""
     names = list(rows)
-    side = min(1.5, max(0.062 * max(map(len, names)) + 0.12, 0.6))
+    side = style.margin(names)
     gap, top = 0.3, 0.46
     width = (style.WIDTH - side - 0.1 - 2 * gap) / 3
     height = STEP * len(names) + 0.1
@@ -86,7 +86,7 @@ def bars(rows: Mapping[str, Mapping[str, Value]]) -> Figure:
         axes.xaxis.set_major_locator(
             MultipleLocator(next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if span / s <= 5))
         )
-        axes.set_yticks(range(len(names)), names if k == 0 else [])
+        axes.set_yticks(range(len(names)), [style.name(n) for n in names] if k == 0 else [])
         axes.tick_params(axis="y", length=0)
         for label, name in zip(axes.get_yticklabels(), names if k == 0 else [], strict=False):
             label.set_fontweight("bold" if name == MEAN else "normal")

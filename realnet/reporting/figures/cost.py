@@ -45,7 +45,7 @@ def cost_figure(costs: Mapping[str, Cost], variants: list[str]) -> Figure:
     head = 0.3 + 0.17 * -(-len(shown) // columns)
     gap, left, height = 0.42, 0.42, 1.55
     width = (style.WIDTH - left - 0.08 - 2 * gap) / 3
-    side = min(1.4, 0.06 * max(map(len, shown)) + 0.15)
+    side = style.margin(shown, 0.4)
     below = head + height + 0.62
     tall = 0.19 * len(shown) + 0.08
     canvas = style.Canvas(below + 0.2 + tall + 0.36)
@@ -92,7 +92,7 @@ def cost_figure(costs: Mapping[str, Cost], variants: list[str]) -> Figure:
             start += seconds
     axes.set(ylim=(len(shown) - 0.45, -0.55), xlabel=f"{unit} per evaluation, by stage")
     axes.set_xlim(0, 1.04 * most / scale)
-    axes.set_yticks(range(len(shown)), shown)
+    axes.set_yticks(range(len(shown)), [style.name(v) for v in shown])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     if memory:

@@ -54,24 +54,14 @@ def panels(categories: Mapping[str, Sequence[Tile]]) -> Figure:
             above = top + WORDS - 0.04 - 0.107 * (kind.count("\n") + 1)
             canvas.text(left + tile / 2, above, rank, va="bottom", ha="center",
                         fontsize=style.SMALL, fontweight="bold")  # fmt: skip
-            upper = canvas.axes(left, top + WORDS, tile, tile)
-            style.show(upper, one.image, "no image")
-            lower = canvas.axes(left, top + WORDS + tile + GAP, tile, tile)
-            style.show(lower, one.margin, cmap=style.HEAT, norm=one.scale)
-            if one.mask is not None:
-                if one.image is not None:
-                    _outline(upper, one.mask, one.image.shape)
-                _outline(lower, one.mask, one.margin.shape)
+            upper = (left, top + WORDS, tile, tile)
+            lower = (left, top + WORDS + tile + GAP, tile, tile)
+            canvas.picture(*upper, one.image, "no image")
+            canvas.picture(*lower, one.margin, cmap=style.HEAT, norm=one.scale)
+            for place in (upper, lower) if one.mask is not None else ():
+                if place is lower or one.image is not None:
+                    canvas.outline(*place, one.mask)
     return canvas.figure
-
-
-def _outline(axes: Any, mask: np.ndarray, shape: tuple[int, ...]) -> None:
-    if mask.min() == mask.max():
-        return
-    x = (np.arange(mask.shape[1]) + 0.5) * shape[1] / mask.shape[1] - 0.5
-    y = (np.arange(mask.shape[0]) + 0.5) * shape[0] / mask.shape[0] - 0.5
-    axes.contour(x, y, mask.astype(float), levels=[0.5], colors=["white"], linewidths=1.4)
-    axes.contour(x, y, mask.astype(float), levels=[0.5], colors=["#0072b2"], linewidths=0.7)
 
 
 def chosen(order: np.ndarray, kinds: Sequence[str]) -> list[tuple[str, int]]:

@@ -58,19 +58,23 @@ def kept_residuals(found: Mapping[str, Statistics]) -> Figure:
         canvas.text(left, second + 0.21, words, fontsize=style.SMALL, color=style.FAINT)
     for row, (name, k) in enumerate(examples):
         data, top = found[name], second + 0.38 + row * (tile + gap)
-        style.show(canvas.axes(side, top, tile, tile), data["pictures"][k])
+        canvas.picture(side, top, tile, tile, data["pictures"][k])
         kept = data["kept_maps"][k].astype(np.float32)
         dropped = data["dropped_maps"][k].astype(np.float32)
         high = float(np.nanmax(kept)) if np.isfinite(kept).any() else 1.0
         low = float(np.nanmedian(np.concatenate([kept, dropped])))
         # The square root: the maxima are far above all else.
         scale = PowerNorm(0.5, low, max(high, low + 1e-6))
+        last = None
         for left, pictures in ((kept_left, kept), (dropped_left, dropped)):
             for column, picture in enumerate(pictures):
-                place = canvas.axes(left + column * (tile + gap), top, tile, tile)
                 there = picture if np.isfinite(picture).any() else None
-                image = style.show(place, there, "–", cmap=style.HEAT, norm=scale)
-                last = image or None
+                image = canvas.picture(
+                    *(left + column * (tile + gap), top, tile, tile, there, "–"),
+                    cmap=style.HEAT,
+                    norm=scale,
+                )
+                last = image or last
         canvas.text(
             *(side / 2, top + tile / 2, style.fitted(name, tile, style.SMALL)),
             rotation=90,

@@ -25,7 +25,7 @@ def score_panels(cells: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     across = min(ACROSS, len(names))
     labels = max(len(_kind(k, len(v))) for kinds in cells.values() for k, v in kinds.items())
     side, gap = 0.061 * labels + 0.1, 0.15
-    width = (style.WIDTH - across * side - (across - 1) * gap - 0.08) / across
+    width = (style.WIDTH - across * side - (across - 1) * gap - 0.16) / across
     width = min(width, 4.0)
     heights = [UPPER + ROW * len(kinds) + 0.52 for kinds in cells.values()]
     rows = [max(heights[i : i + across]) for i in range(0, len(names), across)]

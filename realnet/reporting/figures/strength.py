@@ -46,7 +46,7 @@ def strength_grid(grids: Mapping[str, Grid], rows: int = 1) -> Figure:
             for row in range(min(rows, len(grid.images))):
                 top = HEAD + number * block + row * (tile + gap)
                 picture = grid.normal[row] if column == 0 else grid.images[row, places[column - 1]]
-                style.show(canvas.axes(left, top, tile, tile), picture)
+                canvas.picture(left, top, tile, tile, picture)
     for number, name in enumerate(grids):
         height = block - 0.08
         canvas.text(

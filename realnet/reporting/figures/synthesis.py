@@ -59,7 +59,7 @@ def synthesis_methods(rows: list[tuple[str, Row]], sources: list[str]) -> Figure
             how = {}
             if picture is not None and picture.ndim == 2:
                 how = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-            style.show(canvas.axes(left, top, tile, tile), picture, "–", **how)
+            canvas.picture(left, top, tile, tile, picture, "–", **how)
     start = 0
     for number in range(1, len(rows) + 1):
         if number == len(rows) or rows[number][0] != rows[start][0]:
