@@ -353,8 +353,11 @@ def write_log(results: Path, name: str, text: str) -> None:
 def test_missing_cells_by_the_stage_that_stopped(tmp_path):
     results = tmp_path / "results"
     write_cell(results, "own", "nut", 0, "base")
+    # Stages that succeeded leave a log too, an empty one; `data` has no stage.json.
+    put(results / "data/own/plate/manifest.csv", {})
+    write_log(results, "data/own/plate", "")
     write_stage(results, "afs/own/plate/seed0/base", "afs", {})
-    write_log(results, "afs/own/plate/seed0/base", "done\n")  # of a stage that succeeded
+    write_log(results, "afs/own/plate/seed0/base", "")
     bar = "\x1b[31mstep 1\rstep 2\n\x1b[0m"
     write_log(results, "realnet/own/plate/seed0/base", f"{bar}RuntimeError: out of memory\n\n")
     found = found_in(results, params({"own": ["nut", "plate", "disc"]}, ("base",)))

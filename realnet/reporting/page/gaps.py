@@ -21,6 +21,8 @@ PLACES = {
     "patchcore": "patchcore/{dataset}/{category}/seed{seed}/{variant}",
     "evaluate": "evaluate/{dataset}/{category}/seed{seed}/{variant}",
 }
+# What is there once a stage has succeeded, where that is not its record.
+RESULTS = {"data": "manifest.csv"}
 TAIL = 16_000  # bytes of a log that are looked at
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -38,7 +40,7 @@ class Gap:
 def gaps(results: Path, found: Results) -> list[Gap]:
     """Every cell of the matrix that is missing, by its cause; what was not started comes last.
 
-    A stage stopped where its log is there and its record is not, which is also how one looks that
+    A stage stopped where its log is there and its result is not, which is also how one looks that
     is still running.
     """
     causes: dict[tuple[str, str], Gap] = {}
@@ -65,7 +67,7 @@ def _stopped(results: Path, cell: Cell, folder: str) -> Iterator[tuple[str, Path
             for group in groups:
                 where = place.format(**cell._asdict() | {"variant": variant, "group": group})
                 log = results / "logs" / f"{where}.log"
-                done = (results / where / "stage.json").is_file()
+                done = (results / where / RESULTS.get(stage, "stage.json")).is_file()
                 if done or log.is_file():
                     break
             if done or log.is_file():

@@ -73,8 +73,10 @@ def _line(said: Verdict, digits: int) -> Line:
     signed = said.kind != "number"
     first, second = (*said.variants, "", "")[:2]
     bounds = [_text(bound, digits) for bound in said.interval or ()]
+    # Of the choice on the test set, the heading says the rest.
+    claim = said.claim.rpartition(", ")[2] if said.kind == "selection" else said.claim
     return Line(
-        said.claim,
+        claim,
         title(said.dataset),
         TITLES.get(said.metric, said.metric),
         _text(said.paper, None, signed),

@@ -248,7 +248,7 @@
     }
     panel.append(make("div", { class: "contributions scroll", tabindex: "0", role: "region", "aria-label": "Evaluations" },
       make("table", {}, make("thead", {}, head), body)), place);
-    choose(cells[0]);
+    choose(cells.find((cell) => cell.gap !== undefined) ?? cells[0]);
   };
 
   document.addEventListener("click", (event) => {
