@@ -36,6 +36,7 @@ def group_cfg(wildcards):
 rule make_ablation:
     input:
         metrics=of_group("metrics.json"),
+        per_image=of_group("per_image.npz"),
         code=code("ablation"),
     output:
         multiext("results/tables/ablation_{ablation}", *FORMATS),
