@@ -68,6 +68,10 @@ def test_artefacts(made):
     assert {r["checkpoint_sha256"] for r in rows} == {config["sha256"]}
     for folder in ("ddpm/samples.png", "sdas/grid.png", "afs/afs.png", "realnet/curves.png"):
         assert (made / folder).stat().st_size > 500
+    with np.load(made / "sdas/grid.npz") as grid, np.load(made / "realnet/anomalies.npz") as drawn:
+        count = len(grid["strengths"])
+        assert grid["images"].shape[:2] == (len(grid["normal"]), count) and count > 1
+        assert set(drawn["sources"].tolist()) == {"sdas", "texture"} and drawn["masks"].any()
     selection = load_selection(made / "afs")
     assert [len(i) for i in selection.indices] == [8, 8, 8, 8]
     assert all(i == sorted(set(i)) for i in selection.indices)
