@@ -73,7 +73,7 @@ def test_image_metrics_are_exact(metric: str):
 
 
 @pytest.mark.parametrize(
-    ("metric", "tolerance"), [("pixel_auroc", 5e-4), ("pixel_ap", 0.01), ("pro", 5e-4)]
+    ("metric", "tolerance"), [("pixel_auroc", 5e-4), ("pixel_ap", 1e-3), ("pro", 5e-4)]
 )
 def test_pixel_metrics_are_exact_to_a_small_part_of_their_spread(metric: str, tolerance: float):
     made = small_set(1)

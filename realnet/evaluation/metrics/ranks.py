@@ -106,14 +106,14 @@ def rank(thresholds: Thresholds, normal: np.ndarray, name: str = "scores") -> Ra
     normal.sort()
     no_nan(normal, name)
     values, n = thresholds.values, len(normal)
-    left = np.searchsorted(normal, values, side="left")
-    right = left.copy()
+    reaching = np.searchsorted(normal, values, side="left")
     # Ties between a defect and a normal score are few unless scores are coarse: the second search
     # is for those alone.
-    tied = np.flatnonzero(left < n)
-    tied = tied[normal[left[tied]] == values[tied]]
-    right[tied] = np.searchsorted(normal, values[tied], side="right")
-    return Ranks(thresholds, n - right, n - left, n)
+    tied = np.flatnonzero(np.take(normal, reaching, mode="clip") == values) if n else reaching[:0]
+    np.subtract(n, reaching, out=reaching)
+    above = reaching.copy()
+    above[tied] = n - np.searchsorted(normal, values[tied], side="right")
+    return Ranks(thresholds, above, reaching, n)
 
 
 def rank_top(thresholds: Thresholds, normal: np.ndarray, rate: float) -> Ranks:

@@ -88,10 +88,25 @@ def _pixel_auroc(stats: PerImage, weights: np.ndarray) -> np.ndarray:
 
 
 def _pixel_ap(stats: PerImage, weights: np.ndarray) -> np.ndarray:
-    """Between two thresholds there are many pixels, of which the precision changes evenly."""
+    """Between two thresholds there are many pixels, defect and normal ones evenly mixed.
+
+    With F of T pixels found before a step of d among D, the precision after a share x of it is
+    (F + x d) / (T + x D), whose mean over x is d / D + (F - T d / D) log(1 + D / T) / D.
+    Source: Davis and Goadrich 2006.
+    """
     found = weights @ stats.found.astype(np.float64)
     total = found + weights @ stats.false.astype(np.float64)
-    return (_steps(found, total) + _steps(found, total, before=True)) / 2
+    first = np.zeros((len(found), 1))
+    found_before = np.concatenate([first, found[:, :-1]], axis=1)
+    total_before = np.concatenate([first, total[:, :-1]], axis=1)
+    step, width = found - found_before, total - total_before
+    share = np.divide(step, width, out=np.zeros_like(step), where=width > 0)
+    bends = (total_before > 0) & (width > 0)
+    growth = np.log1p(np.divide(width, total_before, out=np.zeros_like(step), where=bends))
+    bend = np.divide(
+        found_before - total_before * share, width, out=np.zeros_like(step), where=bends
+    )
+    return (step * (share + bend * growth)).sum(1) / found[:, -1]
 
 
 def _pro(stats: PerImage, weights: np.ndarray) -> np.ndarray:
@@ -112,14 +127,9 @@ def _share(weights: np.ndarray, part: np.ndarray, whole: np.ndarray) -> np.ndarr
     return (weights @ part.astype(np.float64)) / (weights @ whole.astype(np.float64))[:, None]
 
 
-def _steps(found: np.ndarray, total: np.ndarray, before: bool = False) -> np.ndarray:
-    """Average precision along thresholds, both cumulative [B, T].
-
-    ``before``: with the precision of the threshold before each step.
-    """
+def _steps(found: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Average precision along thresholds, both cumulative [B, T]."""
     precision = np.divide(found, total, out=np.zeros_like(total), where=total > 0)
-    if before:
-        precision = np.concatenate([precision[:, :1], precision[:, :-1]], axis=1)
     return (np.diff(found, axis=1, prepend=0) * precision).sum(1) / found[:, -1]
 
 
