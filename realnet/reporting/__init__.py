@@ -31,6 +31,8 @@ Written, in this order:
     <results>/tables/cells.csv                  every single evaluation, unrounded
     <results>/figures/summary.png               the three metrics, category by category
     <results>/figures/overview.png              input, ground truth and heat map per category
+    <results>/figures/*.svg, *.png              these and those of ``realnet.reporting.figures``
+    <results>/figures/index.json                their titles and captions, and which lack data
     <results>/report.html                       all of it on one page, and what it was made from
 
 A missing cell ends the command with one line that names the file and how to make it (status 2);
