@@ -69,7 +69,8 @@ publish: project  ## run every ablation (an hour on two cores) and write results
 
 mlflow: project  ## browse the runs at http://127.0.0.1:5000 (PORT=…)
 	@test -e mlflow.db || test -n "$$MLFLOW_TRACKING_URI" || $(BIN)/python -m realnet track --receipt results/tracking/runs.json
-	@echo "http://127.0.0.1:$(PORT)$$(sed -n 's/.*"view": "\(.*\)".*/\1/p' results/tracking/runs.json 2>/dev/null)"
+	@echo "http://127.0.0.1:$(PORT)   and in it, as they open best:"
+	@sed -nE 's#.*"(runs|variants|cells)": "(/.*)".*#  \1: http://127.0.0.1:$(PORT)\2#p' results/tracking/runs.json 2>/dev/null || true
 	$(BIN)/mlflow --env-file mlflow.env ui --host 127.0.0.1 --port $(PORT) --workers 1
 
 lint: project  ## ruff, snakemake --lint, snakefmt

@@ -27,8 +27,22 @@ def connect(uri: str) -> Any:
     for name in ("alembic", "mlflow.store.db.utils"):  # lines on the making of a new database
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
 
+    if database(uri) and not event.contains(Engine, "connect", _no_waiting):
+        event.listen(Engine, "connect", _no_waiting)
     return MlflowClient(uri, registry_uri=uri)
+
+
+def _no_waiting(connection: Any, _: Any) -> None:
+    """Do not wait for the disk at every one of some thousand small writes.
+
+    With the write-ahead log a power cut may lose the last runs, which are written again, but not
+    the database.
+    """
+    if type(connection).__module__.startswith("sqlite3"):
+        connection.execute("PRAGMA synchronous=NORMAL")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from realnet.tracking.registry import register
 from realnet.tracking.views import links, views
 
 PRINT = "realnet.fingerprint"
-POINTS = 100  # of a curve; the whole table is among the run's files
+POINTS = 60  # of a curve; the whole table is among the run's files
 
 
 def track(
