@@ -16,9 +16,10 @@ from realnet.evaluation.metrics import (
     pr_curve,
     pro_curve,
     roc_curve,
+    save_curves,
     save_per_image,
 )
-from realnet.io import atomic, write_csv
+from realnet.io import write_csv
 
 RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
 
@@ -57,13 +58,7 @@ def write_curves(
         "pr": nothing if masks is None else pr_curve(margins, masks),
         "pro": nothing if masks is None else pro_curve(margins, masks),
     }
-    flat = {
-        f"{name}_{axis}": values
-        for name, curve in curves.items()
-        for axis, values in zip("xy", curve, strict=True)
-    }
-    with atomic(path) as temporary, temporary.open("wb") as target:
-        np.savez_compressed(target, **flat)
+    save_curves(path, curves)
 
 
 def write_intervals(

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from realnet.errors import UserError
-from realnet.evaluation.metrics import PerImage, pr_curve, roc_curve
-from realnet.io import atomic, save_figure
+from realnet.evaluation.metrics import PerImage, pr_curve, roc_curve, save_curves
+from realnet.io import save_figure
 
 IMAGE, PIXEL, REGION, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8a8a"  # Okabe and Ito
 
@@ -25,13 +25,7 @@ def write_curves(figure: Path, points: Path, stats: PerImage, result: dict[str, 
     """Draw and save the curves. ``<curve>_x``, ``<curve>_y`` of image_roc, image_pr, roc, pr, pro;
     empty where undefined."""
     found = curves(stats)
-    flat = {
-        f"{name}_{axis}": values
-        for name, curve in found.items()
-        for axis, values in zip("xy", curve, strict=True)
-    }
-    with atomic(points) as temporary, temporary.open("wb") as target:
-        np.savez_compressed(target, **flat)
+    save_curves(points, found)
     save_figure(figure, draw(found, result))
 
 

@@ -33,7 +33,7 @@ are other sums over the same ranks.
 ``uncertainty.py``: intervals and tests; ``curves.py``: curves to look at. More in docs/metrics.md.
 """
 
-from realnet.evaluation.metrics.curves import pr_curve, pro_curve, roc_curve
+from realnet.evaluation.metrics.curves import pr_curve, pro_curve, roc_curve, save_curves
 from realnet.evaluation.metrics.image import (
     image_ap,
     image_auroc,
@@ -96,6 +96,7 @@ __all__ = [
     "pro_at",
     "pro_curve",
     "roc_curve",
+    "save_curves",
     "save_per_image",
     "summary",
     "two_sided_p",

@@ -3,12 +3,15 @@
 No metric is computed from these; the areas come from ranks (:mod:`.pixel`).
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from realnet.evaluation.metrics.inputs import array, binary, maps, same_shape
 from realnet.evaluation.metrics.regions import label_regions
+from realnet.io import atomic
 
 Curve = tuple[np.ndarray, np.ndarray]  # x, y: float64 [K], x ascending
 
@@ -60,6 +63,17 @@ def pro_curve(margins: Any, masks: Any, points: int = 1000) -> Curve:
     below = np.r_[0.0, np.cumsum(weights)]
     overlap = (below[-1] - below[np.searchsorted(defect, thresholds)]) / below[-1]
     return _closed(_reach(normal, thresholds), overlap)
+
+
+def save_curves(path: Path, curves: Mapping[str, Curve]) -> None:
+    """As .npz with ``<curve>_x`` and ``<curve>_y``; those that are undefined are empty."""
+    flat = {
+        f"{name}_{axis}": values
+        for name, curve in curves.items()
+        for axis, values in zip("xy", curve, strict=True)
+    }
+    with atomic(path) as temporary, temporary.open("wb") as target:
+        np.savez_compressed(target, **flat)
 
 
 def _sorted(scores: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
