@@ -236,6 +236,17 @@ def test_table_of_a_group_is_found_and_made_again(small):
     assert "4 of 4 cells" in html  # but they are not of the matrix
 
 
+def test_notes_above_the_tables_are_true_of_all_kinds(tmp_path):
+    results = tmp_path / "results"
+    for dataset in ("own", "other"):
+        for variant in ("base", "sdas", "third"):
+            write_cell(results, dataset, "nut", 0, variant)
+    text = params({"own": ["nut"], "other": ["nut"]}, ("base", "sdas", "third"))
+    above = page(results, text).split('id="tables"')[1].split('class="table"')[0]
+    assert "Best: bold" in above  # of variants, and of variants by category
+    assert "Variant base" not in above  # of the tables of data sets alone
+
+
 # --- hostile texts -------------------------------------------------------------------------------
 
 

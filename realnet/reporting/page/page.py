@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -20,6 +19,7 @@ from realnet.reporting.formats import Table
 from realnet.reporting.page import facts, gaps, judged, pictures, trace, view
 from realnet.reporting.page.pictures import Picture
 from realnet.reporting.page.trace import Trace
+from realnet.reporting.page.view import View
 from realnet.reporting.published import title
 from realnet.reporting.verdicts import Verdict
 
@@ -51,7 +51,7 @@ def prepare(
         "commits": len({record.get("git_commit") for record in traced.records}),
         "main": first,
         "views": rest,
-        "common": _common([view.notes for view in rest]),
+        "common": _common(rest, found),
         "verdicts": judged.sections(said, found.matrix.digits),
         "gaps": lacking,
         "lacking": sum(len(gap.cells) for gap in lacking),
@@ -92,10 +92,16 @@ def _place(name: str, found: Results) -> int:
     return order.get(name, 3)
 
 
-def _common(notes: list[list[str]]) -> list[str]:
-    """What several tables say below themselves, to be said once above them."""
-    counts = Counter(note for each in notes for note in dict.fromkeys(each))
-    return [note for note, count in counts.items() if count > 1]
+def _common(views: Sequence[View], found: Results) -> list[str]:
+    """What tables of several kinds say below themselves, to be said once above them all.
+
+    Those of data sets are one kind: what only they say is true of no other.
+    """
+    kinds: dict[str, set[str]] = {}
+    for each in views:
+        for note in each.notes:
+            kinds.setdefault(note, set()).add("" if each.name in found.categories else each.name)
+    return [note for note, where in kinds.items() if len(where) > 1]
 
 
 def _by_dataset(shown: list[Picture]) -> list[tuple[str, list[Picture]]]:
