@@ -50,8 +50,9 @@ demo: project  ## run the whole benchmark on the embedded data set and show the 
 	@echo
 	@cat results/tables/demo.md 2>/dev/null || cat results/tables/main.md
 	@echo
-	@echo "Tables:   results/tables/   (main, demo, per_category, ablation; csv, md, tex)"
-	@echo "Figures:  results/figures/summary.png, results/figures/overview.png"
+	@echo "Report:   results/report.html (open it in a browser)"
+	@echo "Tables:   results/tables/   (main, demo, verdicts, per_category, ablation; csv, md, tex)"
+	@echo "Figures:  results/figures/ (summary, overview, and what index.json lists)"
 	@echo "          results/evaluate/<data set>/<category>/seed<k>/<variant>/qualitative.png"
 	@echo "Runs:     make mlflow (http://127.0.0.1:$(PORT))"
 
