@@ -1,38 +1,6 @@
 FORMATS = (".csv", ".md", ".tex")
 
 
-def of_group(name):
-    """Input function: `name` of every evaluation of the group's variants, after a look at what they
-    need; of groups that nobody asks for, nothing is asked."""
-
-    def files(wildcards):
-        group = P.groups.get(wildcards.ablation)
-        if group is None:
-            user_error(
-                f"no group of variants {wildcards.ablation!r}; known: {', '.join(P.groups)}"
-            )
-        check_variants(*group.variants)
-        return layer("evaluate", name, group.variants)
-
-    return files
-
-
-def group_cfg(wildcards):
-    """As `report_cfg`, with the variants of the group alone."""
-    group = P.groups[wildcards.ablation]
-    values = {
-        "experiment": {
-            **config["experiment"],
-            "datasets": MATRIX,
-            "variants": group.variants,
-        },
-        "groups": {wildcards.ablation: group.model_dump()},
-        "report": config["report"],
-        "variants": {name: P.variants[name] for name in group.variants},
-    }
-    return json.dumps(values, sort_keys=True)
-
-
 rule make_ablation:
     input:
         metrics=of_group("metrics.json"),
