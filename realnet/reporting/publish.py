@@ -1,8 +1,13 @@
 """`realnet publish`: the results of a run as small files to commit, with a page that shows them."""
 
+import base64
+import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from realnet.errors import UserError
 from realnet.io import read_json, write_text
@@ -10,6 +15,7 @@ from realnet.io import read_json, write_text
 TABLES = ("main", "verdicts", "ablation", "protocols")
 LARGEST = 2_000_000  # bytes of one file; larger figures stay where they are
 WHOLE = 12_000_000  # bytes of all
+PICTURE = 200_000  # bytes of a PNG from which on its colours are reduced
 MARK = "<!-- made by `realnet publish`; not to be edited by hand -->"
 
 
@@ -42,9 +48,33 @@ def publish(results: Path, out: Path) -> list[str]:
     for path in chosen:
         target = out / path.relative_to(results)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        target.write_bytes(_smaller(path))
     write_text(readme, _page(results, index, {path.name for path in figures}))
     return large
+
+
+def _smaller(path: Path) -> bytes:
+    """A file's bytes; pictures, also those inside of a page, with 256 colours where that helps."""
+    content = path.read_bytes()
+    if path.suffix == ".png":
+        return _palette(content)
+    if path.suffix != ".html":
+        return content
+
+    def smaller(found: re.Match[bytes]) -> bytes:
+        picture = _palette(base64.b64decode(found.group(2)))
+        return found.group(1) + base64.b64encode(picture)
+
+    return re.sub(rb"(data:image/png;base64,)([A-Za-z0-9+/=]+)", smaller, content)
+
+
+def _palette(png: bytes) -> bytes:
+    """Of photographs and heat maps about a third of the bytes; plots stay as they are."""
+    if len(png) < PICTURE:
+        return png
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(out, "PNG", optimize=True)
+    return min(png, out.getvalue(), key=len)
 
 
 def _figures(results: Path, index: dict[str, Any]) -> tuple[list[Path], list[str]]:

@@ -1,11 +1,14 @@
 """`realnet publish`: what is copied, what is refused, and that nothing of the user's is lost."""
 
+import base64
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from realnet.errors import UserError
-from realnet.io import write_json, write_text
+from realnet.io import write_json, write_png, write_text
 from realnet.reporting import publish as publishing
 from realnet.reporting.publish import publish
 
@@ -83,3 +86,20 @@ def test_without_a_report_or_too_large_nothing_is_written(results: Path, monkeyp
     with pytest.raises(UserError, match="make the report first"):
         publish(results, results / "published")
     assert not (results / "published").exists()
+
+
+def test_pictures_are_made_smaller_also_inside_the_page(results: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    write_png(results / "figures/small.png", pixels)
+    large = (results / "figures/small.png").read_bytes()
+    uri = "data:image/png;base64," + base64.b64encode(large).decode()
+    write_text(results / "report.html", f"<img src='{uri}'><p>text</p>")
+    publish(results, results / "published")
+    copied = (results / "published/figures/small.png").read_bytes()
+    assert len(copied) < len(large) / 2
+    page = (results / "published/report.html").read_text()
+    assert base64.b64encode(copied).decode() in page
+    assert page.endswith("'><p>text</p>")
+    again = np.asarray(Image.open(results / "published/figures/small.png").convert("RGB"))
+    assert again.shape == pixels.shape
+    assert np.abs(again.astype(int) - pixels).mean() < 30
