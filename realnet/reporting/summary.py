@@ -18,8 +18,10 @@ CAPTION = (
     "Exact metrics of the last checkpoint, every category and their mean; one marker per variant,"
     " mean over seeds, bars ± one standard deviation over seeds where there are several. A dotted"
     " line leads to the checkpoint that was best on the test set, where one was kept; a hollow"
-    " diamond is the paper's mean, under its own protocol. Axes do not start at 0."
+    " diamond is the paper's mean, under its own protocol. Axes do not start at 0. Of more than"
+    " eight variants the first eight are shown; the tables have all."
 )
+MOST = 8  # variants; of more, markers would hide each other
 
 
 @style.styled
@@ -31,7 +33,7 @@ def summary(results: Results) -> Figure:
     the paper's mean, n/a a metric that is undefined (no masks). The axis starts below the smallest
     value, since all the interest is near 100: compare dots, not lengths.
     """
-    variants = results.matrix.variants
+    variants = results.matrix.variants[:MOST]
     rows: list[tuple[str, str] | None] = []  # None: a gap between data sets
     for dataset in results.matrix.datasets:
         rows += [None] if rows else []
@@ -182,7 +184,8 @@ def _ticks(span: float) -> MultipleLocator:
 
 
 def _handles(results: Results) -> list[Line2D]:
-    handles = style.variant_handles(results.matrix.variants, markers=True)
+    variants = results.matrix.variants[:MOST]
+    handles = style.variant_handles(variants, markers=True)
     if any(results.is_whole(d) and number(d, MEAN, METRICS[0]) for d in results.matrix.datasets):
         handles.append(
             Line2D([], [], linestyle="", marker="d", label="paper (official protocol)", color=INK,
@@ -191,7 +194,7 @@ def _handles(results: Results) -> list[Line2D]:
     if any(
         results.stat(d, v, c, under(STRICT_BEST, METRICS[0])).value is not None
         for d in results.matrix.datasets
-        for v in results.matrix.variants
+        for v in variants
         for c in results.categories[d]
     ):
         handles.append(

@@ -150,7 +150,8 @@ def colour(index: int) -> str:
 
 
 def marker(index: int) -> str:
-    return MARKERS[index % len(MARKERS)]
+    """Moved on where the colours start again, so that no two variants have both."""
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
 def size(index: int) -> float:
