@@ -258,7 +258,8 @@ def test_four_protocols_from_one_run(made, tmp_path):
             **pixel_metrics(margins[name], masks, params.pro_limit),
         }
         strict, official = found[f"strict_{name}"], found[f"official_{name}"]
-        wanted = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
+        wanted = {"image_auroc", "image_ap", "image_f1_max", "aupimo"}
+        wanted |= {"pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
         assert set(strict) == wanted | {"checkpoint", "step"}
         for metric in ("image_auroc", "pixel_auroc", "pixel_ap", "pro"):
             assert strict[metric] == pytest.approx(exact[metric], abs=1e-12), metric

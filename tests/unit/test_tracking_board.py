@@ -59,9 +59,11 @@ def store(tmp_path_factory):
                 inputs = {"manifest": manifest, "model": model / "model.json"}
                 write_stage(folder, "evaluate", inputs)
                 value += 0.01
-    track(root, PARAMS, models="none")
-    yield f"sqlite:///{here}/store.db"
-    patch.undo()
+    try:
+        track(root, PARAMS, models="none")
+        yield f"sqlite:///{here}/store.db"
+    finally:
+        patch.undo()
 
 
 def rows(text):
@@ -178,6 +180,11 @@ def server(store, tmp_path, monkeypatch):
     monkeypatch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(tmp_path / "files"))
     monkeypatch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
     monkeypatch.setenv(constants.SERVE_ARTIFACTS_ENV_VAR, "true")
+    # The application sets the stores of its whole process, which is that of the other tests too.
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
+    monkeypatch.setattr("mlflow.tracking._model_registry.utils._registry_uri", None)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "")
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI")
     running = make_server("127.0.0.1", 0, app, threaded=True)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.port}"

@@ -208,9 +208,11 @@ def served(made, empty, tmp_path_factory):
     shutil.copyfile(empty, here / "store.db")
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/store.db")
     patch.chdir(made)
-    track(Path("results"), PARAMS)
-    yield model_of()
-    patch.undo()
+    try:
+        track(Path("results"), PARAMS)
+        yield model_of()
+    finally:
+        patch.undo()
     shutil.rmtree(made / "results/mlartifacts")
 
 
