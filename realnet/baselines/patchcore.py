@@ -25,7 +25,7 @@ from realnet.data.images import load_images
 from realnet.data.items import read_manifest
 from realnet.errors import UserError
 from realnet.io import read_json, save_weights, sha256, write_json
-from realnet.models.backbone import FeatureExtractor, load_backbone
+from realnet.models.backbone import FeatureExtractor, backbone_folder, load_backbone
 from realnet.provenance import Record
 from realnet.runtime import Runtime, start
 from realnet.sections import PatchCore
@@ -241,17 +241,7 @@ def load_patchcore(folder: Path, meta: dict, runtime: Runtime) -> PatchCoreDetec
         raise UserError(
             f"{path}: missing, or not the file of model.json; make it with `realnet patchcore`"
         )
-    origin = (folder / meta["backbone"]["path"]).resolve()
-    if not origin.is_dir():
-        origin = folder / "backbone"
-    if not origin.is_dir():
-        raise UserError(
-            f"{origin}: no such folder, but {folder} needs its backbone; move both together, or"
-            f" copy the backbone's folder to {folder}/backbone"
-        )
-    extractor = load_backbone(origin)
-    if read_json(origin / "backbone.json")["sha256"] != meta["backbone"]["sha256"]:
-        raise UserError(f"{origin}: not the backbone that {folder} was made with")
+    extractor = load_backbone(backbone_folder(folder, meta))
     rows = safetensors.torch.load_file(path)["memory"]
     return PatchCoreDetector(
         runtime.place(extractor),

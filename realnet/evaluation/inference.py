@@ -12,7 +12,7 @@ from realnet.errors import UserError
 from realnet.evaluation.metrics import image_score
 from realnet.io import read_json, sha256
 from realnet.models.afs import selection_from
-from realnet.models.backbone import FeatureExtractor, load_backbone
+from realnet.models.backbone import FeatureExtractor, backbone_folder, load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet, margin
 from realnet.runtime import Runtime
 from realnet.sections import Model
@@ -101,24 +101,6 @@ def load_detector(folder: str | Path, runtime: Runtime, checkpoint: str = "last"
         size,
         meta,
     )
-
-
-def backbone_folder(folder: Path, meta: dict) -> Path:
-    """Where the backbone lies that ``folder`` was made with: as its ``model.json`` says, or inside.
-
-    UserError: it is in neither place, or it is another one.
-    """
-    origin = (folder / meta["backbone"]["path"]).resolve()
-    if not origin.is_dir() and (folder / "backbone").is_dir():
-        origin = folder / "backbone"
-    if not origin.is_dir():
-        raise UserError(
-            f"{origin}: no such folder, but {folder} needs its backbone; move both together, or"
-            f" copy the backbone's folder to {folder}/backbone"
-        )
-    if read_json(origin / "backbone.json")["sha256"] != meta["backbone"]["sha256"]:
-        raise UserError(f"{origin}: not the backbone that {folder} was trained with")
-    return origin
 
 
 FILES = {"last": "model.safetensors", "best": "best.safetensors"}

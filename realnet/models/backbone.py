@@ -203,3 +203,21 @@ def load_backbone(folder: str | Path) -> FeatureExtractor:
     network = build_network(params)
     load_into(network, safetensors.torch.load_file(path), str(path))
     return FeatureExtractor(network, params.mean, params.std)
+
+
+def backbone_folder(folder: Path, meta: dict) -> Path:
+    """Where the backbone lies that ``folder`` was made with: as its ``model.json`` says, or inside.
+
+    UserError: it is in neither place, or it is another one.
+    """
+    origin = (folder / meta["backbone"]["path"]).resolve()
+    if not origin.is_dir() and (folder / "backbone").is_dir():
+        origin = folder / "backbone"
+    if not origin.is_dir():
+        raise UserError(
+            f"{origin}: no such folder, but {folder} needs its backbone; move both together, or"
+            f" copy the backbone's folder to {folder}/backbone"
+        )
+    if read_json(origin / "backbone.json")["sha256"] != meta["backbone"]["sha256"]:
+        raise UserError(f"{origin}: not the backbone that {folder} was made with")
+    return origin
