@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from realnet.errors import UserError
 from realnet.io import read_csv, read_json
+from realnet.reporting.records import moved, records
 
 KINDS = {
     "params": "parameters",
@@ -30,42 +30,6 @@ class Change(NamedTuple):
     b: str
 
 
-def chain(root: Path, folder: Path) -> dict[str, dict[str, Any]]:
-    """Stage -> its record, of the evaluation in ``folder`` and of all that it was made from.
-
-    ``root``: folder of the results, wherever it lies now: the records name their inputs by paths
-    that were valid where they were written.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    todo = [folder]
-    while todo:
-        path = todo.pop() / "stage.json"
-        if not path.is_file():
-            continue
-        record = read_json(path)
-        try:
-            if record["stage"] in found:
-                continue
-            found[record["stage"]] = record
-            sources = [source["path"] for source in record["inputs"].values()]
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}: not the record of a stage; make it again") from None
-        todo += [here for source in sources if (here := moved(root, source)) is not None]
-    return found
-
-
-def moved(root: Path, source: str) -> Path | None:
-    """The folder below ``root`` that a recorded file lies in now; None: it is no result.
-
-    A recorded path ends like the present one: the longest such end is it.
-    """
-    parts = PurePath(source).parts[:-1]
-    for start in range(len(parts)):
-        if parts[start] != "/" and (root.joinpath(*parts[start:]) / "stage.json").is_file():
-            return root.joinpath(*parts[start:])
-    return None
-
-
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested mappings as ``section.key``: JSON."""
     found: dict[str, str] = {}
@@ -86,7 +50,7 @@ def changes(a: Path, b: Path, folder_a: Path, folder_b: Path) -> list[Change]:
     Intermediate results are consequences and not listed. But where a stage had the same parameters,
     inputs, code, packages and device, and its result differs, that is the end of the list.
     """
-    chains = chain(a, folder_a), chain(b, folder_b)
+    chains = records(a, folder_a), records(b, folder_b)
     stages = [stage for stage in chains[0] if stage in chains[1]]
     found = [
         Change("params", f"stage {stage}", *("there" if stage in c else ABSENT for c in chains))

@@ -22,8 +22,9 @@ from realnet.evaluation.metrics import (
     save_per_image,
 )
 from realnet.reporting.compare import BEYOND, SAME, UNKNOWN, WITHIN, compare, together
-from realnet.reporting.compare_inputs import Change, chain, changes, moved
+from realnet.reporting.compare_inputs import Change, changes
 from realnet.reporting.compare_text import to_text
+from realnet.reporting.records import moved, records
 
 METRICS = ("image_auroc", "pixel_auroc", "pro")
 CATEGORIES, SEEDS, VARIANTS = ("nut", "pcb"), (0, 1), ("base", "texture")
@@ -149,7 +150,7 @@ def test_equal_results_in_two_places_are_identical(both):
 
 def test_the_chain_is_followed_below_the_folder_where_the_results_lie_now(both):
     folder = both[0] / "evaluate/own/nut/seed1/base"
-    assert set(chain(both[0], folder)) == {"evaluate", "realnet", "backbone"}
+    assert set(records(both[0], folder)) == {"evaluate", "realnet", "backbone"}
     model = "/any/results/realnet/own/nut/seed1/base/model.json"
     assert moved(both[0], model) == both[0] / "realnet/own/nut/seed1/base"
     assert moved(both[0], "data/weights/backbone.pth") is None

@@ -19,7 +19,7 @@ from realnet.reporting.collect import (
     number,
     under,
 )
-from realnet.reporting.compare_inputs import moved
+from realnet.reporting.records import moved
 
 # What the page can show of each evaluation, by its address (`Results.stat`).
 SHOWN = (
