@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from realnet import stopping
 from realnet.errors import UserError
+from realnet.trouble import explain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -695,11 +697,23 @@ def cost(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit status 2."""
+    """Run the command line; a user's mistake is one line on stderr and exit status 2.
+
+    So is what the machine does wrong (a full disk, say). After a signal: 128 + its number.
+    """
+    stopping.listen()
     try:
         app()
     except UserError as error:
         print(f"realnet: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except stopping.Stopped as stop:
+        print(f"realnet: {stop}", file=sys.stderr)
+        raise SystemExit(128 + stop.number) from None
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        print(f"realnet: {line}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

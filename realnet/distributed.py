@@ -28,10 +28,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from realnet import stopping
 from realnet.errors import UserError
 from realnet.io import read_json, write_json
 from realnet.runtime import Runtime, on_cuda
 from realnet.sections import Compute
+from realnet.trouble import explain
 
 # A process may wait this long for another that writes a checkpoint; one that fails is noticed at
 # once, by the process that started them.
@@ -89,6 +91,12 @@ def launch(function: Callable[..., None], compute: Compute, *arguments: Any) -> 
             for job in jobs:
                 job.start()
             failed = _wait(jobs)
+        except stopping.Stopped:
+            for job in jobs:
+                if job.is_alive():
+                    job.terminate()
+            _wait(jobs)  # each ends after the same step, and the first one saves it
+            raise
         finally:
             for job in jobs:
                 if job.is_alive():
@@ -113,6 +121,8 @@ class Group:
 def _member(rank: int, group: Group, function: Callable[..., None], arguments: Sequence) -> None:
     """The life of one process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.pop(stopping.PARENT, None)  # the process that started this one looks after it
+    stopping.listen()
     if rank > 0:  # the first one speaks for all
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")
@@ -128,9 +138,13 @@ def _member(rank: int, group: Group, function: Callable[..., None], arguments: S
         )
         _guarded(function, arguments)
         dist.destroy_process_group()
+    except stopping.Stopped as stop:
+        sys.stdout.flush()
+        os._exit(128 + stop.number)
     except BaseException as error:
-        known = isinstance(error, UserError)
-        text = str(error) if known else traceback.format_exc()
+        plain = str(error) if isinstance(error, UserError) else explain(error)
+        known = plain is not None
+        text = plain if known else traceback.format_exc()
         report = {"time": time.monotonic(), "rank": rank, "known": known, "text": text}
         write_json(group.report(rank), report)  # whole or not at all: this process may be killed
         sys.stderr.flush()
@@ -235,6 +249,16 @@ def total(values: Sequence[float], runtime: Runtime) -> list[float]:
     summed = torch.tensor(values, dtype=torch.float64, device=runtime.device)
     dist.all_reduce(summed)
     return summed.tolist()
+
+
+def stops(runtime: Runtime) -> bool:
+    """Whether the training is to stop after this step: one process that was asked stops all."""
+    if runtime.processes == 1:
+        return stopping.asked() is not None
+    if total([float(stopping.asked() is not None)], runtime)[0] > 0:
+        stopping.ask()
+        return True
+    return False
 
 
 def check_alike(model: nn.Module, runtime: Runtime, step: int) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from realnet.io import sha256, write_json
+from realnet.errors import UserError
+from realnet.io import read_json, sha256, write_json
 from realnet.params import PROJECT
 
 PACKAGES = (
@@ -48,6 +49,35 @@ def peak_memory_mb() -> int:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
+# Beside a result, written after it: what vouches for its files.
+VOUCHERS = ("stage.json", "summary.json")
+
+
+def outputs(folder: str | Path) -> dict[str, str]:
+    """File name -> SHA-256 of what a stage left in its folder; not of folders in there."""
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    wanted = (p for p in files if p.name not in VOUCHERS and not p.name.startswith("."))
+    return {path.name: sha256(path) for path in wanted}
+
+
+def intact(path: str | Path) -> str:
+    """SHA-256 of an input. UserError: not the file that its stage wrote, by the record beside it.
+
+    Where no record vouches for the file (an import, or a result of an older version), it is taken
+    as it is.
+    """
+    path, digest = Path(path), sha256(path)
+    for name in VOUCHERS:
+        voucher = path.with_name(name)
+        known = read_json(voucher).get("outputs", {}) if voucher.is_file() else {}
+        if known.get(path.name, digest) != digest:
+            raise UserError(
+                f"{path}: changed or damaged since it was made (another digest than in"
+                f" {voucher.name}); remove it and run snakemake again, which makes it anew"
+            )
+    return digest
+
+
 class Record:
     """Opened when a stage starts, written to ``<out>/stage.json`` when it has succeeded.
 
@@ -68,7 +98,7 @@ class Record:
             **identity,
             "params": dict(params),
             "inputs": {
-                name: {"path": str(path), "sha256": sha256(path)} for name, path in inputs.items()
+                name: {"path": str(path), "sha256": intact(path)} for name, path in inputs.items()
             },
         }
 
@@ -82,6 +112,7 @@ class Record:
                 continue
         self.content |= {
             **extra,
+            "outputs": outputs(out),
             "device": device,
             "wall_s": round(time.perf_counter() - self.started, 2),
             "peak_memory_mb": peak_memory_mb(),

@@ -1,6 +1,7 @@
 """Device, precision, threads and determinism of one job, from the `compute` section."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from realnet import stopping
 from realnet.errors import UserError
 from realnet.sections import Compute
 
@@ -72,7 +74,9 @@ def start(compute: Compute) -> Runtime:
     on_gpu = on_cuda(compute)
     together = dist.is_initialized()
     torch.set_num_threads(compute.threads)
-    # warn_only: a few CUDA backward kernels (bilinear upsampling) have no deterministic form.
+    # Without it cuBLAS may sum in another order each time. Read when CUDA starts, so not too late.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # warn_only: a few CUDA kernels have no deterministic form; docs/reliability.md names them.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     # fp32 means fp32: torch would let convolutions use TF32, whose mantissa has 10 bits. (The
@@ -94,21 +98,27 @@ def start(compute: Compute) -> Runtime:
 def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
     """Steps ``first .. total-1`` with a bar: live in a terminal, now and then a line in a log.
 
-    Of several processes only the first one shows it.
+    Of several processes only the first one shows it. A signal to stop is heard between two steps:
+    see :mod:`realnet.stopping`.
     """
     interactive = sys.stderr.isatty()
-    with tqdm(
-        total=total,
-        initial=first,
-        desc=label,
-        unit="step",
-        dynamic_ncols=interactive,
-        mininterval=0.5 if interactive else 20.0,
-        maxinterval=5.0 if interactive else 60.0,
-        ascii=not interactive,
-        leave=True,
-        disable=dist.is_initialized() and dist.get_rank() > 0,
-    ) as bar:
+    with (
+        stopping.gently(),
+        tqdm(
+            total=total,
+            initial=first,
+            desc=label,
+            unit="step",
+            dynamic_ncols=interactive,
+            mininterval=0.5 if interactive else 20.0,
+            maxinterval=5.0 if interactive else 60.0,
+            ascii=not interactive,
+            leave=True,
+            disable=dist.is_initialized() and dist.get_rank() > 0,
+        ) as bar,
+    ):
         for step in range(first, total):
             yield step, bar
             bar.update()
+            if (number := stopping.asked()) is not None:
+                raise stopping.Stopped(number, f"after step {step + 1} of {total}")

@@ -1,5 +1,6 @@
 """Reading images and masks: whatever a camera writes becomes 8-bit RGB, or a reason why not."""
 
+import hashlib
 import threading
 import warnings
 from collections.abc import Sequence
@@ -68,6 +69,22 @@ def mask_threshold(image: Image.Image) -> int:
     return 127 if image.format == "JPEG" else 0
 
 
+def checked(path: Path, digest: str) -> bytes:
+    """The bytes of a file, which ``digest`` (SHA-256, hex; "" is not looked at) must be of.
+
+    UserError: no such file, or other bytes than when its manifest was written.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such image")
+    data = path.read_bytes()
+    if digest and hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(
+            f"{path}: changed or damaged since its manifest was written; put the file back, or"
+            " write the manifest again (stage data)"
+        )
+    return data
+
+
 def load_images(items: Sequence[Item], size: int) -> torch.Tensor:
     """The items' images, resized, as uint8 ``[N, 3, size, size]``.
 
@@ -75,7 +92,8 @@ def load_images(items: Sequence[Item], size: int) -> torch.Tensor:
     """
     images = torch.empty((len(items), 3, size, size), dtype=torch.uint8)
     for row, item in zip(images, items, strict=True):
-        image = Image.fromarray(read_image(item.path))
+        data = checked(item.path, item.sha256)
+        image = Image.fromarray(read_image(item.path, data))
         resized = image.resize((size, size), Image.Resampling.BILINEAR)
         row.copy_(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
     return images
@@ -108,7 +126,8 @@ def load_masks(items: Sequence[Item], size: int) -> torch.Tensor:
             if item.label and some:
                 raise UserError(f"{item.path}: anomalous, but the manifest names no mask for it")
             continue
-        mask = Image.fromarray(read_mask(item.mask_path).astype(np.uint8) * 255)
+        data = checked(item.mask_path, item.mask_sha256)
+        mask = Image.fromarray(read_mask(item.mask_path, data).astype(np.uint8) * 255)
         resized = mask.resize((size, size), Image.Resampling.NEAREST)
         row.copy_(torch.from_numpy(np.array(resized) > 0))
     return masks

@@ -49,7 +49,9 @@ def prepare(
         "masks": listing.has_masks,
         "differs_from_published": different if expected else None,
     }
-    write_csv(Path(out) / "manifest.csv", rows, FIELDS)
+    written = Path(out) / "manifest.csv"
+    write_csv(written, rows, FIELDS)
+    summary |= {"outputs": {written.name: sha256(written)}}
     write_json(Path(out) / "summary.json", summary)
     for line in different:
         print(f"realnet data prepare: {dataset}/{category}: {line} (allowed)", file=sys.stderr)

@@ -15,6 +15,7 @@ from realnet.data.images import load_training_images
 from realnet.diffusion.guide import PER_CLASS, NoisyClassifier
 from realnet.diffusion.network import copy_weights, parameter_count, read_weights
 from realnet.diffusion.scheduler import build_scheduler
+from realnet.distributed import stops
 from realnet.errors import UserError
 from realnet.io import save_figure, save_weights, write_csv, write_json
 from realnet.provenance import Record
@@ -24,6 +25,7 @@ from realnet.seeds import derive, torch_generator
 from realnet.training.batches import shuffled_epochs
 from realnet.training.checkpoint import (
     Checkpoints,
+    check_finite,
     learning_rate,
     restore_modules,
     training_identity,
@@ -164,9 +166,11 @@ def _optimise(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
+        check_finite(row["loss"], step, "/".join(names))
         history.append(row)
         bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-        if (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
+        due = (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps
+        if stops(runtime) or due:
             checkpoints.save(
                 step=step + 1,
                 history=history,

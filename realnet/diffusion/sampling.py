@@ -20,6 +20,7 @@ from realnet.provenance import Record
 from realnet.runtime import Runtime, progress, start
 from realnet.sections import Sdas
 from realnet.seeds import derive, torch_generator
+from realnet.training.checkpoint import Checkpoints, training_identity
 
 
 @torch.no_grad()
@@ -205,9 +206,11 @@ def sample_sdas(
     names = (seed, dataset, category)
     draw = load_sampler(ddpm, classifier, normal, params, params.steps, names, runtime)
     low, high = params.strength
-    rows = []
+    checkpoints = Checkpoints(out, training_identity(record.content))
+    rows = _drawn(checkpoints, out, params.batch_size)
     batches = -(-params.images // params.batch_size)
-    for number, _ in progress(0, batches, f"sdas {dataset}/{category}"):
+    first = -(-len(rows) // params.batch_size)
+    for number, _ in progress(first, batches, f"sdas {dataset}/{category}"):
         indices = list(range(params.images))[number * params.batch_size :][: params.batch_size]
         keys = indices
         if params.strength_per == "batch":
@@ -232,6 +235,7 @@ def sample_sdas(
                     "sha256": sha256(out / name),
                 }
             )
+        checkpoints.save(rows=rows)
     grid = [
         draw([i] * len(params.grid_strengths), params.grid_strengths)
         for i in range(params.grid_images)
@@ -240,6 +244,22 @@ def sample_sdas(
     _save_grid(out / "grid.npz", normal, grid, params.grid_strengths)
     write_csv(out / "manifest.csv", rows, list(rows[0]))
     record.write(out, runtime.name, images=len(rows), texture=_texture_energy(normal, grid))
+    checkpoints.finish()
+
+
+def _drawn(checkpoints: Checkpoints, out: Path, batch_size: int) -> list[dict[str, Any]]:
+    """Rows of the images that an earlier, killed run has drawn; whole batches, and unchanged."""
+    state = checkpoints.load()
+    rows: list[dict[str, Any]] = []
+    for row in state["rows"] if state is not None else []:
+        path = out / row["path"]
+        if not path.is_file() or sha256(path) != row["sha256"]:
+            print(f"{path}: missing or changed, drawn again from there")
+            return rows[: len(rows) // batch_size * batch_size]
+        rows.append(row)
+    if rows:
+        print(f"resumed after {len(rows)} images")
+    return rows
 
 
 def _save_grid(

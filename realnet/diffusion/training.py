@@ -18,7 +18,16 @@ from realnet.diffusion.network import (
 )
 from realnet.diffusion.sampling import sample_images
 from realnet.diffusion.scheduler import build_scheduler
-from realnet.distributed import check_alike, check_batch, collecting, launch, parallel, share, total
+from realnet.distributed import (
+    check_alike,
+    check_batch,
+    collecting,
+    launch,
+    parallel,
+    share,
+    stops,
+    total,
+)
 from realnet.errors import UserError
 from realnet.io import read_json, save_weights, sha256, write_csv, write_json, write_png
 from realnet.provenance import Record
@@ -28,6 +37,7 @@ from realnet.seeds import derive, torch_generator
 from realnet.training.batches import shuffled_epochs
 from realnet.training.checkpoint import (
     Checkpoints,
+    check_finite,
     learning_rate,
     restore_modules,
     training_identity,
@@ -229,9 +239,11 @@ def _optimise(
         if ema is not None:
             ema.step(weights)
         row = (step, *total(losses, runtime), rate, norm.item())
+        check_finite(row[1], step, "/".join(names))
         history.append(dict(zip(HISTORY, row, strict=True)))
         bar.set_postfix(loss=f"{row[1]:.4f}", refresh=False)
-        if (step + 1) % params.checkpoint_every == 0 and step + 1 < steps:
+        due = (step + 1) % params.checkpoint_every == 0 and step + 1 < steps
+        if stops(runtime) or due:
             check_alike(model, runtime, step)
             if ema is not None:
                 checkpoints.save(

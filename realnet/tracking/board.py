@@ -6,7 +6,14 @@ from typing import Any
 
 from realnet.errors import UserError
 from realnet.io import write_json
-from realnet.tracking.client import all_pages, connect, database, plainly, store_uri
+from realnet.tracking.client import (
+    all_pages,
+    connect,
+    database,
+    plainly,
+    store_uri,
+    without_password,
+)
 from realnet.tracking.names import HEADLINE
 
 SHOWN = (*HEADLINE, "aupimo", "seconds/total")
@@ -40,7 +47,9 @@ def leaderboard(
         found = all_pages(client.search_runs, experiment_ids=[place], max_results=1000)
         runs = [run for run in found if "realnet.fingerprint" in run.data.tags]
     if not runs:
-        raise UserError(f"MLflow at {uri}: no runs in it; `realnet track` writes them")
+        raise UserError(
+            f"MLflow at {without_password(uri)}: no runs in it; `realnet track` writes them"
+        )
     for name, value in {"dataset": dataset, "variant": variant, "category": category}.items():
         runs = _having(runs, name, value)
     level = "cell" if every or (category or "mean") != "mean" else "variant"
@@ -62,7 +71,10 @@ def _experiment(client: Any, uri: str, name: str | None) -> str:
     """The id of the experiment of that name, or of the one of ours that was tracked last."""
     ours = [e for e in all_pages(client.search_experiments) if "realnet.tracked" in e.tags]
     if not ours:
-        raise UserError(f"MLflow at {uri}: no experiment of `realnet track` in it; run that first")
+        raise UserError(
+            f"MLflow at {without_password(uri)}: no experiment of `realnet track` in it;"
+            " run that first"
+        )
     names = {e.name: e.experiment_id for e in ours}
     if name is None:
         return max(ours, key=lambda e: e.tags["realnet.tracked"]).experiment_id

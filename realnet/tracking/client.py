@@ -18,6 +18,13 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
+def without_password(uri: str) -> str:
+    """The store for messages and files: without the name and password that an address may have."""
+    scheme, mark, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"
+
+
 def connect(uri: str) -> Any:
     """A client of the store, its registry in the same place. Importing MLflow takes a second."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -50,16 +57,17 @@ def plainly(uri: str) -> Iterator[None]:
     """MLflow's exceptions as a UserError of one line."""
     from mlflow.exceptions import MlflowException
 
+    place = f"MLflow at {without_password(uri)} (MLFLOW_TRACKING_URI)"
     try:
         yield
     except MlflowException as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).replace(uri, without_password(uri))
         if "Max retries exceeded" in reason or "Connection" in reason:
             raise UserError(
-                f"MLflow at {uri} (MLFLOW_TRACKING_URI): no answer; the results need no MLflow,"
+                f"{place}: no answer; the results need no MLflow,"
                 " `realnet track` brings it up to date when it is there"
             ) from None
-        raise UserError(f"MLflow at {uri} (MLFLOW_TRACKING_URI): {reason[:300]}") from None
+        raise UserError(f"{place}: {reason[:300]}") from None
 
 
 def database(uri: str) -> Path | None:

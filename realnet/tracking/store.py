@@ -16,7 +16,15 @@ from typing import Any
 
 from realnet.errors import UserError
 from realnet.io import read_csv, write_json
-from realnet.tracking.client import DEFAULT_URI, all_pages, connect, database, plainly, store_uri
+from realnet.tracking.client import (
+    DEFAULT_URI,
+    all_pages,
+    connect,
+    database,
+    plainly,
+    store_uri,
+    without_password,
+)
 from realnet.tracking.contents import Content, Curves, cells, matrix_of
 from realnet.tracking.files import log_files
 from realnet.tracking.means import mean_intervals, variant_contents
@@ -67,7 +75,7 @@ def track(
             client.set_experiment_tag(experiment, "realnet.tracked", now)
     if receipt is not None:
         told = {
-            "uri": uri,
+            "uri": without_password(uri),
             "experiment": name,
             "view": links(experiment)["runs"],
             "links": links(experiment),
@@ -76,7 +84,7 @@ def track(
         }
         write_json(receipt, told)
     print(
-        f"{len(written)} runs in {uri}, experiment {name} ({made} new);"
+        f"{len(written)} runs in {without_password(uri)}, experiment {name} ({made} new);"
         f" {len(registered)} models registered"
     )
 

@@ -3,9 +3,12 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import pickle
 import shutil
+import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,9 @@ import torch
 
 from realnet.errors import UserError
 from realnet.io import atomic
+
+# A process that was told to stop may still be writing its last checkpoint.
+PATIENCE = 60.0  # seconds
 
 
 def fingerprint(**causes: Any) -> str:
@@ -48,10 +54,11 @@ class Checkpoints:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another process is training here; wait or stop it") from None
+        if not _locked(self.lock, PATIENCE):
+            os.close(self.lock)
+            raise UserError(f"{out}: another process is working here; wait or stop it")
+        for left in self.folder.glob(".last-*"):  # by a process that was killed
+            left.unlink()
 
     @property
     def path(self) -> Path:
@@ -67,11 +74,11 @@ class Checkpoints:
             return None
         try:
             state = _read(self.path)
-        except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            print(f"{self.path}: unreadable ({type(error).__name__}), training starts anew")
+        except _UNREADABLE as error:
+            print(f"{self.path}: damaged ({type(error).__name__}), starts anew")
             return None
         if state.get("identity") != self.identity:
-            print(f"{self.path}: made with other parameters or inputs, training starts anew")
+            print(f"{self.path}: made with other parameters or inputs, starts anew")
             return None
         before = state.get("processes", 1)
         if before != self.processes:
@@ -96,8 +103,39 @@ class Checkpoints:
         shutil.rmtree(self.folder)
 
 
+_UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+def _locked(descriptor: int, patience: float) -> bool:
+    """Whether the lock was got within ``patience`` seconds."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.2)
+
+
+def check_finite(loss: float, step: int, where: str) -> None:
+    """UserError for a loss that is no number, before it gets into a checkpoint."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"{where}: the loss is {loss} at step {step + 1}; lower the learning rate (lr), set"
+            " grad_clip, or use compute.precision: fp32"
+        )
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """Mapped into memory where the file system can: several processes then share one copy."""
+    """Mapped into memory where the file system can: several processes then share one copy.
+
+    torch does not look at the checksums that it has written, so a flipped bit would go unseen.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(damaged)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:

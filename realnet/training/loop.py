@@ -16,6 +16,7 @@ from realnet.distributed import (
     launch,
     parallel,
     share,
+    stops,
     total,
 )
 from realnet.evaluation.inference import FILES, Detector
@@ -33,6 +34,7 @@ from realnet.synthesis.setup import build_pools, training_foregrounds
 from realnet.training.batches import shuffled_epochs
 from realnet.training.checkpoint import (
     Checkpoints,
+    check_finite,
     learning_rate,
     restore_modules,
     training_identity,
@@ -269,11 +271,13 @@ def _optimise(
         schedule.step()
         found = [value.item() * mine.weight for value in (loss, segmentation, reconstruction)]
         row = (step, *total(found, runtime), rate)
+        check_finite(row[1], step, "/".join(names))
         history.append(dict(zip(HISTORY, row, strict=True)))
         bar.set_postfix(loss=f"{row[1]:.4f}", refresh=False)
         if judge is not None and judge.due(step + 1):  # the other processes wait at their next step
             judge.look(step + 1, runtime)
-        if (step + 1) % params.checkpoint_every == 0 and step + 1 < steps:
+        due = (step + 1) % params.checkpoint_every == 0 and step + 1 < steps
+        if stops(runtime) or due:
             check_alike(model, runtime, step)
             checkpoints.save(
                 step=step + 1,

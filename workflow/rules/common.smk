@@ -20,6 +20,8 @@ from realnet.params import Params, read_yaml
 in_conda = bool(workflow.deployment_settings.deployment_method)
 os.environ.update(
     REALNET_PYTHON="python" if in_conda else sys.executable,
+    # A job ends with the process that started it, here or on a cluster's node.
+    REALNET_PARENT=str(os.getpid()),
     PYTHONPATH=os.pathsep.join([str(workflow.basedir), os.getenv("PYTHONPATH", "")]),
 )
 
@@ -307,5 +309,6 @@ def stage(command, gpu=False):
     lease = f"{python} -m realnet.gpu --count {{resources.gpu}} -- " if gpu else ""
     return (
         f"{lease}{python} -m realnet {command} > {{log}} 2>&1"
-        " || {{ status=$?; tail -n 3 {log} >&2; exit $status; }}"
+        " || {{ status=$?; [ $status -ne 137 ] || echo 'realnet: ended by SIGKILL; perhaps the"
+        " machine ran out of memory' >> {log}; tail -n 3 {log} >&2; exit $status; }}"
     )

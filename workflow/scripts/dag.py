@@ -47,7 +47,15 @@ BESIDE = {".yaml", ".j2", ".css", ".js"}
 
 # Imported everywhere, but no result follows from them: the values that a stage reads from its
 # parameters are a trigger of their own, and the rest words errors and records.
-NOT_CODE = {"realnet", "realnet.errors", "realnet.params", "realnet.sections", "realnet.provenance"}
+NOT_CODE = {
+    "realnet",
+    "realnet.errors",
+    "realnet.params",
+    "realnet.sections",
+    "realnet.provenance",
+    "realnet.stopping",
+    "realnet.trouble",
+}
 
 
 def settings(values: dict[str, Any], overrides: dict[str, Any]) -> Params:

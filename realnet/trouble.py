@@ -1,0 +1,44 @@
+"""What the machine, not this program, has done wrong: one line in the place of a traceback."""
+
+import errno
+
+_DISK = "free some space and run again, what is finished is kept"
+_ADVICE = {
+    errno.ENOSPC: _DISK,
+    errno.EDQUOT: _DISK,
+    errno.EFBIG: _DISK,
+    errno.EROFS: "write to another place, or mount it writable",
+    errno.EACCES: "give this user the right to it, or choose another place",
+    errno.EPERM: "give this user the right to it, or choose another place",
+    errno.EIO: "the disk may be failing; check it, then run again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), then run again",
+    errno.ENOMEM: "give the job more memory, or lower batch sizes, then run again",
+}
+# What the C++ parts say where Python would raise an OSError.
+_WRITING = ("no space left", "pytorchstreamwriter failed", "file write failed", "unexpected pos")
+_MEMORY = (
+    "'t allocate memory",
+    "cannot allocate memory",
+    "unable to allocate",
+    "bad_alloc",
+)
+_GPU = ("cuda error", "cudnn error", "cublas error", "nccl error", "cudnn_status", "cublas_status")
+
+
+def explain(error: BaseException) -> str | None:
+    """One line: what failed, where, and what to do. None: not the machine's fault, so a bug."""
+    if isinstance(error, OSError) and error.errno in _ADVICE:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; {_ADVICE[error.errno]}"
+    said = " ".join(str(error).split())[:200]
+    low = said.lower()
+    if isinstance(error, MemoryError) or any(word in low for word in _MEMORY):
+        return f"out of memory; {_ADVICE[errno.ENOMEM]} ({said or type(error).__name__})"
+    if any(word in low for word in _WRITING):
+        return f"a file could not be written; {_DISK} ({said})"
+    if type(error).__name__ == "AcceleratorError" or any(word in low for word in _GPU):
+        return (
+            "the GPU failed or is gone (see nvidia-smi); run again, trainings go on from their last"
+            f" checkpoint ({said})"
+        )
+    return None

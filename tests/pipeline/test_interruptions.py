@@ -1,0 +1,190 @@
+"""Jobs of the real DAG, stopped and damaged on their way: started again, the same bits."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from realnet.io import read_json, sha256
+
+pytestmark = pytest.mark.pipeline
+
+# Longer trainings than the smoke preset's, so that a signal finds them at work.
+LONGER = (
+    "ddpm={steps: 120, checkpoint_every: 20}",
+    "sdas={images: 24, batch_size: 2}",
+    "afs={batches: 12}",
+    "training={steps: 120, checkpoint_every: 20, select_every: 60}",
+)
+CELL = "results/{}/demo/hex_nut/seed0/base"
+# Stage -> what its job makes, as Snakemake is asked for it, and the words of its command line.
+STAGES = {
+    "ddpm": ("model.safetensors", "-m realnet ddpm"),
+    "sdas": ("manifest.csv", "-m realnet sdas"),
+    "afs": ("afs.json", "-m realnet afs"),
+    "realnet": ("model.safetensors", "-m realnet train"),
+    "evaluate": ("metrics.json", "-m realnet evaluate"),
+}
+# What says when and how long, of a run, and of no result.
+TIMES = {"stage.json"}
+
+
+@pytest.fixture(scope="module")
+def whole(finished, tmp_path_factory):
+    """A copy with one cell of longer trainings; stage -> digests of what it made, and its seconds."""
+    root = tmp_path_factory.mktemp("interrupted") / "project"
+    subprocess.run(["cp", "-r", str(finished.root), str(root)], check=True)
+    copy = type(finished)(root)
+    copy.snakemake("--config", *LONGER, "--", f"{CELL.format('evaluate')}/metrics.json")
+    seconds = {s: read_json(root / CELL.format(s) / "stage.json")["wall_s"] for s in STAGES}
+    return copy, {stage: digests(root, stage) for stage in STAGES}, seconds
+
+
+def digests(root: Path, stage: str) -> dict[str, str]:
+    folder = root / CELL.format(stage)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in TIMES)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def snakemake(root: Path, target: str) -> subprocess.Popen:
+    command = ["snakemake", "--cores", "2", "--rerun-incomplete", "--config", *LONGER]
+    return subprocess.Popen(
+        [sys.executable, "-m", *command, "--", target],
+        cwd=root,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def job(words: str, root: Path) -> int | None:
+    """The process of a stage that works in ``root``."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            # The shell and the lease have the same words in their command lines.
+            own = line.split(" ", 1)[-1].startswith(words) and (entry / "cwd").readlink() == root
+        except OSError:
+            continue
+        if own:
+            return int(entry.name)
+    return None
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+def test_a_killed_workflow_started_again_gives_the_same_bits(whole, stage, number):
+    copy, wanted, seconds = whole
+    name, words = STAGES[stage]
+    folder = copy.root / CELL.format(stage)
+    target = f"{CELL.format(stage)}/{name}"
+    for path in folder.iterdir():
+        subprocess.run(["rm", "-r", str(path)], check=True)
+    log = copy.root / f"results/logs/{stage}/demo/hex_nut/seed0/base.log"
+    log.unlink()
+
+    running = snakemake(copy.root, target)
+    started = time.monotonic()
+    while (pid := job(words, copy.root)) is None and time.monotonic() < started + 120:
+        assert running.poll() is None, running.stdout.read()
+        time.sleep(0.02)
+    # Anywhere from its imports, of some seconds, to its last file.
+    time.sleep(random.uniform(0, 3 + seconds[stage]))
+    # A cluster's pre-emption tells every process; SIGKILL takes the workflow alone, whose job then
+    # must end by itself.
+    with contextlib.suppress(ProcessLookupError):  # which was quicker this time
+        if number == signal.SIGTERM:
+            os.killpg(running.pid, number)
+        else:
+            running.kill()
+    running.communicate(timeout=120)
+    while pid is not None and Path(f"/proc/{pid}/cwd").exists():
+        time.sleep(0.05)
+
+    copy.run("snakemake", "--cores", "1", "--unlock", "--config", *LONGER)
+    again = snakemake(copy.root, target)
+    assert again.wait(timeout=300) == 0, again.stdout.read()
+    assert digests(copy.root, stage) == wanted[stage]
+
+
+def test_sigterm_saves_the_step_that_it_came_in(whole):
+    copy, wanted, _ = whole
+    folder = copy.root / CELL.format("realnet")
+    subprocess.run(["rm", "-r", str(folder)], check=True)
+    log = copy.root / "results/logs/realnet/demo/hex_nut/seed0/base.log"
+    log.unlink()
+    target = f"{CELL.format('realnet')}/model.safetensors"
+    running = snakemake(copy.root, target)
+    while not (folder / "checkpoint/last.pt").exists():  # step 20
+        assert running.poll() is None, running.stdout.read()
+        time.sleep(0.01)
+    pid = job(STAGES["realnet"][1], copy.root)
+    os.kill(pid, signal.SIGTERM)
+    told = running.communicate(timeout=300)[0]
+    # Snakemake tries a training twice, so the job alone, stopped, has been finished already.
+    assert running.returncode == 0 and "stopped by SIGTERM after step" in told, told
+    stopped = int(told.partition("after step ")[2].split()[0])
+    assert f"resumed at step {stopped}\n" in log.read_text()
+    assert digests(copy.root, "realnet") == wanted["realnet"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "file", "by"),
+    [
+        ("data", "results/data/demo/hex_nut/manifest.csv", "afs"),
+        ("sdas", f"{CELL.format('sdas')}/images/00001.png", "afs"),
+        ("afs", f"{CELL.format('afs')}/afs.json", "realnet"),
+        ("ddpm", f"{CELL.format('ddpm')}/model.safetensors", "sdas"),
+        ("realnet", f"{CELL.format('realnet')}/model.safetensors", "evaluate"),
+    ],
+)
+def test_a_flipped_byte_is_named_before_it_is_used(whole, stage, file, by):
+    copy, wanted, _ = whole
+    path = copy.root / file
+    before, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    spoiled = bytearray(before)
+    spoiled[len(spoiled) // 2] ^= 1
+    path.write_bytes(spoiled)
+    os.utime(path, ns=times)  # as rot, not as an edit
+    name, _ = STAGES[by]
+    target = f"{CELL.format(by)}/{name}"
+    for made in (copy.root / CELL.format(by)).iterdir():
+        subprocess.run(["rm", "-r", str(made)], check=True)
+    told = copy.snakemake("--config", *LONGER, "--", target, ok=False)
+    assert f"realnet: {file}: " in told and "Traceback" not in told
+    assert not (copy.root / target).exists()
+    path.write_bytes(before)
+    os.utime(path, ns=times)
+    copy.snakemake("--config", *LONGER, "--", target)
+    assert digests(copy.root, by) == wanted[by]
+
+
+def test_a_failing_category_leaves_the_others_alone(whole):
+    copy, _, _ = whole
+    cells = [f"demo/{name}/seed0/texture" for name in ("hex_nut", "woven_fabric")]
+    targets = [f"results/evaluate/{cell}/metrics.json" for cell in cells]
+    before = {target: sha256(copy.root / target) for target in targets}
+    for cell in cells:
+        subprocess.run(
+            ["rm", "-r", *(f"results/{s}/{cell}" for s in ("realnet", "evaluate"))],
+            cwd=copy.root,
+            check=True,
+        )
+    spoiled = copy.root / f"results/afs/{cells[0]}/afs.json"
+    text, times = spoiled.read_text(), (spoiled.stat().st_atime_ns, spoiled.stat().st_mtime_ns)
+    spoiled.write_text(text.replace("1", "2", 1))
+    os.utime(spoiled, ns=times)
+    told = copy.snakemake("--keep-going", "--", *targets, ok=False)
+    assert f"realnet: results/afs/{cells[0]}/afs.json: changed or damaged" in told
+    assert [(copy.root / target).exists() for target in targets] == [False, True]
+    spoiled.unlink()  # as the message says: it is made anew, and nothing else that is there
+    copy.snakemake("--keep-going", "--", *targets)
+    assert {target: sha256(copy.root / target) for target in targets} == before
