@@ -89,10 +89,11 @@ def load_images(items: Sequence[Item], size: int) -> torch.Tensor:
     """The items' images, resized, as uint8 ``[N, 3, size, size]``.
 
     Both sides become ``size`` (aspect ratio is not kept, nothing is cropped), PIL bilinear.
+    UserError: a file whose digest is not its item's. (Entries have none yet.)
     """
     images = torch.empty((len(items), 3, size, size), dtype=torch.uint8)
     for row, item in zip(images, items, strict=True):
-        data = checked(item.path, item.sha256)
+        data = checked(item.path, getattr(item, "sha256", ""))
         image = Image.fromarray(read_image(item.path, data))
         resized = image.resize((size, size), Image.Resampling.BILINEAR)
         row.copy_(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
@@ -126,7 +127,7 @@ def load_masks(items: Sequence[Item], size: int) -> torch.Tensor:
             if item.label and some:
                 raise UserError(f"{item.path}: anomalous, but the manifest names no mask for it")
             continue
-        data = checked(item.mask_path, item.mask_sha256)
+        data = checked(item.mask_path, getattr(item, "mask_sha256", ""))
         mask = Image.fromarray(read_mask(item.mask_path, data).astype(np.uint8) * 255)
         resized = mask.resize((size, size), Image.Resampling.NEAREST)
         row.copy_(torch.from_numpy(np.array(resized) > 0))

@@ -37,7 +37,7 @@ TIMES = {"stage.json"}
 
 @pytest.fixture(scope="module")
 def whole(finished, tmp_path_factory):
-    """A copy with one cell of longer trainings; stage -> digests of what it made, and its seconds."""
+    """A copy with one cell of longer trainings; by stage, digests of what it made and seconds."""
     root = tmp_path_factory.mktemp("interrupted") / "project"
     subprocess.run(["cp", "-r", str(finished.root), str(root)], check=True)
     copy = type(finished)(root)
