@@ -488,7 +488,8 @@ def test_learning_rate_warms_up_and_then_follows_its_schedule():
     assert [constant(s) for s in (0, 9)] == [1.0, 1.0]
 
 
-def test_checkpoints_keep_what_fits_and_forget_after_success(tmp_path, capsys):
+def test_checkpoints_keep_what_fits_and_forget_after_success(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0)
     mine = checkpoint.fingerprint(params={"a": 1}, seed=0)
     assert mine == checkpoint.fingerprint(seed=0, params={"a": 1})
     assert mine != checkpoint.fingerprint(params={"a": 2}, seed=0)
@@ -498,13 +499,13 @@ def test_checkpoints_keep_what_fits_and_forget_after_success(tmp_path, capsys):
     one.save(step=3, model={"w": draws}, history=[{"loss": 0.25}])
     state = one.load()
     assert state["step"] == 3 and torch.equal(state["model"]["w"], draws)
-    with pytest.raises(UserError, match="another process is training here"):
+    with pytest.raises(UserError, match="another process is working here"):
         checkpoint.Checkpoints(tmp_path, mine)
     whole = one.path.read_bytes()
     for broken in (b"", whole[: len(whole) // 2], b"no checkpoint"):
         one.path.write_bytes(broken)
         assert one.load() is None, len(broken)
-    assert capsys.readouterr().out.count("training starts anew") == 3
+    assert capsys.readouterr().out.count("starts anew") == 3
     one.finish()
     assert not (tmp_path / "checkpoint").exists()
     checkpoint.Checkpoints(tmp_path, mine).finish()  # the lock is gone too

@@ -23,6 +23,7 @@ from realnet.io import read_csv, read_json, sha256
 from realnet.models.afs import load_selection, select_features
 from realnet.models.backbone import load_backbone, make_backbone
 from realnet.params import load, stage_params
+from realnet.training import checkpoint
 from realnet.training.checkpoint import Checkpoints
 from realnet.training.loop import train_realnet
 
@@ -151,7 +152,7 @@ checkpoint.Checkpoints.save = slow
 """
 
 
-def killed_after_first_checkpoint(call, out):
+def killed_after_first_checkpoint(call, out, monkeypatch):
     """Run the training in a process of its own and kill -9 it once it has saved."""
     job = subprocess.Popen(
         [sys.executable, "-c", JOB.format(call=call)],
@@ -162,14 +163,15 @@ def killed_after_first_checkpoint(call, out):
         text=True,
     )
     assert any(line.strip() == "saved" for line in iter(job.stdout.readline, ""))
-    with pytest.raises(UserError, match="another process is training here"):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="is working here"):
+        patched.setattr(checkpoint, "PATIENCE", 0)
         Checkpoints(out, "x")
     job.send_signal(signal.SIGKILL)
     job.wait()
     assert (out / "checkpoint/last.pt").is_file() and not (out / "model.safetensors").exists()
 
 
-def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path):
+def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path, monkeypatch):
     out = tmp_path / "realnet"
     text = load(overrides={"preset": "smoke"}).section_json("realnet")
     folders = [str(made / n) for n in ("hex_nut/manifest.csv", "backbone", "afs", "sdas")]
@@ -179,12 +181,12 @@ def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path):
         f"train_realnet(stage_params({text!r}, 'realnet'), *inputs, 'demo', 'hex_nut', 0,"
         f" Path({str(out)!r}))"
     )
-    killed_after_first_checkpoint(call, out)
+    killed_after_first_checkpoint(call, out, monkeypatch)
     assert fit(made, out) == sha256(made / "realnet/model.safetensors")
     assert (out / "history.csv").read_bytes() == (made / "realnet/history.csv").read_bytes()
 
 
-def test_a_killed_diffusion_training_resumes_to_the_same_bits(made, tmp_path):
+def test_a_killed_diffusion_training_resumes_to_the_same_bits(made, tmp_path, monkeypatch):
     out, manifest = tmp_path / "ddpm", made / "hex_nut/manifest.csv"
     text = load(overrides={"preset": "smoke"}).section_json("ddpm")
     call = (
@@ -192,7 +194,7 @@ def test_a_killed_diffusion_training_resumes_to_the_same_bits(made, tmp_path):
         f"train_ddpm(stage_params({text!r}, 'ddpm'), [Path({str(manifest)!r})], 'demo',"
         f" ['hex_nut'], 0, Path({str(out)!r}))"
     )
-    killed_after_first_checkpoint(call, out)
+    killed_after_first_checkpoint(call, out, monkeypatch)
     train_ddpm(stage("ddpm"), [manifest], "demo", ["hex_nut"], 0, out)
     assert sha256(out / "model.safetensors") == sha256(made / "ddpm/model.safetensors")
 
@@ -202,7 +204,7 @@ def test_a_checkpoint_of_other_parameters_is_not_resumed(made, tmp_path, capsys)
     folder.save(step=5, history=[])
     os.close(folder.lock)
     assert fit(made, tmp_path) == sha256(made / "realnet/model.safetensors")
-    assert "training starts anew" in capsys.readouterr().out
+    assert "starts anew" in capsys.readouterr().out
 
 
 def test_more_channels_than_there_are(made, tmp_path):
