@@ -91,13 +91,21 @@ def test_a_killed_workflow_started_again_gives_the_same_bits(whole, stage, numbe
     log = copy.root / f"results/logs/{stage}/demo/hex_nut/seed0/base.log"
     log.unlink()
 
+    stopped_and_started_again(copy, target, words, number, seconds[stage])
+    assert digests(copy.root, stage) == wanted[stage]
+
+
+def stopped_and_started_again(
+    copy, target: str, words: str, number: signal.Signals, seconds: float
+) -> None:
+    """Run Snakemake, stop it while the job works, and run it to its end."""
     running = snakemake(copy.root, target)
     started = time.monotonic()
     while (pid := job(words, copy.root)) is None and time.monotonic() < started + 120:
         assert running.poll() is None, running.stdout.read()
         time.sleep(0.02)
     # Anywhere from its imports, of some seconds, to its last file.
-    time.sleep(random.uniform(0, 3 + seconds[stage]))
+    time.sleep(random.uniform(0, 3 + seconds))
     # A cluster's pre-emption tells every process; SIGKILL takes the workflow alone, whose job then
     # must end by itself.
     with contextlib.suppress(ProcessLookupError):  # which was quicker this time
@@ -112,7 +120,27 @@ def test_a_killed_workflow_started_again_gives_the_same_bits(whole, stage, numbe
     copy.run("snakemake", "--cores", "1", "--unlock", "--config", *LONGER)
     again = snakemake(copy.root, target)
     assert again.wait(timeout=300) == 0, again.stdout.read()
-    assert digests(copy.root, stage) == wanted[stage]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+def test_killed_tables_are_made_whole_by_the_next_run(whole, number):
+    copy = whole[0]
+
+    def rendered() -> dict[str, str]:
+        results = copy.root / "results"
+        files = [results / "metrics.json", results / "report.html"]
+        for folder in ("tables", "figures"):
+            files += sorted(path for path in (results / folder).rglob("*") if path.is_file())
+        return {path.relative_to(results).as_posix(): sha256(path) for path in files}
+
+    started = time.monotonic()
+    copy.snakemake("--config", *LONGER, "--", "tables")
+    seconds = time.monotonic() - started
+    wanted = rendered()
+    for folder in ("tables", "figures"):
+        subprocess.run(["rm", "-r", str(copy.root / "results" / folder)], check=True)
+    stopped_and_started_again(copy, "tables", "-m realnet report", number, seconds)
+    assert rendered() == wanted and len(wanted) > 20
 
 
 def test_sigterm_saves_the_step_that_it_came_in(whole):
