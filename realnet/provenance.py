@@ -78,6 +78,18 @@ def intact(path: str | Path) -> str:
     return digest
 
 
+def code() -> dict[str, str]:
+    """File of this package -> SHA-256 (16 digits), of every module that this process has loaded."""
+    package = Path(__file__).parent
+    loaded = {
+        Path(file)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] == package.name and (file := getattr(module, "__file__", None))
+    }
+    own = sorted(path for path in loaded if path.is_relative_to(package) and path.is_file())
+    return {path.relative_to(package.parent).as_posix(): sha256(path)[:16] for path in own}
+
+
 class Record:
     """Opened when a stage starts, written to ``<out>/stage.json`` when it has succeeded.
 
@@ -103,7 +115,13 @@ class Record:
         }
 
     def write(self, out: str | Path, device: str, **extra: Any) -> None:
-        """Write ``stage.json``: identity, params, input digests, commit, versions, cost."""
+        """Write ``stage.json``: identity, params, digests, code, versions, cost.
+
+        Operations that depended on chance are under ``nondeterministic``, which is not there
+        without any.
+        """
+        from realnet.determinism import named  # stages have torch by now; their start needs none
+
         versions = {}
         for package in PACKAGES:
             try:
@@ -113,11 +131,13 @@ class Record:
         self.content |= {
             **extra,
             "outputs": outputs(out),
+            **({"nondeterministic": named()} if named() else {}),
             "device": device,
             "wall_s": round(time.perf_counter() - self.started, 2),
             "peak_memory_mb": peak_memory_mb(),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "git_commit": git_commit(),
+            "code": code(),
             "python": platform.python_version(),
             "versions": versions,
         }

@@ -1,7 +1,6 @@
 """Device, precision, threads and determinism of one job, from the `compute` section."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from realnet import stopping
+from realnet import determinism, stopping
 from realnet.errors import UserError
 from realnet.sections import Compute
 
@@ -74,11 +73,7 @@ def start(compute: Compute) -> Runtime:
     on_gpu = on_cuda(compute)
     together = dist.is_initialized()
     torch.set_num_threads(compute.threads)
-    # Without it cuBLAS may sum in another order each time. Read when CUDA starts, so not too late.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # warn_only: a few CUDA kernels have no deterministic form; docs/reliability.md names them.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    determinism.ask()
     # fp32 means fp32: torch would let convolutions use TF32, whose mantissa has 10 bits. (The
     # official code ran on torch 1.11, which used TF32 for both.)
     torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"

@@ -34,6 +34,8 @@ def explain(error: BaseException) -> str | None:
     low = said.lower()
     if isinstance(error, MemoryError) or any(word in low for word in _MEMORY):
         return f"out of memory; {_ADVICE[errno.ENOMEM]} ({said or type(error).__name__})"
+    if "does not have a deterministic implementation" in low:
+        return f"the gradient of an operation depends on chance on this device ({said})"
     if any(word in low for word in _WRITING):
         return f"a file could not be written; {_DISK} ({said})"
     if type(error).__name__ == "AcceleratorError" or any(word in low for word in _GPU):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from realnet import determinism
 from realnet.data.images import load_training_images
 from realnet.diffusion.guide import PER_CLASS, NoisyClassifier
 from realnet.diffusion.network import copy_weights, parameter_count, read_weights
@@ -157,7 +158,7 @@ def _optimise(
             with runtime.autocast():
                 logits = forward(noisy, timestep)
             loss = F.cross_entropy(logits.float(), label) / params.accumulation
-            loss.backward()
+            determinism.backward(loss)
             right = (logits.argmax(1) == label).float().mean().item()
             row["loss"] += loss.item()
             row["accuracy"] += right / params.accumulation

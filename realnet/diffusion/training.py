@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from diffusers.training_utils import EMAModel
 
+from realnet import determinism
 from realnet.data.images import load_training_images
 from realnet.diffusion.loss import training_loss
 from realnet.diffusion.network import (
@@ -226,7 +227,7 @@ def _optimise(
                     )
                     # DistributedDataParallel divides the sum by the number of processes.
                     scaled = found[0] * (weight * runtime.processes)
-                    (scaled / params.accumulation if mean else scaled).backward()
+                    determinism.backward(scaled / params.accumulation if mean else scaled)
                 values = torch.stack(found).tolist()
                 for index, value in enumerate(values):
                     losses[index] += value * weight / params.accumulation

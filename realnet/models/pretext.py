@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from realnet import determinism
 from realnet.io import write_csv
 from realnet.runtime import Runtime, progress
 from realnet.sections import Backbone
@@ -74,7 +75,7 @@ def train_pretext(
         with runtime.autocast():
             loss = F.cross_entropy(logits(batch), labels[chosen].to(runtime.device))
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        determinism.backward(loss)
         optimiser.step()
         schedule.step()
         history.append({"step": step, "loss": loss.item()})

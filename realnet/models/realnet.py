@@ -101,7 +101,7 @@ def realnet_loss(
     cosine: 1 - cosine similarity of the feature vectors at each position in the place of the MSE.
     """
     if focal_gamma is None:
-        segmentation = F.cross_entropy(logits.float(), masks.long())
+        segmentation = _cross_entropy(logits.float(), masks.long())
     else:
         each = F.cross_entropy(logits.float(), masks.long(), reduction="none")
         segmentation = ((1 - (-each).exp()) ** focal_gamma * each).mean()
@@ -109,6 +109,14 @@ def realnet_loss(
     if cosine:
         return segmentation, sum(1 - F.cosine_similarity(g, f, dim=1).mean() for g, f in pairs)
     return segmentation, sum(F.mse_loss(g, f) for g, f in pairs)
+
+
+def _cross_entropy(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Mean over pixels. CUDA's kernel for it adds in any order; those for each pixel and for a mean
+    do not. (The CPU's adds in one order, another than ``mean``'s, and is kept.)"""
+    if logits.is_cuda:
+        return F.cross_entropy(logits, classes, reduction="none").mean()
+    return F.cross_entropy(logits, classes)
 
 
 def margin(logits: torch.Tensor) -> torch.Tensor:

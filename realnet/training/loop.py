@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from realnet import determinism
 from realnet.data.images import load_images
 from realnet.data.items import read_manifest
 from realnet.distributed import (
@@ -263,7 +264,7 @@ def _optimise(
         )
         optimiser.zero_grad(set_to_none=True)
         # DistributedDataParallel divides the sum by the number of processes.
-        (loss * (mine.weight * runtime.processes)).backward()
+        determinism.backward(loss * (mine.weight * runtime.processes))
         if params.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), params.grad_clip)
         rate = schedule.get_last_lr()[0]

@@ -29,7 +29,7 @@ SHOWN = (
 # Of a record, what the page has a place for; the rest is shown as it is.
 KNOWN = {
     *("stage", "dataset", "category", "seed", "variant", "params", "inputs", "device", "wall_s"),
-    *("peak_memory_mb", "finished", "git_commit", "python", "versions", "outputs"),
+    *("peak_memory_mb", "finished", "git_commit", "python", "versions", "outputs", "code"),
 }
 
 
