@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from realnet.errors import UserError
+from realnet.trouble import WRITING
 
 
 @contextlib.contextmanager
@@ -29,6 +30,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except Exception as error:
+        error.add_note(f"{WRITING}{path}")  # which a full disk does not say by itself
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -85,11 +89,25 @@ def write_png(path: str | Path, pixels: Any) -> None:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
+def check_weights(state: Mapping[str, Any], where: str | Path) -> None:
+    """UserError for weights that are no numbers, before they get into the file ``where``."""
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise UserError(
+                f"{where}: not written, since the training has diverged ({key} is not finite);"
+                " lower the learning rate (lr), set grad_clip, or use compute.precision: fp32"
+            )
+
+
 def save_weights(path: str | Path, module: Any) -> str:
-    """A network, or its state dict, as safetensors, on the CPU; returns the file's SHA-256."""
+    """A network, or its state dict, as safetensors, on the CPU; returns the file's SHA-256.
+
+    UserError for weights that are no numbers.
+    """
     import safetensors.torch
 
     state = module if isinstance(module, dict) else module.state_dict()
+    check_weights(state, path)
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     with atomic(path) as temporary:
         safetensors.torch.save_file(state, temporary)

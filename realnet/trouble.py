@@ -2,6 +2,8 @@
 
 import errno
 
+# A note on an error, before the file that was being written.
+WRITING = "while writing "
 _DISK = "free some space and run again, what is finished is kept"
 _ADVICE = {
     errno.ENOSPC: _DISK,
@@ -15,20 +17,42 @@ _ADVICE = {
     errno.ENOMEM: "give the job more memory, or lower batch sizes, then run again",
 }
 # What the C++ parts say where Python would raise an OSError.
-_WRITING = ("no space left", "pytorchstreamwriter failed", "file write failed", "unexpected pos")
+_WRITING = (
+    "no space left",
+    "file too large",
+    "quota exceeded",
+    "pytorchstreamwriter failed",
+    "file write failed",
+    "unexpected pos",
+)
 _MEMORY = (
+    "out of memory",
+    "alloc_failed",
     "'t allocate memory",
     "cannot allocate memory",
     "unable to allocate",
     "bad_alloc",
+    "failed to map segment",  # of a library, while it is imported
 )
-_GPU = ("cuda error", "cudnn error", "cublas error", "nccl error", "cudnn_status", "cublas_status")
+_GPU = (
+    "cuda error",
+    "cudnn error",
+    "cublas error",
+    "nccl error",
+    "cudnn_status",
+    "cublas_status",
+    "no cuda gpus",
+    "cudagetdevicecount",
+)
 
 
 def explain(error: BaseException) -> str | None:
     """One line: what failed, where, and what to do. None: not the machine's fault, so a bug."""
+    notes = getattr(error, "__notes__", [])
+    written = next((note.removeprefix(WRITING) for note in notes if note.startswith(WRITING)), "")
     if isinstance(error, OSError) and error.errno in _ADVICE:
-        where = f"{error.filename}: " if error.filename else ""
+        where = written or error.filename
+        where = f"{where}: " if where else ""
         return f"{where}{error.strerror}; {_ADVICE[error.errno]}"
     said = " ".join(str(error).split())[:200]
     low = said.lower()
@@ -37,7 +61,7 @@ def explain(error: BaseException) -> str | None:
     if "does not have a deterministic implementation" in low:
         return f"the gradient of an operation depends on chance on this device ({said})"
     if any(word in low for word in _WRITING):
-        return f"a file could not be written; {_DISK} ({said})"
+        return f"{written or 'a file'} could not be written; {_DISK} ({said})"
     if type(error).__name__ == "AcceleratorError" or any(word in low for word in _GPU):
         return (
             "the GPU failed or is gone (see nvidia-smi); run again, trainings go on from their last"

@@ -1,12 +1,12 @@
 """Checkpoints of a running training: resumed after a kill, gone after success."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import math
 import os
 import pickle
-import shutil
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from realnet.errors import UserError
-from realnet.io import atomic
+from realnet.io import atomic, check_weights
 
 # A process that was told to stop may still be writing its last checkpoint.
 PATIENCE = 60.0  # seconds
+LOCK = "lock"
 
 
 def fingerprint(**causes: Any) -> str:
@@ -52,10 +53,8 @@ class Checkpoints:
         self.processes, self.rank = processes, rank
         if rank > 0:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT)
-        if not _locked(self.lock, PATIENCE):
-            os.close(self.lock)
+        self.lock = _lock(self.folder / LOCK, PATIENCE)
+        if self.lock is None:
             raise UserError(f"{out}: another process is working here; wait or stop it")
         for left in self.folder.glob(".last-*"):  # by a process that was killed
             left.unlink()
@@ -90,8 +89,10 @@ class Checkpoints:
         return state
 
     def save(self, **state: Any) -> None:
+        """Replace the checkpoint. UserError where the weights of ``model`` are no numbers."""
         if self.rank > 0:
             return
+        check_weights(state.get("model", {}), self.path)
         with atomic(self.path) as temporary:
             torch.save({"identity": self.identity, "processes": self.processes, **state}, temporary)
 
@@ -99,24 +100,41 @@ class Checkpoints:
         """Remove the folder: a forced rerun must not resume a finished run and train nothing."""
         if self.rank > 0:
             return
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+        (self.folder / LOCK).unlink()  # while it is held: who waits for it sees that it is gone
         os.close(self.lock)
-        shutil.rmtree(self.folder)
+        with contextlib.suppress(OSError):  # another process has come
+            self.folder.rmdir()
 
 
 _UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
-def _locked(descriptor: int, patience: float) -> bool:
-    """Whether the lock was got within ``patience`` seconds."""
+def _lock(path: Path, patience: float) -> int | None:
+    """An exclusive lock as an open descriptor; None where it is not to be had within seconds.
+
+    Who finishes removes the file. A lock on a file that is gone keeps nobody out, so it does not
+    count, and the next one is waited for.
+    """
     end = time.monotonic() + patience
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the folder was removed just now
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+            except OSError as error:
+                if not isinstance(error, BlockingIOError | FileNotFoundError):
+                    os.close(descriptor)
+                    raise
+            os.close(descriptor)
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.2)
 
 
 def check_finite(loss: float, step: int, where: str) -> None:

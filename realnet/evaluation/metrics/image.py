@@ -87,7 +87,10 @@ def _window_sum(values: np.ndarray, size: int) -> np.ndarray:
 def _without_nan(scores: list[float]) -> np.ndarray:
     result = np.array(scores, np.float64)
     if np.isnan(result).any():
-        raise UserError(f"image score: map {int(np.isnan(result).argmax())} contains NaN")
+        raise UserError(
+            f"image score: map {int(np.isnan(result).argmax())} contains NaN: the model diverged"
+            " (train it with a lower learning rate), or the file is damaged"
+        )
     return result
 
 
