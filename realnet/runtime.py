@@ -1,17 +1,19 @@
 """Device, precision, threads and determinism of one job, from the `compute` section."""
 
 import contextlib
-import sys
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
-from realnet import determinism, stopping
+from realnet import determinism
 from realnet.errors import UserError
 from realnet.sections import Compute
+
+# What CUDA_VISIBLE_DEVICES says where a process is to see no GPU.
+NO_DEVICES = ("", "-1", "none", "NoDevFiles")
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,21 @@ class Runtime:
 
 
 def on_cuda(compute: Compute) -> bool:
-    """What `compute.device` comes to. UserError when CUDA is asked for and there is none."""
+    """What `compute.device` comes to. UserError when CUDA is asked for and there is none.
+
+    Also when this process was given a GPU (by a lease, or a cluster) that does not answer: with
+    `auto` it would go on on the CPU, unnoticed, for days.
+    """
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise UserError("compute.device: cuda, but torch sees no CUDA device; use auto or cpu")
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    gone = not available and given not in NO_DEVICES and torch.version.cuda is not None
+    if compute.device == "auto" and gone:
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES is {given}, but torch sees no such device (see nvidia-smi); run"
+            " again when the GPU answers, or set compute.device: cpu"
+        )
     return available and compute.device != "cpu"
 
 
@@ -88,32 +101,3 @@ def start(compute: Compute) -> Runtime:
         rank=dist.get_rank() if together else 0,
         processes=dist.get_world_size() if together else 1,
     )
-
-
-def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
-    """Steps ``first .. total-1`` with a bar: live in a terminal, now and then a line in a log.
-
-    Of several processes only the first one shows it. A signal to stop is heard between two steps:
-    see :mod:`realnet.stopping`.
-    """
-    interactive = sys.stderr.isatty()
-    with (
-        stopping.gently(),
-        tqdm(
-            total=total,
-            initial=first,
-            desc=label,
-            unit="step",
-            dynamic_ncols=interactive,
-            mininterval=0.5 if interactive else 20.0,
-            maxinterval=5.0 if interactive else 60.0,
-            ascii=not interactive,
-            leave=True,
-            disable=dist.is_initialized() and dist.get_rank() > 0,
-        ) as bar,
-    ):
-        for step in range(first, total):
-            yield step, bar
-            bar.update()
-            if (number := stopping.asked()) is not None:
-                raise stopping.Stopped(number, f"after step {step + 1} of {total}")

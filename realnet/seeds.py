@@ -5,10 +5,15 @@ So the order of jobs, the number of workers and the order of files in a folder c
 a resumed run draws what an uninterrupted one would have drawn.
 """
 
+from __future__ import annotations
+
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # the demo set is drawn without it
+    import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -22,6 +27,8 @@ def derive(seed: int, *names: str | int) -> int:
 
 def torch_generator(seed: int, *names: str | int) -> torch.Generator:
     """A CPU ``torch.Generator``; draws made on the CPU are the same for every device."""
+    import torch
+
     return torch.Generator().manual_seed(derive(seed, *names))
 
 

@@ -1,6 +1,6 @@
 """An end in good order: by SIGTERM (a cluster's pre-emption), Ctrl-C, or with the workflow.
 
-Within :func:`realnet.runtime.progress` a signal is only noted. The loop finishes its step and saves
+Within :func:`realnet.progress.progress` a signal is only noted. The loop ends its step and saves
 it, if it saves at all; then :class:`Stopped` ends the process. Outside, and at the second signal,
 the end comes at once.
 """

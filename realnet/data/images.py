@@ -1,18 +1,23 @@
 """Reading images and masks: whatever a camera writes becomes 8-bit RGB, or a reason why not."""
 
+from __future__ import annotations
+
 import hashlib
 import threading
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from realnet.data.items import Item, read_manifest
 from realnet.errors import UserError
+
+if TYPE_CHECKING:  # imported where tensors are made: listing and checking a data set needs none
+    import torch
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 # Filters of warnings belong to the whole process, and images are read in threads too.
@@ -91,6 +96,8 @@ def load_images(items: Sequence[Item], size: int) -> torch.Tensor:
     Both sides become ``size`` (aspect ratio is not kept, nothing is cropped), PIL bilinear.
     UserError: a file whose digest is not its item's. (Entries have none yet.)
     """
+    import torch
+
     images = torch.empty((len(items), 3, size, size), dtype=torch.uint8)
     for row, item in zip(images, items, strict=True):
         data = checked(item.path, getattr(item, "sha256", ""))
@@ -105,6 +112,8 @@ def load_training_images(manifests: Sequence[Path], size: int) -> tuple[torch.Te
 
     The second tensor, int64 ``[N]``, is the manifest's position: the class of a joint model.
     """
+    import torch
+
     parts = [
         load_images([item for item in read_manifest(path) if item.split == "train"], size)
         for path in manifests
@@ -120,6 +129,8 @@ def load_masks(items: Sequence[Item], size: int) -> torch.Tensor:
     without a mask beside others that have one. A thin defect may lose all its pixels at a small
     size; the item's label says anomalous all the same.
     """
+    import torch
+
     masks = torch.zeros((len(items), size, size), dtype=torch.bool)
     some = any(item.mask_path for item in items)
     for row, item in zip(masks, items, strict=True):

@@ -19,8 +19,9 @@ from realnet.diffusion.scheduler import build_scheduler
 from realnet.distributed import stops
 from realnet.errors import UserError
 from realnet.io import save_figure, save_weights, write_csv, write_json
+from realnet.progress import progress
 from realnet.provenance import Record
-from realnet.runtime import Runtime, progress, start
+from realnet.runtime import Runtime, start
 from realnet.sections import Classifier
 from realnet.seeds import derive, torch_generator
 from realnet.training.batches import shuffled_epochs

@@ -16,8 +16,9 @@ from realnet.diffusion.guide import load_guide, log_gradient
 from realnet.diffusion.scheduler import SDASScheduler, build_scheduler
 from realnet.errors import UserError
 from realnet.io import atomic, read_json, save_figure, sha256, write_csv, write_png
+from realnet.progress import progress
 from realnet.provenance import Record
-from realnet.runtime import Runtime, progress, start
+from realnet.runtime import Runtime, start
 from realnet.sections import Sdas
 from realnet.seeds import derive, torch_generator
 from realnet.training.checkpoint import Checkpoints, training_identity

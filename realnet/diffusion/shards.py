@@ -19,7 +19,7 @@ from PIL import Image
 
 from realnet.errors import UserError
 from realnet.io import read_json, sha256, write_json
-from realnet.runtime import progress
+from realnet.progress import progress
 from realnet.sections import Sia
 
 Draw = Callable[[list[int]], torch.Tensor]  # indices -> uint8 [N, 3, S, S]

@@ -31,8 +31,9 @@ from realnet.distributed import (
 )
 from realnet.errors import UserError
 from realnet.io import read_json, save_weights, sha256, write_csv, write_json, write_png
+from realnet.progress import progress
 from realnet.provenance import Record
-from realnet.runtime import Runtime, progress, start
+from realnet.runtime import Runtime, start
 from realnet.sections import Ddpm, Ema
 from realnet.seeds import derive, torch_generator
 from realnet.training.batches import shuffled_epochs

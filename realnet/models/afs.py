@@ -29,8 +29,9 @@ from realnet.errors import UserError
 from realnet.io import read_json, save_figure, write_json
 from realnet.models.backbone import FeatureExtractor, load_backbone
 from realnet.models.projection import Moments, Projection, pack_all, unpack_all
+from realnet.progress import progress
 from realnet.provenance import Record
-from realnet.runtime import progress, start
+from realnet.runtime import start
 from realnet.sections import Block, Model
 from realnet.seeds import torch_generator
 from realnet.synthesis.anomalies import AnomalySynthesiser

@@ -14,7 +14,8 @@ from torch import nn
 
 from realnet import determinism
 from realnet.io import write_csv
-from realnet.runtime import Runtime, progress
+from realnet.progress import progress
+from realnet.runtime import Runtime
 from realnet.sections import Backbone
 from realnet.seeds import numpy_generator, torch_generator
 from realnet.synthesis.textures import CLASSES, paint_image

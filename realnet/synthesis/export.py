@@ -21,8 +21,8 @@ from realnet.data.items import Item, read_manifest
 from realnet.data.licence import terms
 from realnet.errors import UserError
 from realnet.io import read_csv, read_json, sha256, write_csv, write_json, write_png
+from realnet.progress import progress
 from realnet.provenance import Record
-from realnet.runtime import progress
 from realnet.sections import OWN_MASKS
 from realnet.synthesis.anomalies import AnomalySynthesiser, blend
 from realnet.synthesis.pairs_sheet import pairs_sheet

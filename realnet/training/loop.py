@@ -25,8 +25,9 @@ from realnet.io import read_json, save_figure, save_weights, write_csv, write_js
 from realnet.models.afs import load_selection
 from realnet.models.backbone import FeatureExtractor, load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
+from realnet.progress import progress
 from realnet.provenance import Record
-from realnet.runtime import Runtime, progress, start
+from realnet.runtime import Runtime, start
 from realnet.sections import Training
 from realnet.seeds import derive
 from realnet.synthesis.anomalies import AnomalySynthesiser

@@ -11,8 +11,9 @@ import torch
 from realnet import io
 from realnet.errors import UserError
 from realnet.params import load
+from realnet.progress import progress
 from realnet.provenance import Record, git_commit, peak_memory_mb
-from realnet.runtime import progress, start
+from realnet.runtime import start
 from realnet.seeds import derive, numpy_generator, torch_generator
 
 # --- seeds ---------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from realnet.cli import main
 from realnet.data.images import checked
 from realnet.errors import UserError
 from realnet.io import sha256, write_json
+from realnet.progress import progress
 from realnet.provenance import Record, intact
-from realnet.runtime import progress
 from realnet.tracking.client import without_password
 from realnet.training import checkpoint
 from realnet.training.checkpoint import Checkpoints, check_finite

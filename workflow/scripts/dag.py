@@ -53,6 +53,7 @@ NOT_CODE = {
     "realnet.params",
     "realnet.sections",
     "realnet.provenance",
+    "realnet.progress",
     "realnet.stopping",
     "realnet.trouble",
 }

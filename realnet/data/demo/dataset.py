@@ -13,7 +13,7 @@ from realnet.data.categories import DEMO_CATEGORIES
 from realnet.data.demo.render import Sample, defect_types, render
 from realnet.errors import UserError
 from realnet.io import write_json, write_png
-from realnet.runtime import progress
+from realnet.progress import progress
 from realnet.sections import DemoData
 
 GENERATOR = 1  # raised when the same parameters give other pictures

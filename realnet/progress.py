@@ -1,0 +1,43 @@
+"""The bar of a loop, which hears signals. No torch in here: drawing the demo set needs none."""
+
+import sys
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from realnet import stopping
+
+
+def first_process() -> bool:
+    """Whether this is the one process of its job that speaks."""
+    together = sys.modules.get("torch.distributed")
+    return together is None or not together.is_initialized() or together.get_rank() == 0
+
+
+def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
+    """Steps ``first .. total-1`` with a bar: live in a terminal, now and then a line in a log.
+
+    Of several processes only the first one shows it. A signal to stop is heard between two steps:
+    see :mod:`realnet.stopping`.
+    """
+    interactive = sys.stderr.isatty()
+    with (
+        stopping.gently(),
+        tqdm(
+            total=total,
+            initial=first,
+            desc=label,
+            unit="step",
+            dynamic_ncols=interactive,
+            mininterval=0.5 if interactive else 20.0,
+            maxinterval=5.0 if interactive else 60.0,
+            ascii=not interactive,
+            leave=True,
+            disable=not first_process(),
+        ) as bar,
+    ):
+        for step in range(first, total):
+            yield step, bar
+            bar.update()
+            if (number := stopping.asked()) is not None:
+                raise stopping.Stopped(number, f"after step {step + 1} of {total}")
