@@ -29,3 +29,8 @@ rule all:
     input:
         REPORT,
         TRACKED,
+
+
+# What stopped and why, once more and together: Snakemake has told it job by job, between others.
+onerror:
+    tell_failures()

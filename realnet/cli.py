@@ -573,6 +573,27 @@ def report(
 
 
 @app.command()
+def failures(
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    params: Annotated[
+        str, typer.Option(help="Parameter file, or JSON of experiment, variants and report.")
+    ] = "params.yaml",
+    stopped: Annotated[
+        bool, typer.Option("--stopped", help="Without what was never started.")
+    ] = False,
+) -> None:
+    """What of the matrix was not evaluated, where it stopped, and why.
+
+    Exit status: 0 nothing, 1 something, 2 no such parameters.
+    """
+    from realnet.reporting.failures import failures as run
+
+    text, count = run(results, params, stopped)
+    print(text)
+    raise typer.Exit(1 if count else 0)
+
+
+@app.command()
 def compare(
     results_a: Annotated[Path, typer.Argument(help="Folder of results.")],
     results_b: Annotated[Path, typer.Argument(help="Another, e.g. of another commit or machine.")],

@@ -9,6 +9,7 @@ from typing import Any
 from realnet.errors import UserError
 from realnet.io import write_json, write_text
 from realnet.reporting import collect, formats, tables
+from realnet.reporting.failures import write_missing
 from realnet.reporting.figures import make_figures, write_figures
 from realnet.reporting.figures.ablation import groups_of
 from realnet.reporting.figures.made import Drawn, Skipped
@@ -47,6 +48,7 @@ def report(
     for suffix, text in judged.items():
         write_text(results / "tables" / f"verdicts{suffix}", text)
     write_text(results / "tables" / "cells.csv", tables.cells_csv(found))
+    write_missing(results, found)
 
     index = write_figures(figures, results / "figures")
     write_text(results / "report.html", render(page, results))

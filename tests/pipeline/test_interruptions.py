@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from realnet.io import read_json, sha256
+from realnet.io import read_csv, read_json, sha256
 
 pytestmark = pytest.mark.pipeline
 
@@ -213,6 +213,17 @@ def test_a_failing_category_leaves_the_others_alone(whole):
     told = copy.snakemake("--keep-going", "--", *targets, ok=False)
     assert f"realnet: results/afs/{cells[0]}/afs.json: changed or damaged" in told
     assert [(copy.root / target).exists() for target in targets] == [False, True]
+    # Together at the end, and in the tables of what there is.
+    summary = told.partition("of 4 cells not evaluated")[2]
+    log = f"results/logs/realnet/{cells[0]}.log"
+    assert f"realnet stopped, or is running, 1 cell: {cells[0]}\n  {log}:\n  realnet: " in summary
+    copy.snakemake("tables")
+    (row,) = read_csv(copy.root / "results/tables/missing.csv")
+    assert (row["stage"], row["category"], row["variant"]) == ("realnet", "hex_nut", "texture")
+    assert "changed or damaged" in row["reason"]
+    assert "changed or damaged" in (copy.root / "results/report.html").read_text()
     spoiled.unlink()  # as the message says: it is made anew, and nothing else that is there
     copy.snakemake("--keep-going", "--", *targets)
+    copy.snakemake("tables")
+    assert not (copy.root / "results/tables/missing.csv").exists()
     assert {target: sha256(copy.root / target) for target in targets} == before

@@ -1,8 +1,10 @@
+import contextlib
 import functools
 import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 
 from snakemake.utils import validate
@@ -298,6 +300,18 @@ def group_cfg(wildcards):
         "variants": {name: P.variants[name] for name in group.variants},
     }
     return json.dumps(values, sort_keys=True)
+
+
+def tell_failures():
+    """On stderr, after an error: stages of the matrix that were started and have no result."""
+    cfg = report_cfg("variants", "report")
+    words = ["-m", "realnet", "failures", "--stopped", "--params", cfg]
+    with contextlib.suppress(OSError):  # an account of errors must not be one
+        told = subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True
+        )
+        if told.returncode == 1 and told.stdout:
+            print(f"\n{told.stdout}", file=sys.stderr, flush=True)
 
 
 def stage(command, gpu=False):

@@ -77,10 +77,14 @@ def _stopped(results: Path, cell: Cell, folder: str) -> Iterator[tuple[str, Path
 
 
 def last_line(log: Path) -> str:
-    """The last line that says something; of a progress bar, its last state."""
+    """The last line that begins with `realnet: `, which is how a stage says why it ends.
+
+    Without one the last that says something: of a traceback the error, of a progress bar its state.
+    """
     with log.open("rb") as source:
         source.seek(max(0, log.stat().st_size - TAIL))
         text = source.read().decode("utf-8", errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]+", ESCAPES.sub("", text))]
     said = [line for line in lines if line]
-    return said[-1][:1000] if said else ""
+    why = [line for line in said if line.startswith("realnet: ")]
+    return (why or said)[-1][:1000] if said else ""
