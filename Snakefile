@@ -31,6 +31,14 @@ rule all:
         TRACKED,
 
 
+# Each time until it is done: results that MLflow could not be told of.
+remind_of_tracking()
+
+
+onsuccess:
+    remind_of_tracking()
+
+
 # What stopped and why, once more and together: Snakemake has told it job by job, between others.
 onerror:
     tell_failures()

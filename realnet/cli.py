@@ -665,11 +665,23 @@ def track(
     copy_limit: Annotated[
         float, typer.Option(min=0, help="MiB up to which a detector's files are copied.")
     ] = 256,
+    later: Annotated[
+        bool,
+        typer.Option("--later", help="Without MLflow: a warning and a receipt for --pending."),
+    ] = False,
+    pending: Annotated[
+        Path | None,
+        typer.Option(help="A receipt of --later: do what it says; other options have no say."),
+    ] = None,
 ) -> None:
     """Bring MLflow up to date with the results; MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
     from realnet.tracking import track as run
+    from realnet.tracking import track_pending
 
-    run(results, params, receipt, models, copy_limit)
+    if pending is not None:
+        track_pending(pending)
+    else:
+        run(results, params, receipt, models, copy_limit, later)
 
 
 @app.command()

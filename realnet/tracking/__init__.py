@@ -4,6 +4,15 @@ The database is derived from `results/` and can be thrown away. Only :func:`trac
 """
 
 from realnet.tracking.contents import cell_content, cells, flatten, lineage, matrix_of
-from realnet.tracking.store import track
+from realnet.tracking.store import reminder, track, track_pending
 
-__all__ = ["cell_content", "cells", "flatten", "lineage", "matrix_of", "track"]
+__all__ = [
+    "cell_content",
+    "cells",
+    "flatten",
+    "lineage",
+    "matrix_of",
+    "reminder",
+    "track",
+    "track_pending",
+]

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,22 +53,46 @@ def _no_waiting(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
 
 
+class StoreError(UserError):
+    """The store does not answer, or cannot be read or written now; the results need none."""
+
+
 @contextlib.contextmanager
 def plainly(uri: str) -> Iterator[None]:
-    """MLflow's exceptions as a UserError of one line."""
+    """What goes wrong in here as one line: a StoreError; a UserError for an address that is none.
+
+    Nothing of what is written so far is lost: the next :func:`realnet.tracking.track` goes on.
+    """
     from mlflow.exceptions import MlflowException
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
     place = f"MLflow at {without_password(uri)} (MLFLOW_TRACKING_URI)"
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         reason = " ".join(str(error).split()).replace(uri, without_password(uri))
+        if isinstance(error, UnsupportedModelRegistryStoreURIException):
+            raise UserError(f"{place}: {reason[:300]}") from None
         if "Max retries exceeded" in reason or "Connection" in reason:
-            raise UserError(
-                f"{place}: no answer; the results need no MLflow,"
+            reason = (
+                "no answer; the results need no MLflow,"
                 " `realnet track` brings it up to date when it is there"
-            ) from None
-        raise UserError(f"{place}: {reason[:300]}") from None
+            )
+        raise StoreError(f"{place}: {reason[:300]}") from None
+
+
+def usable(uri: str, seconds: float = 30) -> None:
+    """sqlite3.Error at once where the file cannot be written; MLflow would try for two minutes.
+
+    ``seconds``: how long to wait for another writer.
+    """
+    if file := database(uri):
+        with contextlib.closing(sqlite3.connect(file, timeout=seconds)) as opened:
+            opened.execute("PRAGMA schema_version").fetchone()  # reads, so that damage is seen
+            opened.execute("BEGIN IMMEDIATE")
+            opened.rollback()
 
 
 def database(uri: str) -> Path | None:

@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import fcntl
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from realnet.errors import UserError
-from realnet.io import read_csv, write_json
+from realnet.io import read_csv, read_json, write_json
 from realnet.tracking.client import (
     DEFAULT_URI,
+    StoreError,
     all_pages,
     connect,
     database,
     plainly,
     store_uri,
+    usable,
     without_password,
 )
 from realnet.tracking.contents import Content, Curves, cells, matrix_of
@@ -42,13 +45,58 @@ def track(
     receipt: Path | None = None,
     models: str = "reference",
     copy_limit: float = 256,
+    later: bool = False,
 ) -> None:
     """Make MLflow show the results; ``params``: a parameter file, or JSON of experiment, variants.
 
     Where to: MLFLOW_TRACKING_URI, else ``mlflow.db`` here. ``models``: whose detectors are
     registered, those of ``all`` variants, of the ``reference`` (the first) or ``none``; their files
-    are copied up to ``copy_limit`` MiB, else pointed at. UserError: a store that cannot be used.
+    are copied up to ``copy_limit`` MiB, else pointed at. UserError: a store that cannot be used;
+    with ``later`` it is only a warning, and the receipt says what :func:`track_pending` is to do.
     """
+    try:
+        told = _written(results, params, models, copy_limit)
+    except StoreError as error:
+        if not later or receipt is None:
+            raise
+        left = {
+            "reason": str(error),
+            "results": str(results),
+            "params": params,
+            "models": models,
+            "copy_limit": copy_limit,
+        }
+        write_json(receipt, {"uri": without_password(store_uri()), "pending": left})
+        print(f"realnet: {reminder(receipt)}", file=sys.stderr)
+        return
+    if receipt is not None:
+        write_json(receipt, told)
+
+
+def track_pending(receipt: Path) -> None:
+    """Track what an earlier run could not, as its receipt says, which then becomes a usual one.
+
+    UserError: no such receipt, or a store that still cannot be used.
+    """
+    if not receipt.is_file():
+        raise UserError(f"{receipt}: no such receipt; expected results/tracking/runs.json")
+    left = read_json(receipt).get("pending")
+    if left is None:
+        print(f"{receipt}: nothing is pending")
+        return
+    track(Path(left["results"]), left["params"], receipt, left["models"], left["copy_limit"])
+
+
+def reminder(receipt: Path) -> str | None:
+    """The line for a receipt of what is pending: why, and the command that brings it up to date."""
+    left = read_json(receipt).get("pending") if receipt.is_file() else None
+    if left is None:
+        return None
+    return f"{left['reason']}. Not logged yet; when it can be: realnet track --pending {receipt}"
+
+
+def _written(results: Path, params: str, models: str, copy_limit: float) -> dict[str, Any]:
+    """Bring the store up to date; the receipt."""
     settings = matrix_of(params)
     found = list(cells(results, settings))
     if not found:
@@ -61,32 +109,30 @@ def track(
         for cell in found
         if models == "all" or (models == "reference" and cell.tags["variant"] == reference)
     }
-    with lock_of(uri, results).open("w") as lock:
+    with plainly(uri), lock_of(uri, results).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one writer: first schema creation is not safe otherwise
-        with plainly(uri):
-            client = connect(uri)
-            experiment = _experiment(client, uri, name, results)
-            written, made = _upsert(client, experiment, parents, found)
-            shown = [(cell, written[cell.key]["run_id"]) for cell in found if cell.key in chosen]
-            registered = register(client, experiment, shown, copy_limit)
-            for key, value in views(parents, found).items():
-                client.set_experiment_tag(experiment, key, value)
-            now = datetime.datetime.now(datetime.UTC).isoformat()
-            client.set_experiment_tag(experiment, "realnet.tracked", now)
-    if receipt is not None:
-        told = {
-            "uri": without_password(uri),
-            "experiment": name,
-            "view": links(experiment)["runs"],
-            "links": links(experiment),
-            "runs": written,
-            "models": registered,
-        }
-        write_json(receipt, told)
+        usable(uri)
+        client = connect(uri)
+        experiment = _experiment(client, uri, name, results)
+        written, made = _upsert(client, experiment, parents, found)
+        shown = [(cell, written[cell.key]["run_id"]) for cell in found if cell.key in chosen]
+        registered = register(client, experiment, shown, copy_limit)
+        for key, value in views(parents, found).items():
+            client.set_experiment_tag(experiment, key, value)
+        now = datetime.datetime.now(datetime.UTC).isoformat()
+        client.set_experiment_tag(experiment, "realnet.tracked", now)
     print(
         f"{len(written)} runs in {without_password(uri)}, experiment {name} ({made} new);"
         f" {len(registered)} models registered"
     )
+    return {
+        "uri": without_password(uri),
+        "experiment": name,
+        "view": links(experiment)["runs"],
+        "links": links(experiment),
+        "runs": written,
+        "models": registered,
+    }
 
 
 def lock_of(uri: str, results: Path) -> Path:

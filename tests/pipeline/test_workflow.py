@@ -58,6 +58,22 @@ def test_mlflow_has_one_run_per_cell(finished):
     assert all("image_auroc" in run.data.metrics for run in runs)
 
 
+def test_without_mlflow_a_run_ends_well_and_is_logged_by_one_command(finished, monkeypatch):
+    receipt = finished.root / "results/tracking/runs.json"
+    before = json.loads(receipt.read_text())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # nobody listens
+    told = finished.snakemake("--forcerun", "track_runs")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    again = finished.snakemake()
+    assert "Nothing to be done" in again and "secret" not in told + again
+    (line,) = {line for line in (told + again).splitlines() if "Not logged yet" in line}
+    assert line in told and line in again and "no answer" in line
+    command = line.partition("realnet track ")[2].split()
+    finished.run("realnet", "track", *command)
+    assert json.loads(receipt.read_text()) == before
+    assert "Not logged yet" not in finished.snakemake("--dry-run")
+
+
 def test_nothing_to_do_after_a_finished_run(finished):
     assert finished.planned() == {}
 

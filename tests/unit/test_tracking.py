@@ -3,7 +3,6 @@
 import base64
 import functools
 import json
-import multiprocessing
 import re
 import shutil
 import socket
@@ -326,18 +325,6 @@ def test_a_run_cut_short_is_replaced(results):
     there.delete_tag(broken, "realnet.fingerprint")  # which is written last
     follow(results, PARAMS)
     assert active()[CELL].info.run_id != broken
-
-
-def test_writers_at_once_on_a_new_store_do_not_collide(results):
-    Path("store.db").unlink()
-    context = multiprocessing.get_context("spawn")
-    jobs = [context.Process(target=follow, args=(results, PARAMS)) for _ in range(2)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join(120)
-    assert [job.exitcode for job in jobs] == [0, 0]
-    assert len(active()) == 4
 
 
 def test_the_page_opens_with_the_columns_and_charts_that_matter(results):

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 from snakemake.utils import validate
 
@@ -307,11 +308,18 @@ def tell_failures():
     cfg = report_cfg("variants", "report")
     words = ["-m", "realnet", "failures", "--stopped", "--params", cfg]
     with contextlib.suppress(OSError):  # an account of errors must not be one
-        told = subprocess.run(
-            [sys.executable, *words], capture_output=True, text=True
-        )
+        told = subprocess.run([sys.executable, *words], capture_output=True, text=True)
         if told.returncode == 1 and told.stdout:
             print(f"\n{told.stdout}", file=sys.stderr, flush=True)
+
+
+def remind_of_tracking():
+    """On stderr: runs that MLflow could not be told of, by the receipt of `track_runs`."""
+    if os.path.isfile("results/tracking/runs.json"):
+        from realnet.tracking import reminder
+
+        if line := reminder(Path("results/tracking/runs.json")):
+            print(f"realnet: {line}", file=sys.stderr, flush=True)
 
 
 def stage(command, gpu=False):

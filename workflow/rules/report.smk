@@ -61,7 +61,9 @@ rule track_runs:
     params:
         cfg=report_cfg("variants", "preset"),
     shell:
-        stage("track --results results --receipt {output:q} --params {params.cfg:q}")
+        stage(
+            "track --results results --receipt {output:q} --later --params {params.cfg:q}"
+        )
 
 
 rule report:
