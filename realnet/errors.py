@@ -1,9 +1,22 @@
 """The one exception that means "the user can mend this"."""
 
+MOST = 1500  # characters of a message
+
 
 class UserError(Exception):
     """A mistake in what the user gave us: a path, a key, a file, a shape.
 
     The message is one line: what is wrong, where, what was expected and what to do about it.
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. What cannot be printed
+    (a line break or an escape sequence in the name of a file) is written as in a Python string, and
+    a line that nobody would read to its end loses its middle.
     """
+
+    def __init__(self, message: str = ""):
+        line = "".join(map(_shown, str(message)))
+        super().__init__(line if len(line) <= MOST else f"{line[: MOST - 400]} ... {line[-390:]}")
+
+
+def _shown(character: str) -> str:
+    printable = character.isprintable()
+    return character if printable else character.encode("unicode_escape").decode("ascii")

@@ -6,6 +6,7 @@ preset that says `base: <another>` at its top is laid over that one.
 """
 
 import json
+import math
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from realnet.sections import (
 
 PROJECT = Path(__file__).resolve().parent.parent
 PRESETS = Path("workflow/presets")
+DEPTH, EXTENT = 40, 100_000  # of parameters: levels, and values in all; real ones have 8 and 3,000
 
 # Upstream sections of each stage, in DAG order: what its result depends on. A variant that
 # overlays none of them shares the stage with the base variant.
@@ -249,10 +251,17 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"missing key {key}{more}"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch":
+        message = "expected a name of letters A-Z and a-z, digits and _, not beginning with _"
     if not key:
         return f"{message}{more}"
-    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    got = "" if isinstance(first["input"], dict) else f", got {_short(first['input'])}"
     return f"{key}: {message}{got}{more}"
+
+
+def _short(value: Any, most: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -260,17 +269,70 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; run from the project's folder, or give its path")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2020-99-99 is a ValueError
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested deeper than {DEPTH} levels") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
+    check_plain(values, path)
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values alone; and a key that stands twice is a mistake, not the last one of them."""
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                message = f"key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+def check_plain(values: Any, where: str | Path) -> None:
+    """Parameters are what JSON can hold. UserError: what it cannot (a date, infinity, a key that is
+    no text), and values that are nested too deep or, with their aliases spelt out, too many: a few
+    lines of aliases of aliases are small in memory, and endless to whoever copies them.
+    """
+    todo: list[tuple[tuple[Any, ...], Any]] = [((), values)]
+    count = 0
+    while todo:
+        place, value = todo.pop()
+        key = ".".join(map(str, place[:8]))
+        if len(place) > DEPTH:
+            raise UserError(f"{where}: {key}...: nested deeper than {DEPTH} levels")
+        if isinstance(value, dict):
+            odd = next((name for name in value if not isinstance(name, str)), "")
+            if odd != "":
+                within = f" in {key}" if key else ""
+                raise UserError(f"{where}: key {_short(odd)}{within} is not text; put it in quotes")
+            parts = list(value.items())
+        elif isinstance(value, list | tuple):
+            parts = list(enumerate(value))
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where}: {key}: {value} is not a finite number")
+        elif value is not None and not isinstance(value, str | int | float):
+            found = type(value).__name__
+            raise UserError(
+                f"{where}: {key}: {_short(value)} is a {found}; expected a number, text, a list or"
+                " a mapping (put text in quotes)"
+            )
+        else:
+            continue
+        count += len(parts)
+        if count > EXTENT:
+            raise UserError(f"{where}: more than {EXTENT:,} values, with all aliases spelt out")
+        todo += [((*place, name), part) for name, part in parts]
 
 
 def resolve(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """``values`` under the preset that they (or ``overrides``) name, under ``overrides``."""
     overrides = overrides or {}
+    check_plain(overrides, "--config")
     preset = overrides.get("preset", values.get("preset"))
     laid = _laid_over(values, _overlay(preset, "params.yaml"))
     return _all_variants(merge(laid, {**overrides, "preset": preset}))
@@ -343,7 +405,11 @@ def stage_params(text: str, stage: str, variant: str = "base") -> Any:
     if not text.lstrip().startswith("{"):
         resolved = load(text).variant(variant)
         return _Partial(_read_by(stage, resolved))
-    values = json.loads(text)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--params: not valid JSON ({_short(error)})") from None
+    check_plain(values, "--params")
     sections = {}
     for key in READS[stage]:
         if key not in values:

@@ -166,10 +166,12 @@ def open_image(path: str | Path, data: bytes | None = None) -> Image.Image:
             upright.info["turned"] = opened.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image that can be read; copy it again") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: corrupt or cut off ({error}); copy it again") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: too large to read ({error})") from None
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a damaged header can lead Pillow to any
+        raise UserError(f"{path}: corrupt or cut off ({error}); copy it again") from None
     return upright
 
 

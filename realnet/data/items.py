@@ -3,6 +3,7 @@
 Apart from ``manifest.py``, which writes them, so that a change there is no change of the stages.
 """
 
+import csv
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -35,32 +36,51 @@ class Item(Entry):
 
 
 FIELDS = tuple(field.name for field in fields(Item))
+AGAIN = "write it again with `realnet data prepare`"
 
 
 def read_manifest(path: str | Path) -> list[Item]:
     """The items of a ``manifest.csv``. UserError: no file, other columns, an unreadable row."""
-    rows = read_csv(path)
+    try:
+        rows = read_csv(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a table in UTF-8 ({error}); {AGAIN}") from None
     if not rows:
-        raise UserError(f"{path}: no rows; write it again with `realnet data prepare`")
+        raise UserError(f"{path}: no rows; {AGAIN}")
     missing = [name for name in FIELDS if name not in rows[0]]
     if missing:
-        raise UserError(f"{path}: no column {', '.join(missing)}; found {', '.join(rows[0])}")
+        has = ", ".join(map(str, rows[0]))
+        raise UserError(f"{path}: no column {', '.join(missing)}; found {has}")
     items = []
     for line, row in enumerate(rows, start=2):
         try:
-            items.append(
-                Item(
-                    path=Path(row["path"]),
-                    split=row["split"],
-                    label=int(row["label"]),
-                    defect=row["defect"],
-                    mask_path=Path(row["mask_path"]) if row["mask_path"] else None,
-                    width=int(row["width"]),
-                    height=int(row["height"]),
-                    sha256=row["sha256"],
-                    mask_sha256=row["mask_sha256"],
-                )
-            )
+            items.append(_item(row))
         except (TypeError, ValueError) as error:
-            raise UserError(f"{path}, line {line}: {error}") from None
+            raise UserError(f"{path}, line {line}: {error}; {AGAIN}") from None
     return items
+
+
+def _item(row: dict[str, str]) -> Item:
+    """ValueError: not as many cells as columns, or a value that :func:`prepare` never writes."""
+    if None in row or None in row.values():
+        raise ValueError(f"{'more' if None in row else 'fewer'} cells than columns")
+    allowed = {"split": ("train", "test"), "label": ("0", "1")}
+    for name, values in allowed.items():
+        if row[name] not in values:
+            raise ValueError(f"{name} {row[name]!r} is not {' or '.join(values)}")
+    if not row["path"] or "\0" in row["path"] + row["mask_path"]:
+        raise ValueError("no path of an image")
+    width, height = int(row["width"]), int(row["height"])
+    if min(width, height) < 1:
+        raise ValueError(f"{width} x {height} pixels is no size of an image")
+    return Item(
+        path=Path(row["path"]),
+        split=row["split"],
+        label=int(row["label"]),
+        defect=row["defect"],
+        mask_path=Path(row["mask_path"]) if row["mask_path"] else None,
+        width=width,
+        height=height,
+        sha256=row["sha256"],
+        mask_sha256=row["mask_sha256"],
+    )

@@ -230,7 +230,10 @@ def _match(
     if category is not None:
         pattern = pattern.replace("{category}", _literal(category))
     wild = re.sub(r"{\w+}", "*", pattern)
-    shape = re.compile(_regex(pattern))
+    try:
+        shape = re.compile(_regex(pattern))
+    except re.error as error:
+        raise UserError(f"{root}: {pattern!r} is no pattern of files ({error})") from None
     found = []
     for path in glob.iglob(wild, root_dir=root, recursive=True):
         fits = shape.fullmatch(path)
@@ -253,7 +256,7 @@ def _regex(pattern: str) -> str:
             out.append(translated[part])
         elif re.fullmatch(r"{\w+}", part):
             out.append(f"(?P<{part[1:-1]}>[^/]+)")
-        elif part.startswith("["):
+        elif re.fullmatch(r"\[.+\]", part):
             inside = part[1:-1].replace("\\", r"\\").replace("[", r"\[")
             out.append(f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]")
         else:

@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"0\d+", value):  # BTAD's category 01 is a name
         try:
             return yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # 2020-99-99 is a ValueError
             return value
     return value
 
@@ -114,6 +114,12 @@ def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
             f" {_short(root)} has no training images where its layout expects them; put your"
             f" images there, or say in prepare.layouts.{dataset} where they are"
         )
+    for name in known:
+        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_]*", name):  # as sections.Name
+            raise UserError(
+                f"{_short(root)}: {name!r} cannot be the name of a category, since results are"
+                " named by it; rename it to letters A-Z and a-z, digits and _, not beginning with _"
+            )
     return tuple(known)
 
 

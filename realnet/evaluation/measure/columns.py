@@ -1,5 +1,6 @@
 """Labels and scores of whole images, from .npy or .csv files."""
 
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -73,6 +74,8 @@ def _rows(path: Path, column: str, count: int, names: Sequence[str] | None) -> l
         rows = read_csv(path)
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: not a table ({error})") from None
     wanted = [column] if names is None else ["path", column]
     has = list(rows[0]) if rows else []
     absent = [name for name in wanted if name not in has]
@@ -96,7 +99,7 @@ def _places(path: Path, rows: list[dict[str, str]], names: Sequence[str]) -> lis
     by_stem: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for index, row in enumerate(rows):
         place = PurePosixPath(row["path"].replace("\\", "/"))
-        parts = place.with_suffix("").parts
+        parts = place.with_suffix("").parts if place.name else ()
         if parts:
             by_stem.setdefault(parts[-1], []).append((index, parts))
     result = []

@@ -127,7 +127,11 @@ def _from_evaluation(path: Path, stored_scores: bool) -> Images:
             f"{path}: has no array {min(absent)}; not a scores.npz. Of other files, name the array:"
             f" {path}:NAME, and the masks"
         )
-    images = _stacked(path, stack(path, stored["margins"]), path, stack(path, stored["masks"]))
+    maps, masks = stack(path, stored["margins"]), stack(path, stored["masks"])
+    kinds = {"labels": "fiub", "image_scores": "fiub", "defects": "U", "has_masks": "b"}
+    for name in sorted(set(kinds) & set(stored)):
+        _check_column(path, name, stored[name], kinds[name], maps, masks)
+    images = _stacked(path, maps, path, masks)
     return _with(
         images,
         labels=stored["labels"] > 0,
@@ -136,6 +140,20 @@ def _from_evaluation(path: Path, stored_scores: bool) -> Images:
         mask_of=images.mask_of if stored.get("has_masks", True) else None,
         logits=True,
     )
+
+
+def _check_column(
+    path: Path, name: str, values: np.ndarray, kinds: str, maps: np.ndarray, masks: np.ndarray
+) -> None:
+    """UserError: another shape or kind than the evaluation writes; NaN."""
+    shape = () if name == "has_masks" else (len(maps),)
+    if values.shape != shape or values.dtype.kind not in kinds or len(masks) != len(maps):
+        raise UserError(
+            f"{path}: {len(maps)} maps and {len(masks)} masks, array {name} of shape"
+            f" {values.shape} and dtype {values.dtype}; not a scores.npz"
+        )
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UserError(f"{path}: array {name} contains NaN")
 
 
 def _from_stacks(scores: Path, masks: Path | None) -> Images:
