@@ -243,8 +243,12 @@ def parse(values: dict[str, Any], where: str = "params.yaml") -> Params:
 
 
 def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    errors = error.errors()
+    # `all`, or a list of names: that a list is not `all` tells nobody which of the names is wrong.
+    names = (e for e in errors if e["type"] == "string_pattern_mismatch")
+    first = next(names, errors[0])
+    parts = (str(part) for part in first["loc"])
+    key = ".".join(part for part in parts if not part.startswith(("list[", "literal[")))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"unknown key {key}{more}"

@@ -6,6 +6,8 @@ More than 10,000 inputs, the same ones each time. A longer campaign, of other in
 """
 
 import contextlib
+import csv
+import functools
 import io
 import json
 import os
@@ -17,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
+from hypothesis import given as drawn
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -33,7 +36,7 @@ from realnet.params import merge as laid_over
 from realnet.sections import OwnLayout
 
 sys.path.insert(0, str(PROJECT / "workflow/scripts"))
-import dag  # noqa: E402
+import dag
 
 TIMES = int(os.environ.get("REALNET_FUZZ", "1"))
 COUNTED: Counter[str] = Counter()
@@ -52,9 +55,22 @@ def inputs(count: int):
     )
 
 
+def given(*strategies, **named):
+    """As hypothesis has it, with each input counted."""
+
+    def decorate(test):
+        @functools.wraps(test)
+        def counted(*arguments, **inputs):
+            COUNTED[test.__name__] += 1
+            return test(*arguments, **inputs)
+
+        return drawn(*strategies, **named)(counted)
+
+    return decorate
+
+
 def outcome(function, *arguments, **options):
     """The result, or None after a UserError of one line; any other error is the test's."""
-    COUNTED[sys._getframe(1).f_code.co_name] += 1
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return function(*arguments, **options)
@@ -132,7 +148,6 @@ BAD_ROW = GOOD_ROW | dict(
 
 def table(header, rows) -> bytes:
     text = io.StringIO(newline="")
-    import csv
 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

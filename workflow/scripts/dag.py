@@ -208,7 +208,11 @@ def raw_files(params: Params, dataset: str, category: str) -> list[str]:
         items = read_manifest(manifest)
         return sorted({str(p) for item in items for p in (item.path, item.mask_path) if p})
     own = params.prepare.layouts.get(dataset)
-    return list(_list_once(params.data.root, dataset, category, own))
+    files = list(_list_once(params.data.root, dataset, category, own))
+    for path in files:
+        if "{" in path or "}" in path:  # Snakemake takes it for a wildcard, and has no other way
+            raise UserError(f"{path}: file names with {{ or }} cannot be used; rename it")
+    return files
 
 
 @cache
