@@ -594,6 +594,36 @@ def failures(
 
 
 @app.command()
+def trace(
+    target: Annotated[Path, typer.Argument(help="A table of the report, or a cell's folder.")],
+    dataset: Annotated[str | None, typer.Option(help="Cells of this data set alone.")] = None,
+    category: Annotated[str | None, typer.Option(help="Cells of this category.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Cells of this seed.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Cells of this variant.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with what is there now, by digests.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every output, every parameter, every file of code.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="File for all of it.")] = None,
+    params: Annotated[
+        str, typer.Option(help="Parameter file, for the matrix and what is asked for now.")
+    ] = "params.yaml",
+) -> None:
+    """What a number was made from: inputs, parameters, seeds, code, packages; and if it holds.
+
+    Exit status with --check: 0 all matches, 1 something does not, 2 no such file or parameters.
+    """
+    from realnet.tracing.command import run
+
+    asked = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
+    told, holds = run(target, params, asked, check, every, json)
+    print(told)
+    raise typer.Exit(0 if holds else 1)
+
+
+@app.command()
 def compare(
     results_a: Annotated[Path, typer.Argument(help="Folder of results.")],
     results_b: Annotated[Path, typer.Argument(help="Another, e.g. of another commit or machine.")],

@@ -1,0 +1,113 @@
+"""Which evaluations a table, a page or a result is made of."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from realnet.errors import UserError
+from realnet.io import read_csv
+from realnet.params import load
+from realnet.reporting.collect import Cell, Results, address_of, collect, matrix_of
+
+GROUP = "ablation_"
+# Files of the report that are made of every cell.
+WHOLE = ("metrics.json", "report.html")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was asked for: a file, and the cells behind it that are there."""
+
+    target: Path
+    results: Path  # the folder of all results
+    found: Results  # the matrix that the file shows, or that a single result belongs to
+    cells: dict[Cell, Path]  # folder of each evaluation
+    table: bool  # whether the target is a table of the report
+    group: str = ""  # of a group's table, its name
+
+    def only(self, **wanted: str | int | None) -> "Selection":
+        """The cells with these values; None admits all. UserError: there are none."""
+        asked = {name: value for name, value in wanted.items() if value is not None}
+        cells = {
+            cell: folder
+            for cell, folder in self.cells.items()
+            if all(getattr(cell, name) == value for name, value in asked.items())
+        }
+        if not cells:
+            told = ", ".join(f"{name} {value}" for name, value in asked.items())
+            there = "; ".join(
+                f"{name}: {', '.join(dict.fromkeys(str(getattr(c, name)) for c in self.cells))}"
+                for name in Cell._fields
+            )
+            raise UserError(f"{self.target}: no cell of {told}; there are {there}")
+        return replace(self, cells=cells)
+
+
+def select(target: Path, params: str) -> Selection:
+    """The evaluations behind ``target``: a file of the report, or a result of one cell.
+
+    A table is of the data sets, variants and categories that it names; without a column of
+    variants, of the reference variant. ``params``: parameter file or JSON of experiment, variants
+    and report, for the matrix. UserError: no such file, or one that is made of no evaluation.
+    """
+    if not target.exists():
+        raise UserError(f"{target}: no such file; expected a table, e.g. results/tables/main.csv")
+    if target.is_dir() or (target.parent / "stage.json").is_file():
+        return _of_a_result(target, params)
+    name = target.stem
+    if target.parent.name == "tables":
+        return _of_a_table(target, target.parent.parent, params, name)
+    if target.name in WHOLE:
+        found = collect(target.parent, matrix_of(params), allow_missing=True)
+        return Selection(target, target.parent, found, _there(found), table=False)
+    raise UserError(
+        f"{target}: made of no evaluation; expected a file of results/tables, or a folder or file"
+        " of one cell below results/evaluate"
+    )
+
+
+def _of_a_table(target: Path, results: Path, params: str, name: str) -> Selection:
+    group = name.removeprefix(GROUP) if name.startswith(GROUP) else ""
+    if group:
+        values = load(params).model_dump(mode="json") if _is_file(params) else json.loads(params)
+        if group not in values.get("groups", {}):
+            raise UserError(f"{target}: no group of variants {group!r} in the parameters")
+        values["experiment"] = values["experiment"] | {
+            "variants": list(values["groups"][group]["variants"])
+        }
+        params = json.dumps({k: values[k] for k in ("experiment", "variants", "report", "groups")})
+    found = collect(results, matrix_of(params), allow_missing=True)
+    cells = _there(found)
+    table = target.with_suffix(".csv")
+    rows = read_csv(table) if table.is_file() else []
+    if name in found.matrix.datasets:
+        cells = {cell: folder for cell, folder in cells.items() if cell.dataset == name}
+    for column in ("dataset", "variant", "category"):
+        named = {row[column] for row in rows if row.get(column)}
+        # A row of the mean over categories has none.
+        if named and column != "category":
+            cells = {c: f for c, f in cells.items() if getattr(c, column) in named}
+    if rows and "variant" not in rows[0] and "variants" not in rows[0] and not group:
+        reference = found.matrix.variants[0]
+        cells = {cell: folder for cell, folder in cells.items() if cell.variant == reference}
+    return Selection(target, results, found, cells, table=True, group=group)
+
+
+def _of_a_result(target: Path, params: str) -> Selection:
+    folder = target if target.is_dir() else target.parent
+    if not (folder / "metrics.json").is_file():
+        raise UserError(
+            f"{target}: no evaluation; give the folder below results/evaluate, or a table"
+        )
+    cell = address_of(folder / "metrics.json")
+    results = folder.parents[4]
+    found = collect(results, matrix_of(params), [folder / "metrics.json"], allow_missing=True)
+    return Selection(target, results, found, {cell: folder}, table=False)
+
+
+def _there(found: Results) -> dict[Cell, Path]:
+    return {cell: found.files[cell].parent for cell in found.cells}
+
+
+def _is_file(params: str) -> bool:
+    return not params.lstrip().startswith("{")

@@ -1,0 +1,46 @@
+"""`realnet trace --check` on a real run: it holds, damage is named, and what it says mends it."""
+
+import os
+import subprocess
+
+import pytest
+
+from realnet.io import sha256
+
+pytestmark = pytest.mark.pipeline
+
+CELL = "demo/hex_nut/seed0/base"
+
+
+def test_a_finished_run_holds_and_damage_is_mended_by_the_command_that_is_told(finished, tmp_path):
+    root = tmp_path / "project"
+    subprocess.run(["cp", "-r", "--preserve=timestamps", str(finished.root), str(root)], check=True)
+    copy = type(finished)(root)
+    trace = ("realnet", "trace", "results/tables/ablation.csv", "--check")
+    assert "everything matches" in copy.run(*trace).stdout
+    # A selection of channels, and a synthetic image; their times as before, so that Snakemake
+    # does not see it.
+    spoiled = [f"results/afs/{CELL}/afs.json", f"results/sdas/{CELL}/images/00001.png"]
+    digests = [sha256(root / name) for name in spoiled]
+    for name in spoiled:
+        path = root / name
+        times = path.stat()
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert copy.planned() == {}
+    told = copy.run(*trace, ok=False).stdout
+    named = [line.split(": ")[1] for line in told.splitlines() if line.startswith("mismatch: ")]
+    assert sorted(named) == spoiled
+    assert "Traceback" not in told
+    mend = told.partition("to be made again:\n")[2].splitlines()[:2]
+    for line in mend:
+        words = line.split()
+        if words[0] == "rm":
+            subprocess.run(words, cwd=root, check=True)
+        else:
+            assert words[:3] == ["snakemake", "--cores", "all"]
+            copy.snakemake(*words[3:])
+    assert [sha256(root / name) for name in spoiled] == digests
+    assert "everything matches" in copy.run(*trace).stdout
