@@ -365,10 +365,10 @@ def _laid_over(values: dict[str, Any], preset: dict[str, Any]) -> dict[str, Any]
 
 def _overlay(preset: Any, named_in: str, above: tuple[Any, ...] = ()) -> dict[str, Any]:
     """The preset's values, laid over those of the preset that it names as its ``base``."""
+    known = sorted(path.stem for path in (PROJECT / PRESETS).glob("*.yaml"))
+    if preset not in known:
+        raise UserError(f"{named_in}: preset {_short(preset)} is none of {', '.join(known)}")
     path = PROJECT / PRESETS / f"{preset}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise UserError(f"{named_in}: preset {preset!r} is none of {known}")
     if preset in above:
         raise UserError(f"{named_in}: base: {preset} leads back to where it started")
     values = read_yaml(path)
