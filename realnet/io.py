@@ -53,7 +53,7 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: no such file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
@@ -69,8 +69,11 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    with path.open(newline="", encoding="utf-8") as source:
-        return list(csv.DictReader(source))
+    try:
+        with path.open(newline="", encoding="utf-8") as source:
+            return list(csv.DictReader(source))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid CSV ({error})") from None
 
 
 def sha256(path: str | Path) -> str:

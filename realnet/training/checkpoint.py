@@ -73,6 +73,8 @@ class Checkpoints:
             return None
         try:
             state = _read(self.path)
+            if not isinstance(state, dict):
+                raise ValueError(f"a {type(state).__name__}")
         except _UNREADABLE as error:
             print(f"{self.path}: damaged ({type(error).__name__}), starts anew")
             return None

@@ -1,7 +1,10 @@
 """Raw data and results from one clone to another, by DVC remotes: a folder and an S3 server."""
 
+import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import md5
 from pathlib import Path
 
 import pytest
@@ -124,6 +127,45 @@ def test_data_through_a_folder(origin, tmp_path):
     assert "modified" in status and "data/raw/mine" in status, status
     other.run("dvc", "checkout", "-q", "--force", RAW)
     assert digests(other, "data/raw/mine") == digests(origin, "data/raw/mine")
+
+
+def test_a_flipped_byte_in_the_cache_is_named_and_pulled_again(origin, tmp_path):
+    """DVC checks it out and calls it up to date; the manifest's digest and `data cache` do not."""
+    add = ("dvc", "remote", "add", "--local", "-d", "--force", "folder", str(tmp_path / "store"))
+    origin.run(*add)
+    origin.run("dvc", "push", "-q")
+    other = clone(origin, tmp_path / "other")
+    other.run(*add)
+    other.run("dvc", "pull", "-q", RAW)
+    manifest = "results/data/mine/bottle/manifest.csv"
+    other.snakemake("--", manifest, "results/backbone/base/stage.json")
+    assert "0 damaged" in other.run("realnet", "data", "cache").stdout
+
+    image = sorted((other.root / "data/raw/mine/bottle/train/good").iterdir())[1]
+    name = str(image.relative_to(other.root))
+    content, digest = image.read_bytes(), md5(image.read_bytes(), usedforsecurity=False).hexdigest()
+    cached = other.root / f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}"
+    times = cached.stat()
+    cached.chmod(0o644)
+    cached.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+    cached.chmod(0o444)
+    os.utime(cached, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shutil.rmtree(other.root / "data/raw/mine")
+    other.run("dvc", "checkout", "-q", RAW)
+    assert image.read_bytes() != content
+    assert "up to date" in other.run("dvc", "status", RAW).stdout  # DVC does not see it
+
+    ddpm = "results/ddpm/mine/bottle/seed0/base/model.safetensors"
+    other.snakemake("--touch", "--", manifest)
+    told = other.snakemake("--", ddpm, ok=False)
+    assert f"realnet: {name}: " in told and not (other.root / ddpm).exists()
+    told = other.run("realnet", "data", "cache", "--remove", ok=False).stdout
+    assert f"damaged ({name})" in told and f"  {name}: damaged too" in told
+    other.run("dvc", "pull", "-q", RAW)
+    assert image.read_bytes() == content
+    assert "0 damaged" in other.run("realnet", "data", "cache").stdout
+    other.snakemake("--touch", "--", manifest)
+    other.snakemake("--", ddpm)
 
 
 def test_records_of_downloads_are_no_data(origin):

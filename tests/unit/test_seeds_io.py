@@ -79,7 +79,10 @@ def test_json_comes_back_and_has_no_nan(tmp_path):
         io.write_json(tmp_path / "a.json", {"a": float("nan")})
     assert io.read_json(tmp_path / "a.json") == value
     (tmp_path / "b.json").write_text("{")
-    for name, message in (("b.json", "not valid JSON"), ("c.json", "no such file")):
+    (tmp_path / "d.json").write_bytes(b'"\xff"')
+    (tmp_path / "e.json").write_text("[" * 100_000)
+    wrong = [(f"{name}.json", "not valid JSON") for name in "bde"]
+    for name, message in (*wrong, ("c.json", "no such file")):
         with pytest.raises(UserError, match=message):
             io.read_json(tmp_path / name)
 
@@ -95,6 +98,10 @@ def test_csv_keeps_floats_exactly_and_quotes(tmp_path):
         io.write_csv(tmp_path / "a.csv", [{"c": 1}], ["a"])
     with pytest.raises(UserError, match="no such file"):
         io.read_csv(tmp_path / "none.csv")
+    for broken in (b"a\n\xff\n", b"a\n" + b"x" * 200_000):
+        (tmp_path / "b.csv").write_bytes(broken)
+        with pytest.raises(UserError, match="not valid CSV"):
+            io.read_csv(tmp_path / "b.csv")
 
 
 def test_digest_and_png(tmp_path):
