@@ -35,6 +35,10 @@ rule all:
 remind_of_tracking()
 
 
+onstart:
+    check_places()
+
+
 onsuccess:
     remind_of_tracking()
 

@@ -24,6 +24,7 @@ _WRITING = (
     "pytorchstreamwriter failed",
     "file write failed",
     "unexpected pos",
+    "iostream error",
 )
 _MEMORY = (
     "out of memory",

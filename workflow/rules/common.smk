@@ -1,5 +1,6 @@
 import contextlib
 import functools
+import glob
 import json
 import os
 import re
@@ -301,6 +302,17 @@ def group_cfg(wildcards):
         "variants": {name: P.variants[name] for name in group.variants},
     }
     return json.dumps(values, sort_keys=True)
+
+
+def check_places():
+    """Before the first job: one line where results cannot be written, which Snakemake would find
+    out in the middle, with a traceback, and stop everything."""
+    for folder in ["results", *glob.glob("results/*/")]:
+        if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+            user_error(
+                f"{folder}: cannot be written (no right to it, or a read-only disk); give this"
+                " user the right to it, or mount it writable"
+            )
 
 
 def tell_failures():

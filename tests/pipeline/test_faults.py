@@ -1,0 +1,253 @@
+"""What a machine does to a run: it ends in one line, and the next run makes the same bits."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from realnet.io import sha256
+
+pytestmark = pytest.mark.pipeline
+
+CATEGORIES = ("hex_nut", "woven_fabric")
+SDAS = "results/sdas/demo/{}/seed0/base"
+REALNET = "results/realnet/demo/{}/seed0/base"
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    root = tmp_path / "project"
+    subprocess.run(["cp", "-r", "--preserve=timestamps", str(finished.root), str(root)], check=True)
+    return type(finished)(root)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of all that a stage left but its record, which has times."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "stage.json")
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        subprocess.run(["rm", "-r", str(path)], check=True)
+
+
+class Mounted:
+    """A file system of its own in a folder; what only an administrator can do."""
+
+    def __init__(self, folder: Path, options: str):
+        self.folder, self.options = folder, options
+
+    def __enter__(self):
+        command = ["mount", "-t", "tmpfs", "-o", self.options, "none", str(self.folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            pytest.skip(f"no full or read-only disk can be made here: {error}")
+        if done.returncode:
+            pytest.skip(f"no full or read-only disk can be made here: {done.stderr.strip()}")
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", str(self.folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "file"),
+    [(SDAS, "manifest.csv"), (REALNET, "model.json")],
+    ids=["images", "training"],
+)
+def test_a_full_disk_stops_one_category(copy, place, file):
+    folders = [copy.root / place.format(name) for name in CATEGORIES]
+    wanted = [digests(folder) for folder in folders]
+    targets = [f"{place.format(name)}/{file}" for name in CATEGORIES]
+    for folder in folders:
+        empty(folder)
+    with Mounted(folders[0], "size=16k"):
+        told = copy.snakemake("--keep-going", "--", *targets, ok=False)
+        assert not (copy.root / targets[0]).exists()
+    (line,) = {line for line in told.splitlines() if line.startswith("realnet: ")}
+    assert place.format(CATEGORIES[0]) in line and "free some space" in line
+    assert "Traceback" not in told
+    assert digests(folders[1]) == wanted[1]
+    copy.snakemake("--rerun-incomplete", "--", *targets)
+    assert [digests(folder) for folder in folders] == wanted
+
+
+def test_results_that_cannot_be_written_are_told_before_any_job(copy):
+    folder = copy.root / REALNET.format("hex_nut")
+    wanted = digests(folder)
+    target = f"{REALNET.format('hex_nut')}/model.json"
+    with Mounted(copy.root / "results/realnet", "ro"):
+        told = copy.snakemake("--", target, ok=False)
+    assert "realnet: results/realnet/: cannot be written" in told and "Traceback" not in told
+    assert digests(folder) == wanted and copy.planned() == {}
+
+
+def limited(copy, target: str, kind: int, value: int) -> str:
+    """Output of a Snakemake that fails, in processes with a limit of the kernel."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", "--", target],
+        cwd=copy.root,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        preexec_fn=lambda: resource.setrlimit(kind, (value, value)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        (resource.RLIMIT_FSIZE, 100_000, "free some space"),
+        (resource.RLIMIT_AS, 1 << 30, "out of memory; give the job more memory"),
+    ],
+    ids=["file", "memory"],
+)
+def test_a_limit_of_the_kernel_is_one_line_and_nothing_is_half_written(copy, kind, value, said):
+    folder = copy.root / REALNET.format("hex_nut")
+    wanted = digests(folder)
+    empty(folder)
+    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    told = limited(copy, target, kind, value)
+    assert said in told and "Traceback" not in told, told
+    assert not (copy.root / target).exists()
+    copy.snakemake("--rerun-incomplete", "--", target)
+    assert digests(folder) == wanted
+
+
+def test_a_training_that_diverges_is_one_line_and_leaves_no_weights(copy):
+    folder = copy.root / REALNET.format("hex_nut")
+    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    wanted = digests(folder)
+    told = copy.snakemake("--config", "training={lr: 1.0e+30}", "--", target, ok=False)
+    assert "lower the learning rate" in told and "Traceback" not in told, told
+    assert not (copy.root / target).exists() and not list(folder.rglob("last.pt"))
+    copy.snakemake("--", target)
+    assert digests(folder) == wanted
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(copy):
+    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    told = copy.snakemake("--config", "compute={device: cuda}", "--", target, ok=False)
+    assert "realnet: compute.device: cuda, but torch sees no CUDA device" in told
+    assert "Traceback" not in told
+
+
+def test_an_image_cut_off_after_it_was_listed_is_named(copy):
+    raw = sorted((copy.root / "data/raw/demo/hex_nut/train/good").iterdir())[0]
+    whole, times = raw.read_bytes(), raw.stat()
+    raw.write_bytes(whole[: len(whole) // 2])
+    os.utime(raw, ns=(times.st_atime_ns, times.st_mtime_ns))
+    folder = copy.root / "results/afs/demo/hex_nut/seed0/base"
+    wanted = digests(folder)
+    empty(folder)
+    told = copy.snakemake("--", "results/afs/demo/hex_nut/seed0/base/afs.json", ok=False)
+    assert f"realnet: {raw.relative_to(copy.root)}: " in told and "Traceback" not in told
+    raw.write_bytes(whole)
+    os.utime(raw, ns=(times.st_atime_ns, times.st_mtime_ns))
+    copy.snakemake("--", "results/afs/demo/hex_nut/seed0/base/afs.json")
+    assert digests(folder) == wanted
+
+
+def test_a_second_workflow_is_refused_and_the_first_one_goes_on(copy):
+    folder = copy.root / REALNET.format("hex_nut")
+    wanted = digests(folder)
+    empty(folder)
+    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--", target]
+    first = subprocess.Popen(
+        command,
+        cwd=copy.root,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    locks = copy.root / ".snakemake/locks"
+    while not (locks.is_dir() and list(locks.iterdir())):
+        assert first.poll() is None, first.stdout.read()
+        time.sleep(0.02)
+    told = copy.snakemake("--", target, ok=False)
+    assert "cannot be locked" in told
+    assert first.wait(120) == 0, first.stdout.read()
+    assert digests(folder) == wanted
+
+
+def test_two_jobs_for_one_result_work_one_after_the_other(copy):
+    """As from two machines that share the disk but no lock of Snakemake's."""
+    folder = copy.root / REALNET.format("hex_nut")
+    wanted = digests(folder)
+    empty(folder)
+    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "--", target]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    jobs = [
+        subprocess.Popen(
+            command,
+            cwd=copy.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [job.communicate(timeout=240)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], told
+    assert digests(folder) == wanted
+
+
+def test_an_empty_checkpoint_is_told_and_the_training_starts_anew(copy):
+    folder = copy.root / REALNET.format("hex_nut")
+    wanted = digests(folder)
+    empty(folder)
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint/last.pt").touch()
+    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    copy.snakemake("--", target)
+    log = (copy.root / "results/logs/realnet/demo/hex_nut/seed0/base.log").read_text()
+    assert "checkpoint/last.pt: damaged" in log and "starts anew" in log
+    assert digests(folder) == wanted
+
+
+def test_a_job_that_the_kernel_kills_is_told(copy):
+    """As for want of memory: no process can write its own last line then."""
+    folder = copy.root / REALNET.format("hex_nut")
+    wanted = digests(folder)
+    empty(folder)
+    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--retries", "0", "--", target]
+    running = subprocess.Popen(
+        command,
+        cwd=copy.root,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    killed = 0
+    while running.poll() is None:
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                here = (entry / "cwd").readlink() == copy.root
+            except OSError:
+                continue
+            if here and words[1:4] == [b"-m", b"realnet", b"train"]:
+                os.kill(int(entry.name), signal.SIGKILL)
+                killed += 1
+        time.sleep(0.05)
+    told = running.stdout.read()
+    assert running.returncode == 1 and killed
+    assert "realnet: ended by SIGKILL; perhaps the machine ran out of memory" in told
+    copy.snakemake("--rerun-incomplete", "--", target)
+    assert digests(folder) == wanted
