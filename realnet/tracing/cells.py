@@ -1,13 +1,14 @@
 """Which evaluations a table, a page or a result is made of."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from realnet.errors import UserError
-from realnet.io import read_csv
+from realnet.io import read_csv, read_json
 from realnet.params import load
-from realnet.reporting.collect import Cell, Results, address_of, collect, matrix_of
+from realnet.reporting.collect import Cell, Results, collect, matrix_of
 
 GROUP = "ablation_"
 # Files of the report that are made of every cell.
@@ -16,12 +17,15 @@ WHOLE = ("metrics.json", "report.html")
 
 @dataclass(frozen=True)
 class Selection:
-    """What was asked for: a file, and the cells behind it that are there."""
+    """What was asked for, and the cells behind it that are there or have been.
+
+    A single stage's result counts as a cell too, whatever stage it is of.
+    """
 
     target: Path
     results: Path  # the folder of all results
-    found: Results  # the matrix that the file shows, or that a single result belongs to
-    cells: dict[Cell, Path]  # folder of each evaluation
+    found: Results | None  # the matrix that a file of the report shows
+    cells: dict[Cell, Path]  # folder of each evaluation, or of the stage
     table: bool  # whether the target is a table of the report
     group: str = ""  # of a group's table, its name
 
@@ -44,7 +48,7 @@ class Selection:
 
 
 def select(target: Path, params: str) -> Selection:
-    """The evaluations behind ``target``: a file of the report, or a result of one cell.
+    """The evaluations behind ``target``: a file of the report, or a stage's folder or file.
 
     A table is of the data sets, variants and categories that it names; without a column of
     variants, of the reference variant. ``params``: parameter file or JSON of experiment, variants
@@ -53,7 +57,7 @@ def select(target: Path, params: str) -> Selection:
     if not target.exists():
         raise UserError(f"{target}: no such file; expected a table, e.g. results/tables/main.csv")
     if target.is_dir() or (target.parent / "stage.json").is_file():
-        return _of_a_result(target, params)
+        return _of_a_result(target)
     name = target.stem
     if target.parent.name == "tables":
         return _of_a_table(target, target.parent.parent, params, name)
@@ -62,7 +66,7 @@ def select(target: Path, params: str) -> Selection:
         return Selection(target, target.parent, found, _there(found), table=False)
     raise UserError(
         f"{target}: made of no evaluation; expected a file of results/tables, or a folder or file"
-        " of one cell below results/evaluate"
+        " of a stage below results"
     )
 
 
@@ -93,20 +97,38 @@ def _of_a_table(target: Path, results: Path, params: str, name: str) -> Selectio
     return Selection(target, results, found, cells, table=True, group=group)
 
 
-def _of_a_result(target: Path, params: str) -> Selection:
+def _of_a_result(target: Path) -> Selection:
     folder = target if target.is_dir() else target.parent
-    if not (folder / "metrics.json").is_file():
+    if not (folder / "stage.json").is_file():
         raise UserError(
-            f"{target}: no evaluation; give the folder below results/evaluate, or a table"
+            f"{target}: no result of a stage (stage.json is not there); expected one like"
+            " results/evaluate/<data set>/<category>/seed<k>/<variant>, or a table"
         )
-    cell = address_of(folder / "metrics.json")
-    results = folder.parents[4]
-    found = collect(results, matrix_of(params), [folder / "metrics.json"], allow_missing=True)
-    return Selection(target, results, found, {cell: folder}, table=False)
+    record = read_json(folder / "stage.json")
+    if not isinstance(record, dict) or "stage" not in record:
+        raise UserError(f"{folder}/stage.json: not the record of a stage; make it again")
+    cell = Cell(
+        record.get("dataset", "-"),
+        record.get("category", "all"),
+        record.get("seed", 0),
+        record.get("variant", folder.name),
+    )
+    # results/backbone/<variant>, or results/<stage>/<data set>/<category>/seed<k>/<variant>
+    depth = 1 if record["stage"] == "backbone" else 4
+    results = folder.resolve().parents[depth]
+    if not target.is_absolute():  # paths are shown as they were given
+        results = Path(os.path.relpath(results))
+    return Selection(target, results, None, {cell: folder}, table=False)
 
 
 def _there(found: Results) -> dict[Cell, Path]:
-    return {cell: found.files[cell].parent for cell in found.cells}
+    """Evaluations, also those that have lost their metrics."""
+    folders = {cell: path.parent for cell, path in found.files.items()}
+    return {
+        cell: folder
+        for cell, folder in folders.items()
+        if cell in found.cells or (folder / "stage.json").is_file()
+    }
 
 
 def _is_file(params: str) -> bool:

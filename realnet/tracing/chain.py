@@ -1,6 +1,7 @@
 """The stages behind an evaluation: what each read and wrote, with what, by which code."""
 
 import json
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,18 @@ def chain(selection: Selection, cell: Cell) -> dict[str, Any]:
     ]
     return {
         **cell._asdict(),
-        "metrics": {name: read_json(folder / "metrics.json").get(name) for name in METRICS},
+        "metrics": _metrics(folder / "metrics.json"),
         "data": [_data(path) for path in manifests(selection.results, stages)],
         "stages": stages,
     }
+
+
+def _metrics(path: Path) -> dict[str, float | None]:
+    """Nothing where it is no evaluation, or has lost them."""
+    if not path.is_file():
+        return {}
+    values = read_json(path)
+    return {name: values.get(name) for name in METRICS}
 
 
 def manifests(results: Path, stages: list[dict[str, Any]]) -> list[Path]:
@@ -65,14 +74,14 @@ def overview(selection: Selection) -> str:
     for cell, folder in selection.cells.items():
         name = f"{cell.dataset}/{cell.category}/seed{cell.seed}/{cell.variant}"
         lines.append(f"  {name:40s} {relative(folder, selection.results)}/metrics.json")
-    one = next(iter(selection.cells))
+    one, target = next(iter(selection.cells)), shlex.quote(str(selection.target))
     lines += [
         "",
         "one of them, with all that it was made from:",
-        f"  realnet trace {selection.target} --dataset {one.dataset} --category {one.category}"
+        f"  realnet trace {target} --dataset {one.dataset} --category {one.category}"
         f" --seed {one.seed} --variant {one.variant}",
         "all of them, against the files that are there:",
-        f"  realnet trace {selection.target} --check",
+        f"  realnet trace {target} --check",
     ]
     return "\n".join(lines)
 
@@ -86,7 +95,7 @@ def text(found: dict[str, Any], every: bool = False) -> str:
     values = ", ".join(
         f"{k} {'-' if v is None else f'{v:.4f}'}" for k, v in found["metrics"].items()
     )
-    blocks = [f"{name}: {values}"]
+    blocks = [f"{name}: {values}" if values else name]
     blocks += [_stage(stage, every) for stage in reversed(found["stages"])]
     for data in found["data"]:
         if data["sha256"] is None:

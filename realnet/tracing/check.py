@@ -113,11 +113,13 @@ def _data(found: _Found, paths: Iterable[Path]) -> None:
     """Manifests by their summaries, images and masks by their manifests."""
     for manifest in paths:
         summary = manifest.with_name("summary.json")
-        if summary.is_file():
-            known = read_json(summary).get("outputs", {}).get(manifest.name)
-            if known:
-                again = str(manifest)
-                found.expected.append(_Expected(manifest, known, str(summary), again, own=True))
+        known = read_json(summary).get("outputs", {}) if summary.is_file() else {}
+        if manifest.name in known:
+            found.expected.append(
+                _Expected(manifest, known[manifest.name], str(summary), str(manifest), own=True)
+            )
+        else:
+            found.add("unknown", "digests of manifests", "not recorded by their summary.json")
         if not manifest.is_file():
             continue
         try:
@@ -218,6 +220,7 @@ def _table(found: _Found, selection: Selection) -> None:
 
     name, results = selection.target.stem, selection.found
     if name == "verdicts":
+        found.add("unknown", selection.target, "verdicts are not drawn again here; see the tables")
         return
     if name == "cells":
         wanted = tables.cells_csv(results)

@@ -111,6 +111,12 @@ def test_a_result_by_its_folder_and_all_of_it_for_machines(root):
     assert cell["data"][0]["images"] == 4
 
 
+def test_another_stage_by_its_folder(root):
+    told = trace(table=f"results/realnet/{NUT}")
+    assert told.startswith(f"{NUT}\n\nrealnet  ") and "\nevaluate" not in told
+    assert "everything matches" in trace("--check", table=f"results/realnet/{NUT}/model.json")
+
+
 def test_nothing_has_changed(root):
     told = trace("--check")
     # 4 images, a mask, their manifest, a model and two files of its evaluation, of two categories.
@@ -135,8 +141,6 @@ NUT = "own/nut/seed0/base"
 def test_a_file_that_has_changed_or_gone_is_named_once(root, path, repair, gone):
     if gone:
         (root / path).unlink()
-        if path.endswith("metrics.json"):
-            return  # then there is no cell
     else:
         content = bytearray((root / path).read_bytes())
         content[-3] ^= 1
@@ -145,8 +149,12 @@ def test_a_file_that_has_changed_or_gone_is_named_once(root, path, repair, gone)
         content[-3] ^= 1
         (root / path).write_bytes(bytes(content) + b"\n")  # still readable
     told = trace("--check", status=1)
-    (line,) = [line for line in told.splitlines() if line.startswith("mismatch")]
+    lines = [line for line in told.splitlines() if line.startswith("mismatch")]
+    line = lines.pop(0)
     assert line.startswith(f"mismatch: {path}: ") and ("not there" in line) == gone
+    # Without its metrics a cell lacks in the table too.
+    assert all(rest.startswith("mismatch: results/tables/main.csv: ") for rest in lines)
+    assert bool(lines) == (gone and path.endswith("metrics.json"))
     assert (f"snakemake --cores all {repair}" in told) if repair else "put it back" in told
 
 
@@ -202,7 +210,7 @@ def test_records_of_before_there_were_digests(root):
         ("results/tables/none.csv", (), "no such file"),
         ("results/tables/main.csv", ("--category", "bolt"), "no cell of category bolt; there are"),
         ("params.json", (), "made of no evaluation"),
-        ("results/realnet/own/nut/seed0/base", (), "no evaluation; give the folder"),
+        ("results/realnet/own/nut", (), "no result of a stage"),
     ],
 )
 def test_mistakes_are_one_line(root, table, words, message):
