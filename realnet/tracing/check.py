@@ -50,6 +50,7 @@ class _Expected:
     by: str
     repair: str
     own: bool  # by the stage that wrote it; False: by one that read it
+    made: bool = False  # whether it is a result, which can be made again
 
 
 @dataclass
@@ -106,7 +107,8 @@ def _files(found: _Found, results: Path, folder: Path, record: Mapping[str, Any]
             path = place / path.name
         elif "data" in path.parts and path.name == "manifest.csv":
             path = results.joinpath(*path.parts[-4:])
-        found.expected.append(_Expected(path, source["sha256"], again, again, own=False))
+        made = path.is_relative_to(results)
+        found.expected.append(_Expected(path, source["sha256"], again, again, False, made))
 
 
 def _data(found: _Found, paths: Iterable[Path]) -> None:
@@ -154,7 +156,9 @@ def _judge(found: _Found) -> int:
                 said = f"{digest[:SHORT]} now, {expected.digest[:SHORT]} in {expected.by}"
             found.add("mismatch", expected.path, said, expected.repair)
         elif digest is None:
-            found.add("mismatch", expected.path, f"not there, {expected.by} was made from it", "")
+            again = str(expected.path) if expected.made else ""
+            said = f"not there, {expected.by} was made from it"
+            found.add("mismatch", expected.path, said, again)
         else:
             said = (
                 f"made from {expected.path} of {expected.digest[:SHORT]},"
