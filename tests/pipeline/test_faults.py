@@ -37,6 +37,18 @@ def empty(folder: Path) -> None:
         subprocess.run(["rm", "-r", str(path)], check=True)
 
 
+def started(copy, *words: str) -> subprocess.Popen:
+    """A Snakemake at work, its output in a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake", "--cores", "1", *words],
+        cwd=copy.root,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 class Mounted:
     """A file system of its own in a folder; what only an administrator can do."""
 
@@ -163,15 +175,7 @@ def test_a_second_workflow_is_refused_and_the_first_one_goes_on(copy):
     wanted = digests(folder)
     empty(folder)
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--", target]
-    first = subprocess.Popen(
-        command,
-        cwd=copy.root,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    first = started(copy, "--", target)
     locks = copy.root / ".snakemake/locks"
     while not (locks.is_dir() and list(locks.iterdir())):
         assert first.poll() is None, first.stdout.read()
@@ -188,19 +192,7 @@ def test_two_jobs_for_one_result_work_one_after_the_other(copy):
     wanted = digests(folder)
     empty(folder)
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "--", target]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    jobs = [
-        subprocess.Popen(
-            command,
-            cwd=copy.root,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    jobs = [started(copy, "--nolock", "--", target) for _ in range(2)]
     told = [job.communicate(timeout=240)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
     assert digests(folder) == wanted
@@ -225,15 +217,7 @@ def test_a_job_that_the_kernel_kills_is_told(copy):
     wanted = digests(folder)
     empty(folder)
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--retries", "0", "--", target]
-    running = subprocess.Popen(
-        command,
-        cwd=copy.root,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    running = started(copy, "--retries", "0", "--", target)
     killed = 0
     while running.poll() is None:
         for entry in Path("/proc").glob("[0-9]*"):
