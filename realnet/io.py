@@ -73,7 +73,7 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as source:
             return list(csv.DictReader(source))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid CSV ({error})") from None
+        raise UserError(f"{path}: not a table in UTF-8 ({error})") from None
 
 
 def sha256(path: str | Path) -> str:

@@ -3,7 +3,6 @@
 Apart from ``manifest.py``, which writes them, so that a change there is no change of the stages.
 """
 
-import csv
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -41,10 +40,7 @@ AGAIN = "write it again with `realnet data prepare`"
 
 def read_manifest(path: str | Path) -> list[Item]:
     """The items of a ``manifest.csv``. UserError: no file, other columns, an unreadable row."""
-    try:
-        rows = read_csv(path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table in UTF-8 ({error}); {AGAIN}") from None
+    rows = read_csv(path)
     if not rows:
         raise UserError(f"{path}: no rows; {AGAIN}")
     missing = [name for name in FIELDS if name not in rows[0]]

@@ -645,7 +645,7 @@ def test_inputs_that_do_not_go_together(arrays, category, tmp_path):
         ("l.csv", "", "no column label; .* found no rows"),
         ("l.csv", "label\n" + "1\n" * 5 + "nan\n", "a label is NaN"),
         ("l.csv", "a,label\n" + "x,1\n" * 5 + "x\n", "line 7 has fewer columns"),
-        ("l.csv", b"label\n\xff\xfe\n", "not a text file in UTF-8"),
+        ("l.csv", b"label\n\xff\xfe\n", "not a table in UTF-8"),
     ],
 )
 def test_wrong_labels(arrays, tmp_path, file, content, message):

@@ -100,7 +100,7 @@ def test_csv_keeps_floats_exactly_and_quotes(tmp_path):
         io.read_csv(tmp_path / "none.csv")
     for broken in (b"a\n\xff\n", b"a\n" + b"x" * 200_000):
         (tmp_path / "b.csv").write_bytes(broken)
-        with pytest.raises(UserError, match="not valid CSV"):
+        with pytest.raises(UserError, match="not a table in UTF-8"):
             io.read_csv(tmp_path / "b.csv")
 
 

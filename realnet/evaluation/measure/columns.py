@@ -1,6 +1,5 @@
 """Labels and scores of whole images, from .npy or .csv files."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -70,12 +69,7 @@ def _numbers(path: Path, count: int, what: str) -> np.ndarray:
 
 def _rows(path: Path, column: str, count: int, names: Sequence[str] | None) -> list[dict[str, str]]:
     """The row of each image, in the images' order."""
-    try:
-        rows = read_csv(path)
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8") from None
-    except csv.Error as error:
-        raise UserError(f"{path}: not a table ({error})") from None
+    rows = read_csv(path)
     wanted = [column] if names is None else ["path", column]
     has = list(rows[0]) if rows else []
     absent = [name for name in wanted if name not in has]
