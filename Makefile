@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup project demo test test-unit test-pipeline tables publish mlflow lint format schema print-python clean
+.PHONY: help setup project demo test test-unit test-dag test-hard tables publish mlflow lint format schema print-python clean
 
 help:  ## list the targets
 	@echo "RealNet-Bench. Targets:"
@@ -56,15 +56,21 @@ demo: project  ## run the whole benchmark on the embedded data set and show the 
 	@echo "          results/evaluate/<data set>/<category>/seed<k>/<variant>/qualitative.png"
 	@echo "Runs:     make mlflow (http://127.0.0.1:$(PORT))"
 
+# Those that stop, damage and repeat runs, apart, so that three parts share two cores.
+HARD := $(foreach name,interruptions faults repeat dvc_remote tracing,tests/pipeline/test_$(name).py)
+
 test: project  ## unit tests, and the real DAG at smoke scale, side by side
-	@echo "Unit tests and the real DAG, side by side; the output of each follows when it has ended."
-	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-unit test-pipeline
+	@echo "Three parts, two side by side; the output of each follows when it has ended."
+	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-hard test-unit test-dag
 
 test-unit: project  ## the unit tests alone
 	$(BIN)/python -m pytest tests/unit
 
-test-pipeline: project  ## the real DAG alone
-	$(BIN)/python -m pytest tests/pipeline
+test-dag: project  ## the real DAG alone: what it makes and what reruns
+	$(BIN)/python -m pytest tests/pipeline $(addprefix --ignore=,$(HARD))
+
+test-hard: project  ## the real DAG, stopped, damaged and repeated
+	$(BIN)/python -m pytest $(HARD)
 
 tables: project  ## render tables and figures again from the results, without training
 	snakemake --cores 1 --quiet rules host reason -- tables
