@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from realnet.errors import UserError
@@ -28,6 +28,7 @@ class Selection:
     cells: dict[Cell, Path]  # folder of each evaluation, or of the stage
     table: bool  # whether the target is a table of the report
     group: str = ""  # of a group's table, its name
+    lost: dict[Cell, Path] = field(default_factory=dict)  # those that the table shows, and are gone
 
     def only(self, **wanted: str | int | None) -> "Selection":
         """The cells with these values; None admits all. UserError: there are none."""
@@ -37,14 +38,19 @@ class Selection:
             for cell, folder in self.cells.items()
             if all(getattr(cell, name) == value for name, value in asked.items())
         }
-        if not cells:
+        lost = {
+            cell: folder
+            for cell, folder in self.lost.items()
+            if all(getattr(cell, name) == value for name, value in asked.items())
+        }
+        if not cells and not lost:
             told = ", ".join(f"{name} {value}" for name, value in asked.items())
             there = "; ".join(
                 f"{name}: {', '.join(dict.fromkeys(str(getattr(c, name)) for c in self.cells))}"
                 for name in Cell._fields
             )
             raise UserError(f"{self.target}: no cell of {told}; there are {there}")
-        return replace(self, cells=cells)
+        return replace(self, cells=cells, lost=lost)
 
 
 def select(target: Path, params: str) -> Selection:
@@ -81,7 +87,7 @@ def _of_a_table(target: Path, results: Path, params: str, name: str) -> Selectio
         }
         params = json.dumps({k: values[k] for k in ("experiment", "variants", "report", "groups")})
     found = collect(results, matrix_of(params), allow_missing=True)
-    cells = _there(found)
+    cells = {cell: path.parent for cell, path in found.files.items()}
     table = target.with_suffix(".csv")
     rows = read_csv(table) if table.is_file() else []
     if name in found.matrix.datasets:
@@ -94,7 +100,23 @@ def _of_a_table(target: Path, results: Path, params: str, name: str) -> Selectio
     if rows and "variant" not in rows[0] and "variants" not in rows[0] and not group:
         reference = found.matrix.variants[0]
         cells = {cell: folder for cell, folder in cells.items() if cell.variant == reference}
-    return Selection(target, results, found, cells, table=True, group=group)
+    known, listed = _there(found), results / "tables/cells.csv"
+    there = {cell: folder for cell, folder in cells.items() if cell in known}
+    shown = _shown(rows if group or not listed.is_file() else read_csv(listed), cells)
+    lost = {cell: cells[cell] for cell in shown if cell not in there}
+    return Selection(target, results, found, there, table=True, group=group, lost=lost)
+
+
+def _shown(rows: list[dict[str, str]], cells: dict[Cell, Path]) -> list[Cell]:
+    """Of these cells, those that the rows have a value for (rows without a column are of all)."""
+
+    def fits(row: dict[str, str], cell: Cell) -> bool:
+        return all(
+            row.get(name, str(value)) == str(value) for name, value in cell._asdict().items()
+        )
+
+    valued = [row for row in rows if row.get("image_auroc")]
+    return [cell for cell in cells if any(fits(row, cell) for row in valued)]
 
 
 def _of_a_result(target: Path) -> Selection:

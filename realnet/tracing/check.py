@@ -23,6 +23,7 @@ from realnet.errors import UserError
 from realnet.io import read_csv, read_json, sha256
 from realnet.params import PROJECT, Params
 from realnet.reporting.collect import Cell
+from realnet.reporting.page.gaps import PLACES
 from realnet.reporting.page.trace import trace
 from realnet.reporting.records import moved
 from realnet.tracing.cells import Selection
@@ -70,21 +71,30 @@ def check(selection: Selection, params: Params | None) -> tuple[list[Finding], i
     found = _Found()
     folders = dict.fromkeys(selection.cells.values())
     traced = trace(selection.results, folders)
-    variants: dict[int, Cell] = {}
+    users: dict[int, dict[str, Cell]] = {}  # of each record: by variant, a cell that it is behind
     for cell, folder in selection.cells.items():
         if not traced.chains.get(folder):
             found.add("mismatch", folder / "stage.json", "not there", str(folder / "stage.json"))
         for number in traced.chains.get(folder, []):
-            variants.setdefault(number, cell)
-    for number, cell in variants.items():
+            users.setdefault(number, {}).setdefault(cell.variant, cell)
+    for number, cells in users.items():
         folder, record = traced.folders[number], traced.records[number]
         _files(found, selection.results, folder, record)
-        _settings(found, folder, record, params, cell)
+        for cell in cells.values():
+            _settings(found, folder, record, params, cell, selection.cells[cell] / "stage.json")
         _surroundings(found, record)
+    for folder in selection.lost.values():
+        record = str(folder / "stage.json")
+        found.add("mismatch", folder, "the evaluation is gone, and the table shows it", record)
+    if params is None:
+        found.add("unknown", "parameters", "not compared, since they were not given as a file")
     _data(found, manifests(selection.results, traced.records))
     looked = _judge(found)
     if selection.table:
         _table(found, selection)
+    other = selection.target.suffix in (".md", ".tex", ".html")
+    if other or (selection.found is not None and not selection.table):
+        found.add("unknown", selection.target, "only what it was made from is compared")
     order = ("mismatch", "differs", "unknown")
     return sorted(found.findings, key=lambda finding: order.index(finding.kind)), looked
 
@@ -107,8 +117,20 @@ def _files(found: _Found, results: Path, folder: Path, record: Mapping[str, Any]
             path = place / path.name
         elif "data" in path.parts and path.name == "manifest.csv":
             path = results.joinpath(*path.parts[-4:])
+        elif (place := _unvouched(results, path)) is not None:
+            path, voucher = place / path.name, str(place / "stage.json")
+            found.add("mismatch", voucher, f"not there, {again} was made from its stage", voucher)
         made = path.is_relative_to(results)
         found.expected.append(_Expected(path, source["sha256"], again, again, False, made))
+
+
+def _unvouched(results: Path, source: Path) -> Path | None:
+    """The folder of a result that has lost its record; None where the file is of no stage here."""
+    for start, part in enumerate(source.parts):
+        if part in PLACES:
+            folder = results.joinpath(*source.parts[start:]).parent
+            return folder if folder.is_dir() or source.is_relative_to(results) else None
+    return None
 
 
 def _data(found: _Found, paths: Iterable[Path]) -> None:
@@ -169,9 +191,15 @@ def _judge(found: _Found) -> int:
 
 
 def _settings(
-    found: _Found, folder: Path, record: Mapping[str, Any], params: Params | None, cell: Cell
+    found: _Found,
+    folder: Path,
+    record: Mapping[str, Any],
+    params: Params | None,
+    cell: Cell,
+    repair: Path,
 ) -> None:
-    """The stage's parameters against those that are asked for now."""
+    """The stage's parameters against those that this cell asks for now. Snakemake makes again what
+    they changed behind ``repair``, which may be another folder than the one that was shared."""
     if params is None:
         return
     try:
@@ -182,8 +210,11 @@ def _settings(
     for section in sorted(wanted.keys() | record["params"].keys()):
         was, now = record["params"].get(section), wanted.get(section)
         for key, before, after in _differing(was, now, section):
-            said = f"made with {key} {_told(before)}, now {_told(after)} in the parameters"
-            found.add("mismatch", again, said, again)
+            said = (
+                f"made with {key} {_told(before)}, now {_told(after)} in the parameters"
+                f" of {cell.variant}"
+            )
+            found.add("mismatch", again, said, str(repair))
 
 
 def _differing(was: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:

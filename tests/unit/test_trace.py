@@ -187,6 +187,28 @@ def test_other_parameters_code_and_packages(root):
     assert told.count("mismatch: ") == 1
 
 
+@pytest.mark.parametrize("table", ["main", "ablation"])
+def test_an_evaluation_that_is_gone_is_not_taken_for_never_made(root, table):
+    shutil.rmtree(f"results/evaluate/{NUT}")
+    told = trace("--check", status=1, table=f"results/tables/{table}.csv")
+    assert f"mismatch: results/evaluate/{NUT}: the evaluation is gone" in told
+    assert f"snakemake --cores all results/evaluate/{NUT}/stage.json" in told
+
+
+def test_a_record_that_is_gone_in_the_middle_of_a_chain(root):
+    Path(f"results/realnet/{NUT}/stage.json").unlink()
+    told = trace("--check", status=1)
+    assert f"mismatch: results/realnet/{NUT}/stage.json: not there" in told
+    assert f"snakemake --cores all results/realnet/{NUT}/stage.json" in told
+
+
+def test_what_is_not_compared_is_told(root):
+    for name in ("report.html", "tables/main.md"):
+        told = trace("--check", table=f"results/{name}")
+        assert f"unknown: results/{name}: only what it was made from is compared" in told
+        assert "unknown: parameters: not compared" in told
+
+
 def test_a_table_that_says_something_else(root):
     path = root / "results/tables/main.csv"
     path.write_text(path.read_text().replace("own,2,", "own,2,9"))
@@ -201,7 +223,7 @@ def test_records_of_before_there_were_digests(root):
     del record["outputs"], record["code"]
     write_json(path, record)
     told = trace("--check")
-    assert told.count("unknown: ") == 2 and "everything matches" in told
+    assert told.count("unknown: ") == 3 and "everything matches" in told
 
 
 @pytest.mark.parametrize(
