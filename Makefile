@@ -64,7 +64,7 @@ test: project  ## unit tests, and the real DAG at smoke scale, side by side
 	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-hard test-unit test-dag
 
 test-unit: project  ## the unit tests alone
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests --ignore=tests/pipeline
 
 test-dag: project  ## the real DAG alone: what it makes and what reruns
 	$(BIN)/python -m pytest tests/pipeline $(addprefix --ignore=,$(HARD))

@@ -24,7 +24,12 @@ import tempfile
 import time
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from checkout import copy_files
+from trees import make_tree
+from trees import table as published
+
 VARIANTS = ("base", "texture", "afs_random", "afs_pca", "rrs_none", "rrs_max", "no_ranking_norm")
 VARIANTS += ("patchcore",)
 # Run as `python -c START <arguments of realnet>`; prints when the first batch begins.
@@ -33,12 +38,12 @@ import os, sys
 def first(*_):
     os.write(1, b"first batch\\n")
     os._exit(0)
-import realnet.progress as bars
+import realnet.core.progress as bars
 if sys.argv[1] in ("evaluate", "patchcore"):
     import torch
     torch.nn.modules.module.register_module_forward_pre_hook(first)
 elif sys.argv[1:3] == ["data", "prepare"]:
-    import realnet.data.images as images
+    import realnet.datasets.images as images
     images.read_image = first
 else:
     whole = bars.progress
@@ -50,17 +55,6 @@ else:
 from realnet.cli import main
 main()
 """
-
-
-def copy_project(target: Path) -> Path:
-    """The files that git knows, without their history."""
-    command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (PROJECT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, target / name)
-    return target
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, float, float, str]:
@@ -90,10 +84,7 @@ def best(command: list[str], folder: Path, rounds: int) -> tuple[float, float, f
 
 def trees(root: Path, categories: int) -> dict[str, list[str]]:
     """Stand-ins of the first ``categories`` published categories; the matrix of them."""
-    sys.path.insert(0, str(PROJECT / "tests"))
-    from trees import make_tree, table
-
-    names = [(d, c) for d in ("mvtec_ad", "mpdd", "btad", "visa") for c in table()[d]]
+    names = [(d, c) for d in ("mvtec_ad", "mpdd", "btad", "visa") for c in published()[d]]
     matrix: dict[str, list[str]] = {}
     for dataset, category in names[:categories]:
         matrix.setdefault(dataset, []).append(category)
@@ -105,7 +96,7 @@ def trees(root: Path, categories: int) -> dict[str, list[str]]:
 def plan(size: str, rounds: int, work: Path) -> list[str]:
     """One row of the table."""
     categories, seeds, variants = map(int, size.split("x"))
-    folder = copy_project(work / size)
+    folder = copy_files(work / size)
     matrix = trees(folder / "data/raw", categories)
     datasets = ", ".join(f"{d}: [{', '.join(f'{c!r}' for c in cs)}]" for d, cs in matrix.items())
     experiment = (
@@ -138,7 +129,7 @@ def plan(size: str, rounds: int, work: Path) -> list[str]:
 
 def jobs(rounds: int, work: Path) -> list[list[str]]:
     """Rows of stage, wall and CPU seconds to the first batch, and peak memory."""
-    folder = copy_project(work / "jobs")
+    folder = copy_files(work / "jobs")
     targets = [
         f"results/evaluate/demo/hex_nut/seed0/{name}/metrics.json" for name in ("base", "patchcore")
     ]

@@ -33,8 +33,8 @@ import numpy as np
 from metric_data import category
 from peer import load, timed
 
-from realnet.evaluation import metrics
-from realnet.evaluation.official import pro_official
+from realnet import metrics
+from realnet.metrics.official import pro_official
 
 HERE = Path(__file__).parent
 OURS, FLOOR = "ours: everything", "np.sort of the normal scores"

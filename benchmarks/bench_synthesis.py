@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 import torch
 
-from realnet.params import load
-from realnet.sections import Perlin
-from realnet.synthesis.anomalies import AnomalySynthesiser
+from realnet.config.params import load
+from realnet.config.sections import Perlin
 from realnet.synthesis.foreground import foregrounds
+from realnet.synthesis.synthesiser import AnomalySynthesiser
 
 RULE = {"method": "otsu", "side": "bright", "close": 6, "open": 6}
 

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from realnet.data.verify import verify
-from realnet.io import sha256
-from realnet.sections import Prepare
+from realnet.config.sections import Prepare
+from realnet.core.io import sha256
+from realnet.datasets.verify.verify_dataset import verify
 
 SIDE = 256
 SETTINGS = Prepare(allow_partial=False, layouts={})

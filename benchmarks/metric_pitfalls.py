@@ -5,7 +5,7 @@
 Prints every table, or those named. ``--write`` puts them into the page, between its marks. Small
 made maps, the same every time; a minute at most. ``--scores`` takes a scores.npz of the benchmark
 instead, for the two tables that are about the distribution of scores. What is compared with the
-exact metrics of realnet.evaluation.metrics are restatements, in as few lines as possible, of what
+exact metrics of realnet.metrics are restatements, in as few lines as possible, of what
 is done elsewhere.
 """
 
@@ -18,10 +18,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from realnet.evaluation.measure import measure
-from realnet.evaluation.measure.table import table as measured_table
-from realnet.evaluation.metrics import image_ap, image_auroc, localise, pixel_metrics
-from realnet.evaluation.official import pro_official
+from realnet.evaluation.maps import measure
+from realnet.evaluation.maps.table import table as measured_table
+from realnet.metrics import image_ap, image_auroc, localise, pixel_metrics
+from realnet.metrics.official import pro_official
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, DEFINITIONS = DOCS / "metrics_pitfalls.md", DOCS / "metrics.md"
@@ -445,8 +445,8 @@ def figure(path: Path) -> None:
     """The same ranking as logits and as softmax: where thresholds fall, and what comes out."""
     from matplotlib.figure import Figure
 
-    from realnet.evaluation.metrics import pro_curve
-    from realnet.io import save_figure
+    from realnet.core.io import save_figure
+    from realnet.metrics import pro_curve
 
     logits, masks, confident = maps()
     drawn = Figure(figsize=(11.5, 3.4), layout="constrained")

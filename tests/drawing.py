@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from realnet.seeds import numpy_generator
+from realnet.core.seeds import numpy_generator
 
 Field = np.ndarray
 

@@ -19,9 +19,11 @@ import yaml
 from drawing import Canvas, Pictures, encode, finish
 from products import RECIPES
 
-from realnet.seeds import numpy_generator
+from realnet.core.seeds import numpy_generator
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "realnet" / "data" / "published.yaml"
+PUBLISHED = (
+    Path(__file__).resolve().parent.parent / "realnet" / "datasets" / "published_counts.yaml"
+)
 GREY = {("mvtec_ad", "grid"), ("mvtec_ad", "screw"), ("mvtec_ad", "zipper")}
 # Numbers that the published folders do not have, by category and folder.
 GAPS = {("01", "test/ko"): {27}, ("02", "train/ok"): {87}}

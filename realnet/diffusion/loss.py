@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import torch
 
+from realnet.compute.runtime import Runtime
+from realnet.config.sections import Ddpm
 from realnet.diffusion.scheduler import SDASScheduler
-from realnet.runtime import Runtime
-from realnet.sections import Ddpm
 
 
 def training_loss(

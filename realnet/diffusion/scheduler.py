@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 
-from realnet.sections import Ddpm
+from realnet.config.sections import Ddpm
 
 
 class SDASScheduler(DDPMScheduler):

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from realnet.errors import UserError
-from realnet.io import read_json, sha256, write_json
-from realnet.progress import progress
-from realnet.sections import Sia
+from realnet.config.sections import Sia
+from realnet.core.errors import UserError
+from realnet.core.io import read_json, sha256, write_json
+from realnet.core.progress import progress
 
 Draw = Callable[[list[int]], torch.Tensor]  # indices -> uint8 [N, 3, S, S]
 Describe = Callable[[int], dict[str, Any]]  # index -> what the manifest says of the image

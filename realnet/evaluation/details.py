@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from realnet.evaluation.metrics import (
+from realnet.core.io import write_csv
+from realnet.metrics import (
     BOOTSTRAPPED,
     Localisation,
     bootstrap,
@@ -19,7 +20,6 @@ from realnet.evaluation.metrics import (
     save_curves,
     save_per_image,
 )
-from realnet.io import write_csv
 
 RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from realnet.data.images import read_image
-from realnet.errors import UserError
-from realnet.evaluation.detectors import AnyDetector, load
-from realnet.io import atomic, write_csv, write_png
-from realnet.runtime import start
-from realnet.sections import Compute
+from realnet.compute.runtime import start
+from realnet.config.sections import Compute
+from realnet.core.errors import UserError
+from realnet.core.io import atomic, write_csv, write_png
+from realnet.datasets.images import read_image
+from realnet.detectors.base import AnyDetector, load
 
 
 @dataclass(frozen=True)

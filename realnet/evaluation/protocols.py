@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from realnet.evaluation.metrics import (
+from realnet.config.sections import Evaluate
+from realnet.metrics import (
     LIMITS,
     Localisation,
     image_ap,
@@ -32,8 +33,7 @@ from realnet.evaluation.metrics import (
     pro_at,
     summary,
 )
-from realnet.evaluation.official import KEYS, official_metrics
-from realnet.sections import Evaluate
+from realnet.metrics.official import KEYS, official_metrics
 
 LAST, BEST = "last", "best_on_test"
 # What is measured on pixels: all null where there are no masks.

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from realnet.evaluation.inference import Detector
-from realnet.io import atomic
-from realnet.runtime import Runtime
+from realnet.compute.runtime import Runtime
+from realnet.core.io import atomic
+from realnet.detectors.realnet_detector import Detector
 
 PER_CLASS = 64  # images counted of the normal and of the anomalous ones, evenly spaced
 EXAMPLES, MAPS = 3, 4  # anomalous images to look at, and maps of each that are kept, and dropped

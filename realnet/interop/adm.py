@@ -15,10 +15,14 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from realnet.data.categories import KNOWN_CATEGORIES
-from realnet.diffusion.guide import PER_CLASS, NoisyClassifier
-from realnet.diffusion.network import CLASS_EMBEDDING, Denoiser, parameter_count
-from realnet.errors import UserError
+from realnet.config.params import PROJECT, load
+from realnet.config.sections import Classifier, Ddpm
+from realnet.core.errors import UserError
+from realnet.core.io import save_weights, write_json
+from realnet.core.seeds import torch_generator
+from realnet.datasets.categories import KNOWN_CATEGORIES
+from realnet.diffusion.denoiser import CLASS_EMBEDDING, Denoiser, parameter_count
+from realnet.diffusion.guidance import PER_CLASS, NoisyClassifier
 from realnet.interop.adm_names import (
     NORM_GROUPS,
     POSITIONS,
@@ -30,11 +34,7 @@ from realnet.interop.adm_names import (
 )
 from realnet.interop.safe_load import load_checkpoint
 from realnet.interop.strict import compare_keys
-from realnet.io import save_weights, write_json
-from realnet.params import PROJECT, load
-from realnet.provenance import Record
-from realnet.sections import Classifier, Ddpm
-from realnet.seeds import torch_generator
+from realnet.provenance.record import Record
 
 # What no tensor tells: the process that the released networks were trained for.
 SCHEDULE = {

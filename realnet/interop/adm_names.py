@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from realnet.errors import UserError
+from realnet.core.errors import UserError
 
 NORM_GROUPS = 32  # fixed in the official code, so no tensor tells it
 

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from realnet.errors import UserError
+from realnet.config.sections import Backbone, Block, Model
+from realnet.core.errors import UserError
+from realnet.core.io import save_weights, write_json
 from realnet.interop.realnet_structure import (
     BACKBONE,
     Settings,
@@ -25,11 +27,9 @@ from realnet.interop.realnet_structure import (
 from realnet.interop.safe_load import load_checkpoint
 from realnet.interop.strict import compare_keys
 from realnet.interop.unet_names import official_names, unet_params
-from realnet.io import save_weights, write_json
-from realnet.models.backbone import build_network, write_backbone
+from realnet.models.features import build_network, write_backbone
 from realnet.models.realnet import RealNet
-from realnet.provenance import Record
-from realnet.sections import Backbone, Block, Model
+from realnet.provenance.record import Record
 
 # The official choice of backbones; their layers are called layer1, layer2, ...
 ARCHITECTURES = ("wide_resnet50_2", "resnet18", "resnet34", "resnet50", "efficientnet_b4")

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from realnet.errors import UserError
-from realnet.sections import Rrs
+from realnet.config.sections import Rrs
+from realnet.core.errors import UserError
 
 BACKBONE = "backbone.feature_extractor."
 State = Mapping[str, torch.Tensor]

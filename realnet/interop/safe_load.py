@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from realnet.errors import UserError
+from realnet.core.errors import UserError
 
 
 class _Settings:

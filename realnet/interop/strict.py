@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from realnet.errors import UserError
+from realnet.core.errors import UserError
 
 
 def compare_keys(

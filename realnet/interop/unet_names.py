@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import torch
 
-from realnet.errors import UserError
+from realnet.config.sections import Reconstruction
+from realnet.core.errors import UserError
 from realnet.models.reconstruction import Attention, ReconstructionUNet, ResBlock
-from realnet.sections import Reconstruction
 
 BRANCHES = {"down": "input_blocks", "middle": "middle_block", "up": "output_blocks", "out": "out"}
 PARTS = {

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from realnet import determinism
-from realnet.io import write_csv
-from realnet.progress import progress
-from realnet.runtime import Runtime
-from realnet.sections import Backbone
-from realnet.seeds import numpy_generator, torch_generator
+from realnet.compute import determinism
+from realnet.compute.runtime import Runtime
+from realnet.config.sections import Backbone
+from realnet.core.io import write_csv
+from realnet.core.progress import progress
+from realnet.core.seeds import numpy_generator, torch_generator
 from realnet.synthesis.textures import CLASSES, paint_image
 
 
@@ -40,7 +40,7 @@ def train_pretext(
     The head reads every layer's mean (not only the last one's), since RealNet reads every layer.
     Also returns the held-out accuracy and the number of classes, for the record.
     """
-    from realnet.models.backbone import FeatureExtractor, build_network
+    from realnet.models.features import FeatureExtractor, build_network
 
     options = params.pretext
     images, labels = paint_task(options.seed, options.images_per_class, options.image_size)

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from realnet.models.afs import Selection, resize_to
+from realnet.config.sections import Model
 from realnet.models.reconstruction import ReconstructionUNet
 from realnet.models.rrs import Discriminator, ResidualSelection
-from realnet.sections import Model
+from realnet.stages.afs import Selection, resize_to
 
 
 class FeatureSelector(nn.Module):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from realnet.sections import Reconstruction
+from realnet.config.sections import Reconstruction
 
 
 def _norm(channels: int, groups: int) -> nn.GroupNorm:

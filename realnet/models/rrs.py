@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from realnet.sections import Rrs
+from realnet.config.sections import Rrs
 
 
 class ResidualSelection(nn.Module):

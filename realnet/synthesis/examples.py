@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from realnet.io import atomic
-from realnet.sections import Synthesis
-from realnet.seeds import derive
-from realnet.synthesis.anomalies import AnomalySynthesiser
+from realnet.config.sections import Synthesis
+from realnet.core.io import atomic
+from realnet.core.seeds import derive
+from realnet.synthesis.synthesiser import AnomalySynthesiser
 
 KEPT, TRIED = 8, 16  # examples in all; items drawn per source, since some masks come out empty
 

@@ -16,18 +16,18 @@ import cv2
 import numpy as np
 import torch
 
-from realnet.data.images import load_images, read_image
-from realnet.data.items import Item, read_manifest
-from realnet.data.licence import terms
-from realnet.errors import UserError
-from realnet.io import read_csv, read_json, sha256, write_csv, write_json, write_png
-from realnet.progress import progress
-from realnet.provenance import Record
-from realnet.sections import OWN_MASKS
-from realnet.synthesis.anomalies import AnomalySynthesiser, blend
-from realnet.synthesis.pairs_sheet import pairs_sheet
-from realnet.synthesis.setup import build_pools, training_foregrounds
+from realnet.config.sections import OWN_MASKS
+from realnet.core.errors import UserError
+from realnet.core.io import read_csv, read_json, sha256, write_csv, write_json, write_png
+from realnet.core.progress import progress
+from realnet.datasets.images import load_images, read_image
+from realnet.datasets.items import Item, read_manifest
+from realnet.datasets.licence import terms
+from realnet.plots.pairs_sheet import pairs_sheet
+from realnet.provenance.record import Record
+from realnet.synthesis.pools import build_pools, training_foregrounds
 from realnet.synthesis.sources import SUFFIXES
+from realnet.synthesis.synthesiser import AnomalySynthesiser, blend
 from realnet.training.batches import shuffled_epochs
 
 FIELDS = (
@@ -83,7 +83,9 @@ def export_pairs(
     inputs = {"manifest": manifest}
     if images is not None:
         inputs["sdas"] = images / "manifest.csv"
-    record = Record("pairs", stage.dump(), inputs, dataset=dataset, category=category, seed=seed)
+    record = Record(
+        "pairs", stage.model_dump(), inputs, dataset=dataset, category=category, seed=seed
+    )
     normals = [item for item in items if item.split == "train"]
     if not normals:
         raise UserError(f"{manifest}: lists no training images; prepare the category again")

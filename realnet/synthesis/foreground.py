@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import yaml
 
-from realnet.synthesis.automatic import find_product
+from realnet.synthesis.automatic_foreground import find_product
 
 _CHANNELS = {"red": 0, "green": 1, "blue": 2}
 _METHODS = {"otsu": cv2.THRESH_OTSU, "triangle": cv2.THRESH_TRIANGLE}

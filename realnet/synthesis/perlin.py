@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from realnet.sections import Perlin
+from realnet.config.sections import Perlin
 
 
 def uniforms_needed(params: Perlin) -> int:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from realnet.data.images import read_image
-from realnet.errors import UserError
-from realnet.io import read_csv, sha256
-from realnet.seeds import numpy_generator
+from realnet.core.errors import UserError
+from realnet.core.io import read_csv, sha256
+from realnet.core.seeds import numpy_generator
+from realnet.datasets.images import read_image
 from realnet.synthesis.textures import CLASSES, paint_image
 
 TEXTURE_POOL = 256  # procedural textures per category

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realnet.errors import UserError
-from realnet.io import write_json
+from realnet.core.errors import UserError
+from realnet.core.io import write_json
 from realnet.tracking.client import (
     all_pages,
     connect,

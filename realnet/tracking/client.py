@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from realnet.errors import UserError
+from realnet.core.errors import UserError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 LOCAL = "sqlite:///"

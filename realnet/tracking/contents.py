@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from realnet.errors import UserError
-from realnet.io import read_json
-from realnet.params import Params, load
-from realnet.sections import Experiment
+from realnet.config.params import Params, load
+from realnet.config.sections import Experiment
+from realnet.core.errors import UserError
+from realnet.core.io import read_json
 from realnet.tracking.names import GROUPS, WHOLE, metric_name
 
 LAYOUT = "2"  # raise it when runs are to be written anew though no result has changed

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from realnet.io import read_json
-from realnet.params import Params
+from realnet.config.params import Params
+from realnet.core.io import read_json
 from realnet.tracking.contents import LAYOUT, Content, flatten
 from realnet.tracking.names import QUALITY
 
@@ -82,7 +82,7 @@ def mean_intervals(cells: Sequence[Content]) -> dict[str, float]:
     folders = [folder for members in groups.values() for folder in members]
     if not all((folder / "per_image.npz").is_file() for folder in folders):
         return {}
-    from realnet.evaluation.metrics import BOOTSTRAPPED, interval, load_per_image, mean_samples
+    from realnet.metrics import BOOTSTRAPPED, interval, load_per_image, mean_samples
 
     drawn = read_json(folders[0] / "metrics.json")["bootstrap"]
     statistics_of = {

@@ -10,7 +10,7 @@ QUALITY = (
 )
 # Parts of metrics.json that are not plain metrics.
 GROUPS = ("pro_at", "by_defect", "by_size", "intervals", "bootstrap", "protocols")
-# Parameters whose entries are one value together, as in realnet.params.merge.
+# Parameters whose entries are one value together, as in realnet.config.params.merge.
 WHOLE = ("sources", "arch_args", "opacity", "datasets")
 SIGNS = {"<=": "up to", ">=": "from", "<": "under", ">": "over", "%": "percent"}
 

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from realnet.io import read_json, write_json
+from realnet.core.io import read_json, write_json
 from realnet.tracking.client import all_pages
 from realnet.tracking.contents import Content
 from realnet.tracking.files import link

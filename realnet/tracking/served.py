@@ -24,9 +24,9 @@ class Served(mlflow.pyfunc.PythonModel):
 
         Settings can be given to :func:`mlflow.pyfunc.load_model` as ``model_config``.
         """
-        from realnet.evaluation.detectors import load
-        from realnet.runtime import start
-        from realnet.sections import Compute
+        from realnet.compute.runtime import start
+        from realnet.config.sections import Compute
+        from realnet.detectors.base import load
 
         self.settings = context.model_config
         compute = {name: self.settings[name] for name in ("device", "precision", "threads")}
@@ -76,8 +76,8 @@ def _squashed(image: np.ndarray, size: int) -> np.ndarray:
 
 def _images(given: Any) -> Iterator[np.ndarray]:
     """uint8 ``[H, W, 3]`` of each image in any of the forms that ``predict`` takes."""
-    from realnet.data.images import read_image
-    from realnet.errors import UserError
+    from realnet.core.errors import UserError
+    from realnet.datasets.images import read_image
 
     if hasattr(given, "columns"):  # a DataFrame
         if "path" not in given.columns and len(given.columns) != 1:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from realnet.errors import UserError
-from realnet.io import read_csv, read_json, write_json
+from realnet.core.errors import UserError
+from realnet.core.io import read_csv, read_json, write_json
 from realnet.tracking.client import (
     DEFAULT_URI,
     StoreError,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from realnet.seeds import torch_generator
+from realnet.core.seeds import torch_generator
 
 
 def shuffled_epochs(

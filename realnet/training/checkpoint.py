@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from realnet.errors import UserError
-from realnet.io import atomic, check_weights
+from realnet.core.errors import UserError
+from realnet.core.io import atomic, check_weights
 
 # A process that was told to stop may still be writing its last checkpoint.
 PATIENCE = 60.0  # seconds

@@ -2,15 +2,13 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-PROJECT = Path(__file__).resolve().parents[2]
+from checkout import copy_files
 
 
 @dataclass(frozen=True)
@@ -53,17 +51,7 @@ class Copy:
 
 def copy_project(target: Path) -> Copy:
     """Tracked and untracked, not ignored files, as a git repository with one commit."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (PROJECT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, target / name)
+    copy_files(target)
     params = target / "params.yaml"
     params.write_text(params.read_text().replace("\npreset: demo\n", "\npreset: smoke\n"))
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]

@@ -7,7 +7,7 @@ import pytest
 from conftest import copy_project
 from trees import make_tree
 
-from realnet.io import read_csv, read_json
+from realnet.core.io import read_csv, read_json
 
 pytestmark = pytest.mark.pipeline
 

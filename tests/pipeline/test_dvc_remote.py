@@ -12,7 +12,7 @@ import requests
 from conftest import Copy, copy_project
 from trees import make_tree
 
-from realnet.io import sha256
+from realnet.core.io import sha256
 
 pytestmark = pytest.mark.pipeline
 

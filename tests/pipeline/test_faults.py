@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from realnet.io import sha256
+from realnet.core.io import sha256
 
 pytestmark = pytest.mark.pipeline
 
@@ -35,6 +35,14 @@ def digests(folder: Path) -> dict[str, str]:
 def empty(folder: Path) -> None:
     for path in folder.iterdir():
         subprocess.run(["rm", "-r", str(path)], check=True)
+
+
+def untrained(copy) -> tuple[Path, dict[str, str], str]:
+    """A training's folder, now empty; what was there; and the target that makes it again."""
+    folder = copy.root / REALNET.format("hex_nut")
+    wanted = digests(folder)
+    empty(folder)
+    return folder, wanted, f"{REALNET.format('hex_nut')}/model.safetensors"
 
 
 def started(copy, *words: str) -> subprocess.Popen:
@@ -124,10 +132,7 @@ def limited(copy, target: str, kind: int, value: int) -> str:
     ids=["file", "memory"],
 )
 def test_a_limit_of_the_kernel_is_one_line_and_nothing_is_half_written(copy, kind, value, said):
-    folder = copy.root / REALNET.format("hex_nut")
-    wanted = digests(folder)
-    empty(folder)
-    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    folder, wanted, target = untrained(copy)
     told = limited(copy, target, kind, value)
     assert said in told and "Traceback" not in told, told
     assert not (copy.root / target).exists()
@@ -171,10 +176,7 @@ def test_an_image_cut_off_after_it_was_listed_is_named(copy):
 
 
 def test_a_second_workflow_is_refused_and_the_first_one_goes_on(copy):
-    folder = copy.root / REALNET.format("hex_nut")
-    wanted = digests(folder)
-    empty(folder)
-    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    folder, wanted, target = untrained(copy)
     first = started(copy, "--", target)
     locks = copy.root / ".snakemake/locks"
     while not (locks.is_dir() and list(locks.iterdir())):
@@ -188,10 +190,7 @@ def test_a_second_workflow_is_refused_and_the_first_one_goes_on(copy):
 
 def test_two_jobs_for_one_result_work_one_after_the_other(copy):
     """As from two machines that share the disk but no lock of Snakemake's."""
-    folder = copy.root / REALNET.format("hex_nut")
-    wanted = digests(folder)
-    empty(folder)
-    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    folder, wanted, target = untrained(copy)
     jobs = [started(copy, "--nolock", "--", target) for _ in range(2)]
     told = [job.communicate(timeout=240)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
@@ -199,12 +198,9 @@ def test_two_jobs_for_one_result_work_one_after_the_other(copy):
 
 
 def test_an_empty_checkpoint_is_told_and_the_training_starts_anew(copy):
-    folder = copy.root / REALNET.format("hex_nut")
-    wanted = digests(folder)
-    empty(folder)
+    folder, wanted, target = untrained(copy)
     (folder / "checkpoint").mkdir()
     (folder / "checkpoint/last.pt").touch()
-    target = f"{REALNET.format('hex_nut')}/model.safetensors"
     copy.snakemake("--", target)
     log = (copy.root / "results/logs/realnet/demo/hex_nut/seed0/base.log").read_text()
     assert "checkpoint/last.pt: damaged" in log and "starts anew" in log
@@ -213,10 +209,7 @@ def test_an_empty_checkpoint_is_told_and_the_training_starts_anew(copy):
 
 def test_a_job_that_the_kernel_kills_is_told(copy):
     """As for want of memory: no process can write its own last line then."""
-    folder = copy.root / REALNET.format("hex_nut")
-    wanted = digests(folder)
-    empty(folder)
-    target = f"{REALNET.format('hex_nut')}/model.safetensors"
+    folder, wanted, target = untrained(copy)
     running = started(copy, "--retries", "0", "--", target)
     killed = 0
     while running.poll() is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from realnet.io import read_csv, read_json, sha256
+from realnet.core.io import read_csv, read_json, sha256
 
 pytestmark = pytest.mark.pipeline
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from realnet.io import sha256
+from realnet.core.io import sha256
 
 pytestmark = pytest.mark.pipeline
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from realnet.io import sha256
+from realnet.core.io import sha256
 
 pytestmark = pytest.mark.pipeline
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from realnet.io import read_csv
+from realnet.core.io import read_csv
 
 pytestmark = pytest.mark.pipeline
 

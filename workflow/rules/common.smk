@@ -15,8 +15,8 @@ from snakemake.utils import validate
 sys.path[:0] = [str(workflow.basedir), f"{workflow.basedir}/workflow/scripts"]
 
 import dag
-from realnet.errors import UserError
-from realnet.params import Params, read_yaml
+from realnet.core.errors import UserError
+from realnet.config.params import Params, read_yaml
 
 # For jobs: the same project, and the interpreter that runs Snakemake, so that the environment need
 # not be activated; with `--sdm conda` it is the one of workflow/envs/realnet.yaml. The path is no
@@ -327,20 +327,20 @@ def tell_failures():
 
 def remind_of_tracking():
     """On stderr: runs that MLflow could not be told of, by the receipt of `track_runs`."""
-    if os.path.isfile("results/tracking/runs.json"):
+    if os.path.isfile(TRACKED):
         from realnet.tracking import reminder
 
-        if line := reminder(Path("results/tracking/runs.json")):
+        if line := reminder(Path(TRACKED)):
             print(f"realnet: {line}", file=sys.stderr, flush=True)
 
 
 def stage(command, gpu=False):
     """Shell text of a stage: its output goes to the log, and its last words also to the terminal.
 
-    On a GPU it runs behind `realnet.gpu`, which gives concurrent jobs different devices.
+    On a GPU it runs behind `realnet.compute.gpu`, which gives concurrent jobs different devices.
     """
     python = '"$REALNET_PYTHON"'
-    lease = f"{python} -m realnet.gpu --count {{resources.gpu}} -- " if gpu else ""
+    lease = f"{python} -m realnet.compute.gpu --count {{resources.gpu}} -- " if gpu else ""
     return (
         f"{lease}{python} -m realnet {command} > {{log}} 2>&1"
         " || {{ status=$?; [ $status -ne 137 ] || echo 'realnet: ended by SIGKILL; perhaps the"

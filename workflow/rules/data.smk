@@ -58,7 +58,7 @@ rule data:
 rule foregrounds:
     input:
         manifests=rules.data.input,
-        code=[local(path) for path in dag.closure("realnet.synthesis.gallery")],
+        code=[local(path) for path in dag.closure("realnet.plots.foreground_rules")],
     output:
         "results/figures/foregrounds.png",
     log:

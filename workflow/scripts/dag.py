@@ -10,32 +10,32 @@ from typing import Any
 
 import yaml
 
-from realnet.data.categories import KNOWN_CATEGORIES
-from realnet.data.items import read_manifest
-from realnet.data.layouts import list_categories, list_category
-from realnet.errors import UserError
-from realnet.io import read_json
-from realnet.params import PROJECT, Params, parse, resolve
-from realnet.sections import OwnLayout
+from realnet.config.params import PROJECT, Params, parse, resolve
+from realnet.config.sections import NAME, OwnLayout
+from realnet.core.errors import UserError
+from realnet.core.io import read_json
+from realnet.datasets.categories import KNOWN_CATEGORIES
+from realnet.datasets.items import read_manifest
+from realnet.datasets.layouts import list_categories, list_category
 
 # Where the code of each stage starts: what this module imports, directly or not, is the stage's
 # code, and a change there reruns the stage. Not `realnet.cli`, or a new option of one command
 # would rerun everything.
 CODE = {
-    "demo": "realnet.data.demo.dataset",
-    "data": "realnet.data.manifest",
-    "backbone": "realnet.models.backbone",
-    "ddpm": "realnet.diffusion.training",
-    "classifier": "realnet.diffusion.classifier",
-    "sdas": "realnet.diffusion.sampling",
-    "sia": "realnet.diffusion.sia_set",
-    "sia_shard": "realnet.diffusion.sia",
-    "afs": "realnet.models.afs",
-    "realnet": "realnet.training.loop",
-    "patchcore": "realnet.baselines.patchcore",
-    "evaluate": "realnet.evaluation.stage",
-    "report": "realnet.reporting",
-    "ablation": "realnet.reporting.groups",
+    "demo": "realnet.datasets.demo.demo_dataset",
+    "data": "realnet.stages.data",
+    "backbone": "realnet.models.features",
+    "ddpm": "realnet.stages.ddpm",
+    "classifier": "realnet.stages.classifier",
+    "sdas": "realnet.stages.sdas",
+    "sia": "realnet.stages.sia",
+    "sia_shard": "realnet.stages.sia_shard",
+    "afs": "realnet.stages.afs",
+    "realnet": "realnet.stages.realnet",
+    "patchcore": "realnet.detectors.patchcore",
+    "evaluate": "realnet.stages.evaluate",
+    "report": "realnet.report",
+    "ablation": "realnet.report.groups",
     "track": "realnet.tracking",
 }
 
@@ -49,13 +49,17 @@ BESIDE = {".yaml", ".j2", ".css", ".js"}
 # parameters are a trigger of their own, and the rest words errors and records.
 NOT_CODE = {
     "realnet",
-    "realnet.errors",
-    "realnet.params",
-    "realnet.sections",
-    "realnet.provenance",
-    "realnet.progress",
-    "realnet.stopping",
-    "realnet.trouble",
+    "realnet.config",
+    "realnet.config.params",
+    "realnet.config.sections",
+    "realnet.config.stage_params",
+    "realnet.core.environment_errors",
+    "realnet.core.errors",
+    "realnet.core.progress",
+    "realnet.core.stopping",
+    "realnet.provenance.record",
+    "realnet.registry",
+    "realnet.stages.job",
 }
 
 
@@ -115,7 +119,7 @@ def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
             f" images there, or say in prepare.layouts.{dataset} where they are"
         )
     for name in known:
-        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_]*", name):  # as sections.Name
+        if not re.fullmatch(NAME, name):
             raise UserError(
                 f"{_short(root)}: {name!r} cannot be the name of a category, since results are"
                 " named by it; rename it to letters A-Z and a-z, digits and _, not beginning with _"

@@ -1,0 +1,1 @@
+"""Devices, precision, determinism, several processes, and what a network costs."""

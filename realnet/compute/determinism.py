@@ -1,0 +1,72 @@
+"""The same bits on one kind of device: what torch is asked for, and what cannot give it, by name.
+
+On the CPU every kernel that is used here adds in one order. On CUDA some add by atomic operations:
+
+- Backward passes must be deterministic (:func:`backward`): torch then takes its slower forms, of
+  attention (flash and memory-efficient) and of bilinear upsampling among others, and raises an
+  error where there is none. Merely warned, it would keep the fast forms of attention.
+- Forward passes warn. A kernel without a deterministic form is named in the job's log and under
+  ``nondeterministic`` in its ``stage.json``. Of torch's list only one was found in use,
+  the mean of the cross-entropy over pixels, and is avoided
+  (:func:`realnet.models.realnet.realnet_loss`).
+"""
+
+import os
+import re
+import warnings
+
+import torch
+
+_SAID = re.compile(
+    r"(\S+) does not have a deterministic implementation"
+    r"|(\w[\w ]*?) defaults to a non-deterministic algorithm"
+    r"|this operation is not deterministic because it uses (\w+)"
+)
+_named: list[str] = []
+
+
+def ask() -> None:
+    """Deterministic kernels from here on, in this process; what has none is collected by name."""
+    # Without it cuBLAS may sum in another order each time. Read when CUDA starts, so not too late.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    # Each time, since Python shows a warning once and torch's could have been shown before.
+    warnings.filterwarnings("always", message=f".*({_SAID.pattern})")
+    if not isinstance(warnings.showwarning, _Listening):
+        warnings.showwarning = _Listening(warnings.showwarning)
+
+
+class _Listening:
+    """``warnings.showwarning`` that keeps the names, and shows each once."""
+
+    def __init__(self, show):
+        self.show = show
+
+    def __call__(self, message, *arguments, **options) -> None:
+        name = kernel(str(message))
+        if name in _named:
+            return
+        if name is not None:
+            _named.append(name)
+        self.show(message, *arguments, **options)
+
+
+def kernel(said: str) -> str | None:
+    """The name of the operation that a warning or error of torch says is not deterministic."""
+    found = _SAID.search(said)
+    return next(filter(None, found.groups())) if found else None
+
+
+def named() -> list[str]:
+    """The operations met in this process that have no deterministic form, as torch calls them."""
+    return list(_named)
+
+
+def backward(loss: torch.Tensor) -> None:
+    """``loss.backward()`` by deterministic kernels; torch's RuntimeError names one without."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        loss.backward()
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,103 @@
+"""Device, precision, threads and determinism of one job, from the `compute` section."""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from realnet.compute import determinism
+from realnet.config.sections import Compute
+from realnet.core.errors import UserError
+
+# What CUDA_VISIBLE_DEVICES says where a process is to see no GPU.
+NO_DEVICES = ("", "-1", "none", "NoDevFiles")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What `auto` resolved to."""
+
+    device: torch.device
+    precision: torch.dtype  # of autocast regions: float32 (none) or bfloat16
+    channels_last: bool
+    compile: bool
+    rank: int = 0  # of this process among those that share one training
+    processes: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    @property
+    def name(self) -> str:
+        """For provenance: ``cpu`` or the GPU's product name."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Move a network to the device and memory format."""
+        if self.channels_last:
+            return module.to(self.device, memory_format=torch.channels_last)
+        return module.to(self.device)
+
+    def compiled(self, module: torch.nn.Module) -> torch.nn.Module:
+        return torch.compile(module) if self.compile else module
+
+    def adamw(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float
+    ) -> torch.optim.AdamW:
+        """AdamW with the usual betas (Adam where weight_decay is 0); one fused kernel on CUDA."""
+        fused = True if self.device.type == "cuda" else None
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        enabled = self.precision is not torch.float32
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def on_cuda(compute: Compute) -> bool:
+    """What `compute.device` comes to. UserError when CUDA is asked for and there is none.
+
+    Also when this process was given a GPU (by a lease, or a cluster) that does not answer: with
+    `auto` it would go on on the CPU, unnoticed, for days.
+    """
+    available = torch.cuda.is_available()
+    if compute.device == "cuda" and not available:
+        raise UserError("compute.device: cuda, but torch sees no CUDA device; use auto or cpu")
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    gone = not available and given not in NO_DEVICES and torch.version.cuda is not None
+    if compute.device == "auto" and gone:
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES is {given}, but torch sees no such device (see nvidia-smi); run"
+            " again when the GPU answers, or set compute.device: cpu"
+        )
+    return available and compute.device != "cpu"
+
+
+def start(compute: Compute) -> Runtime:
+    """Resolve `auto`, fix the thread count and ask torch for deterministic kernels.
+
+    In a process of :func:`realnet.compute.distributed.launch`, "cuda" is that process's own GPU.
+    Raises UserError when CUDA is asked for and there is none.
+    """
+    on_gpu = on_cuda(compute)
+    together = dist.is_initialized()
+    torch.set_num_threads(compute.threads)
+    determinism.ask()
+    # fp32 means fp32: torch would let convolutions use TF32, whose mantissa has 10 bits. (The
+    # official code ran on torch 1.11, which used TF32 for both.)
+    torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = compute.precision == "tf32"
+    bf16 = compute.precision == "bf16" or (compute.precision == "auto" and on_gpu)
+    layout = on_gpu if compute.channels_last == "auto" else compute.channels_last
+    return Runtime(
+        device=torch.device("cuda" if on_gpu else "cpu"),
+        precision=torch.bfloat16 if bf16 else torch.float32,
+        channels_last=bool(layout),
+        compile=compute.compile,
+        rank=dist.get_rank() if together else 0,
+        processes=dist.get_world_size() if together else 1,
+    )

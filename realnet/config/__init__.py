@@ -1,0 +1,1 @@
+"""Parameters: typed sections, presets, variants."""

@@ -1,0 +1,54 @@
+"""The bar of a loop, which hears signals. No torch in here: drawing the demo set needs none."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tqdm import tqdm
+
+from realnet.core import stopping
+
+
+def first_process() -> bool:
+    """Whether this is the one process of its job that speaks."""
+    together = sys.modules.get("torch.distributed")
+    return together is None or not together.is_initialized() or together.get_rank() == 0
+
+
+def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
+    """Steps ``first .. total-1`` with a bar: live in a terminal, now and then a line in a log.
+
+    Of several processes only the first one shows it. A signal to stop is heard between two steps:
+    see :mod:`realnet.core.stopping`.
+    """
+    interactive = sys.stderr.isatty()
+    with (
+        stopping.gently(),
+        tqdm(
+            total=total,
+            initial=first,
+            desc=label,
+            unit="step",
+            dynamic_ncols=interactive,
+            mininterval=0.5 if interactive else 20.0,
+            maxinterval=5.0 if interactive else 60.0,
+            ascii=not interactive,
+            leave=True,
+            disable=not first_process(),
+        ) as bar,
+    ):
+        for step in range(first, total):
+            yield step, bar
+            bar.update()
+            if (number := stopping.asked()) is not None:
+                raise stopping.Stopped(number, f"after step {step + 1} of {total}")
+
+
+def in_threads(function: Callable[[Any], Any], items: Sequence[Any], label: str) -> list[Any]:
+    """``function`` of each item, in order, with a bar in a terminal; for reading and hashing files,
+    which leave the interpreter's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(function, items)
+        return list(tqdm(found, total=len(items), desc=label, disable=not sys.stderr.isatty()))

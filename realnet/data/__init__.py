@@ -1,1 +1,0 @@
-"""Data sets: which there are, how their folders are laid out, reading them, and the demo set."""

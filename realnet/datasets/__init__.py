@@ -1,0 +1,1 @@
+"""Images, masks, manifests and layouts of datasets."""

@@ -1,0 +1,301 @@
+"""A populated circuit board in a fixture, seen from above."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from realnet.datasets.demo import canvas
+from realnet.datasets.demo.canvas import Array, Defect, Frame, cover, ramp
+from realnet.datasets.demo.circuit_parts import (
+    INK,
+    PARTS,
+    SMALL,
+    SOLDER,
+    Part,
+    Surface,
+    draw_pads,
+    draw_part,
+    leads,
+    lettering,
+)
+
+DEFECTS = {
+    "burn": Defect("a part has overheated and scorched its surroundings"),
+    "missing_part": Defect("a part was not placed"),
+    "scratch": Defect("the solder mask is scraped open"),
+    "shifted_part": Defect("a part was placed askew, beside its pads"),
+    "solder_bridge": Defect("solder joins neighbouring leads"),
+    "wrong_part": Defect("another part sits in the place, or a polar one the wrong way round"),
+}
+
+MASK = (0.010, 0.070, 0.034)  # solder mask over laminate
+MASK_ON_COPPER = (0.020, 0.125, 0.058)
+COPPER = (0.52, 0.25, 0.12)
+LAMINATE = (0.36, 0.33, 0.20)
+
+# Copper tracks, u; runs at 0, 45 and 90 degrees like a router's.
+TRACKS = (
+    [(13, 15), (13, 8), (24, 8), (33, 17), (33, 28)],
+    [(13, 29), (20, 33), (27, 33)],
+    [(13, 47), (19, 41), (27, 41)],
+    [(13, 51), (21, 51), (24, 48), (27, 48)],
+    [(13, 65), (20, 58), (31, 58), (31, 60)],
+    [(36, 28), (36, 14), (42, 8), (70, 8), (78, 16), (91, 16)],
+    [(43, 28), (43, 18), (49, 12), (66, 12), (77, 23), (91, 23)],
+    [(47, 28), (47, 21), (52, 16), (64, 16), (76, 28), (91, 28)],
+    [(59, 33), (68, 33), (76, 41), (84, 41), (91, 34)],
+    [(59, 44), (70, 44), (79, 53), (79, 57), (90, 64)],
+    [(59, 51), (68, 51), (76, 59), (76, 62)],
+    [(40, 60), (40, 68), (31, 77), (31, 84)],
+    [(47, 60), (47, 70), (58, 81), (58, 84)],
+    [(54, 60), (54, 66), (66, 78), (76, 78)],
+    [(76, 92), (76, 98), (88, 98), (95, 98)],
+    [(107, 98), (114, 98), (120, 92), (120, 70), (116, 64)],
+    [(107, 88), (113, 84), (113, 78)],
+    [(18, 90), (18, 98), (24, 104), (24, 110)],
+    [(86, 111), (80, 111), (76, 107), (66, 107)],
+    [(111, 17), (119, 17), (122, 20), (122, 48), (116, 54)],
+    [(7, 6), (7, 70), (18, 74)],
+    [(64, 94), (34, 94), (28, 100), (28, 104)],
+    [(84, 88), (84, 76), (90, 72)],
+)
+VIAS = (
+    (24, 8),
+    (70, 8),
+    (66, 12),
+    (84, 41),
+    (79, 57),
+    (31, 72),
+    (66, 78),
+    (113, 78),
+    (120, 80),
+    (76, 98),
+    (64, 94),
+    (122, 34),
+    (7, 50),
+    (66, 100),
+    (88, 50),
+    (20, 64),
+    (70, 26),
+    (24, 18),
+)
+HOLES = ((119.5, 8.0, 4.2), (117.5, 117.5, 4.6), (7.0, 94.0, 3.2))
+POUR = ((64, 64), (64, 58), (60, 84), (60, 100), (84, 104), (84, 128), (128, 128), (128, 104))
+SILK = (
+    *(("R1", 23.5, 19), ("R2", 22.6, 36.5), ("C2", 22.8, 62), ("C3", 67, 70), ("C4", 68, 89)),
+    *(("U1", 25, 27), ("U2", 86, 11.5), ("C1", 118, 50), ("Y1", 29, 76.5), ("J1", 79, 118)),
+    *(("R3", 115, 91.5), ("R4", 88, 94), ("D1", 107.5, 111), ("C5", 9, 77)),
+)
+
+
+def paint(
+    frame: Frame,
+    rng: np.random.Generator,
+    defect: str | None = None,
+    draw: np.random.Generator | None = None,
+) -> Array:
+    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, parts; ``draw``: defect."""
+    light = canvas.make_light(rng, azimuth=-115, elevation=52, jitter=0.05)
+    dx, dy = rng.uniform(-1, 1, 2)
+    angle = rng.uniform(-0.5, 0.5)
+    grain = canvas.grain(rng, frame, blur=0.35)
+    cloud = canvas.smooth_noise(rng, frame, 34)
+    parts = [
+        dataclasses.replace(
+            part,
+            x=part.x + rng.uniform(-0.25, 0.25),
+            y=part.y + rng.uniform(-0.25, 0.25),
+            turn=part.turn + rng.uniform(-0.8, 0.8),
+        )
+        for part in PARTS
+    ]
+    shades = rng.uniform(0.95, 1.05, len(parts))
+
+    surface = _bare_board(frame, dx, dy, angle, cloud)
+    if defect == "scratch":
+        _scratch(surface, draw)
+    for part in PARTS:
+        draw_pads(surface, part)
+    if defect in _SWAPS:
+        parts = _SWAPS[defect](parts, draw)
+    for part, shade in zip(parts, shades, strict=True):
+        if part.kind != "none":
+            draw_part(surface, part, shade)
+    if defect == "solder_bridge":
+        _solder_bridge(surface, parts, draw)
+    if defect == "burn":
+        _burn(surface, parts, draw, grain)
+    return _light(surface, light, grain)
+
+
+def _bare_board(frame: Frame, dx: float, dy: float, angle: float, cloud: Array) -> Surface:
+    """Laminate, copper, solder mask, vias, holes and silk screen."""
+    zero = np.zeros_like(frame.x)
+    surface = Surface(
+        *(frame, dx, dy, angle, zero.copy(), np.empty((*zero.shape, 3), np.float32)),
+        *(np.full_like(zero, 0.10), zero.copy(), zero.copy(), {}),
+    )
+    copper = np.zeros(zero.shape, np.uint8)
+    for track in TRACKS:
+        _line(copper, surface, track, 1.7)
+    copper = np.maximum(copper, _pour(surface, copper))
+    for x, y in VIAS:
+        cv2.circle(copper, *_fixed(surface, x, y, 1.9), 255, -1, cv2.LINE_AA, 4)
+    surface.copper = copper.astype(np.float32) / 255
+    weave = np.sin(frame.x * 1.9) * np.sin(frame.y * 1.9)
+    base = canvas.tint(MASK, (1 + 0.05 * weave + 0.03 * cloud).astype(np.float32))
+    surface.colour = canvas.over(base, MASK_ON_COPPER, surface.copper)
+    surface.height = 0.45 * cv2.GaussianBlur(surface.copper, (0, 0), 0.35 / frame.pitch)
+    for x, y in VIAS:
+        window, lx, ly = surface.local(x, y, 0, 4)
+        r = np.hypot(lx, ly)
+        surface.put(window, cover(r - 1.55), (0.42, 0.33, 0.16), 0.4, 0.5)
+        surface.put(window, cover(r - 0.75), (0.012, 0.012, 0.010), 0.0, 0.0)
+    for text, x, y in SILK:
+        window, lx, ly = surface.local(x, y, 0, 9)
+        surface.put(window, 0.9 * lettering(text, lx, ly, 5.0), INK, 0.04)
+    window, lx, ly = surface.local(100, 121.8, 0, 16)
+    surface.put(window, 0.9 * lettering("REV B", lx, ly, 4.4), INK, 0.04)
+    for x, y, radius in HOLES:
+        window, lx, ly = surface.local(x, y, 0, radius + 5)
+        r = np.hypot(lx, ly)
+        surface.put(window, cover(r - radius - 2.2), (0.45, 0.36, 0.18), 0.35, 0.4)
+        surface.put(window, cover(r - radius), (0.016, 0.016, 0.017), 0.0, -1.5)
+    return surface
+
+
+def _fixed(surface: Surface, x: float, y: float, radius: float) -> tuple[tuple[int, int], int]:
+    """Centre and radius in OpenCV's fixed-point pixels (4 fractional bits)."""
+    point = (surface.place(np.array([[x, y]]))[0] / surface.frame.pitch - 0.5) * 16
+    return tuple(np.rint(point).astype(int).tolist()), round(radius / surface.frame.pitch * 16)
+
+
+def _line(image: Array, surface: Surface, points: list, width: float) -> None:
+    pixels = surface.place(np.array(points, np.float64)) / surface.frame.pitch - 0.5
+    fixed = np.rint(pixels * 16).astype(np.int32)
+    thickness = max(1, round(width / surface.frame.pitch))
+    cv2.polylines(image, [fixed], False, 255, thickness, cv2.LINE_AA, 4)
+
+
+def _pour(surface: Surface, tracks: Array) -> Array:
+    """A copper area that keeps clear of the tracks."""
+    image = np.zeros_like(tracks)
+    pixels = surface.place(np.array(POUR, np.float64)) / surface.frame.pitch - 0.5
+    cv2.fillPoly(image, [np.rint(pixels * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    gap = 2 * max(1, round(1.2 / surface.frame.pitch)) + 1
+    kept = cv2.dilate(tracks, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap, gap)))
+    return np.minimum(image, 255 - kept)
+
+
+def _light(surface: Surface, light: canvas.Light, grain: Array) -> Array:
+    """Shade the surface: diffuse, highlights, and each layer's shadow on what lies below it."""
+    frame = surface.frame
+    n = canvas.normals(cv2.GaussianBlur(surface.height, (0, 0), 0.4 / frame.pitch), frame)
+    bright = np.ones_like(surface.height)
+    for tall, coverage in sorted(surface.tall.items()):
+        dark = canvas.shadow(coverage, frame, light, tall * 0.62, 0.5 + 0.16 * tall)
+        below = ramp(tall - surface.height, 0.3, 1.6)
+        bright *= 1 - 0.62 * dark * below
+    shade = canvas.diffuse(n, light) * bright * (1 + 0.035 * grain)
+    shine = canvas.gloss(n, light, 22) * surface.shine * bright * 0.8
+    return (surface.colour * shade[..., None] + shine[..., None]).astype(np.float32)
+
+
+# --- what can happen to a board -------------------------------------------------------------------
+
+
+def _choose(parts: list[Part], draw: np.random.Generator, kinds: tuple[str, ...]) -> int:
+    return int(draw.choice([k for k, part in enumerate(parts) if part.kind in kinds]))
+
+
+def _changed(parts: list[Part], k: int, **changes: object) -> list[Part]:
+    return [dataclasses.replace(p, **changes) if i == k else p for i, p in enumerate(parts)]
+
+
+def _missing_part(parts: list[Part], draw: np.random.Generator) -> list[Part]:
+    k = _choose(parts, draw, (*SMALL, "crystal", "can", "soic"))
+    return _changed(parts, k, kind="none")
+
+
+def _shifted_part(parts: list[Part], draw: np.random.Generator) -> list[Part]:
+    k = _choose(parts, draw, (*SMALL, "crystal", "soic"))
+    part, way = parts[k], draw.uniform(0, 2 * np.pi)
+    far = draw.uniform(2.6, 4.6)
+    turn = part.turn + draw.choice([-1, 1]) * draw.uniform(7, 24)
+    return _changed(parts, k, x=part.x + far * np.cos(way), y=part.y + far * np.sin(way), turn=turn)
+
+
+def _wrong_part(parts: list[Part], draw: np.random.Generator) -> list[Part]:
+    k = _choose(parts, draw, (*SMALL, "can"))
+    part = parts[k]
+    if part.kind == "can" or (part.kind in ("diode", "tantalum") and draw.random() < 0.6):
+        return _changed(parts, k, turn=part.turn + 180)
+    others = [kind for kind in SMALL if kind != part.kind]
+    kind = others[draw.integers(len(others))]
+    text = {"resistor": "331", "tantalum": "225"}.get(kind, "")
+    return _changed(parts, k, kind=kind, text=text)
+
+
+_SWAPS = {
+    "missing_part": _missing_part,
+    "shifted_part": _shifted_part,
+    "wrong_part": _wrong_part,
+}
+
+
+def _scratch(surface: Surface, draw: np.random.Generator) -> None:
+    """Before the parts are placed: the laminate shows, or bright copper where there is some."""
+    at, a = draw.uniform(18, 110, 2), draw.uniform(0, np.pi)
+    length = draw.uniform(17, 30)
+    t = np.linspace(-1, 1, 8)
+    way, across = np.array([np.cos(a), np.sin(a)]), np.array([-np.sin(a), np.cos(a)])
+    line = at + t[:, None] * length * way + (draw.uniform(-3, 3) * (1 - t * t))[:, None] * across
+    half = draw.uniform(1.0, 1.5) * np.sqrt(np.clip(1 - 0.85 * t * t, 0.05, 1))
+    d, along = canvas.stroke(surface.frame, line, half)
+    skips = ramp(np.sin(along * draw.uniform(14, 26) + draw.uniform(0, 6)), -0.95, -0.6)
+    whole = (slice(None), slice(None))
+    alpha = (cover(d, 0.9) * (0.55 + 0.45 * skips)).astype(np.float32)
+    bare = canvas.over(
+        np.broadcast_to(np.float32(LAMINATE), surface.colour.shape).copy(), COPPER, surface.copper
+    )
+    surface.put(whole, 0.9 * alpha, bare, 0.16)
+    burr = cover(np.abs(d - 0.8) - 0.4, 0.8) * (1 - alpha)
+    surface.put(whole, 0.35 * burr, (0.10, 0.20, 0.13), 0.1)
+    surface.height -= 0.35 * alpha
+
+
+def _solder_bridge(surface: Surface, parts: list[Part], draw: np.random.Generator) -> None:
+    part = parts[_choose(parts, draw, ("qfp", "soic"))]
+    pads = leads(part)
+    side = 7 if part.kind == "qfp" else 4
+    span = int(draw.integers(2, 4)) if part.kind == "qfp" else 2
+    first = side * int(draw.integers(len(pads) // side)) + int(draw.integers(side - span + 1))
+    window, lx, ly = surface.local(part.x, part.y, part.turn, max(part.w, part.h) / 2 + 9)
+    total = np.zeros_like(lx)
+    for k in range(first, first + span):
+        x, y, w, h = pads[k]
+        out = np.array([np.sign(x) if w > h else 0, np.sign(y) if h > w else 0])
+        cx, cy = np.array([x, y]) + out * draw.uniform(-0.2, 1.4)
+        radius = draw.uniform(1.9, 2.7)
+        total += np.exp(np.clip(-(np.hypot(lx - cx, ly - cy) - radius) / 0.9, -30, 30))
+    d = -0.9 * np.log(np.maximum(total, 1e-12))
+    dome = 1.0 + 1.9 * np.sqrt(np.clip(-d / 2.4, 0, 1))
+    surface.put(window, cover(d, 0.7), SOLDER, 0.75, dome.astype(np.float32))
+
+
+def _burn(surface: Surface, parts: list[Part], draw: np.random.Generator, grain: Array) -> None:
+    part = parts[_choose(parts, draw, (*SMALL, "soic", "qfp"))]
+    edge = draw.uniform(-0.5, 0.5, 2) * (part.w, part.h)
+    at = surface.place(np.array([[part.x, part.y]]) + edge)[0]
+    size = draw.uniform(4.0, 6.5)
+    drift = draw.normal(0, size * 0.4, (3, 2))
+    d = canvas.puddle(surface.frame, at + drift, size * draw.uniform(0.5, 0.9, 3), merge=2.5)
+    char = ramp(-d + 0.5 * grain, -2.5, size * 0.55)
+    toast = ramp(-d, -6.5, 0.5) * (1 - char)
+    whole = (slice(None), slice(None))
+    surface.colour *= 1 - (0.55 * toast)[..., None] * np.float32([0.35, 0.75, 0.95])
+    surface.put(whole, 0.22 * toast, (0.13, 0.075, 0.03), 0.06)
+    soot = canvas.tint((0.011, 0.009, 0.008), 1 + 0.35 * grain)
+    surface.put(whole, (draw.uniform(0.8, 0.95) * char).astype(np.float32), soot, 0.02)
+    surface.height += (0.25 * grain * char).astype(np.float32)

@@ -1,0 +1,1 @@
+"""`realnet data fetch`: published datasets, downloaded, checked and unpacked."""

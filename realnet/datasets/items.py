@@ -1,0 +1,82 @@
+"""The images of a category as rows: what later stages read instead of walking folders.
+
+Apart from ``manifest.py``, which writes them, so that a change there is no change of the stages.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from realnet.core.errors import UserError
+from realnet.core.io import read_csv
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image, listed and not yet read."""
+
+    path: Path  # as reached from the working folder: relative where the data root is
+    split: str  # "train" or "test"
+    label: int  # 0 normal, 1 anomalous
+    defect: str  # "good" or the kind of defect
+    mask_path: Path | None  # None for normal images, and where no mask was found
+
+
+@dataclass(frozen=True)
+class Item(Entry):
+    """One image, checked: a row of ``manifest.csv``.
+
+    An anomalous item has no mask only where its whole category has none (own data).
+    """
+
+    width: int  # pixels, after EXIF rotation
+    height: int
+    sha256: str
+    mask_sha256: str  # "" without a mask
+
+
+FIELDS = tuple(field.name for field in fields(Item))
+AGAIN = "write it again with `realnet data prepare`"
+
+
+def read_manifest(path: str | Path) -> list[Item]:
+    """The items of a ``manifest.csv``. UserError: no file, other columns, an unreadable row."""
+    rows = read_csv(path)
+    if not rows:
+        raise UserError(f"{path}: no rows; {AGAIN}")
+    missing = [name for name in FIELDS if name not in rows[0]]
+    if missing:
+        has = ", ".join(map(str, rows[0]))
+        raise UserError(f"{path}: no column {', '.join(missing)}; found {has}")
+    items = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            items.append(_item(row))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}, line {line}: {error}; {AGAIN}") from None
+    return items
+
+
+def _item(row: dict[str, str]) -> Item:
+    """ValueError: not as many cells as columns, or a value that :func:`prepare` never writes."""
+    if None in row or None in row.values():
+        raise ValueError(f"{'more' if None in row else 'fewer'} cells than columns")
+    allowed = {"split": ("train", "test"), "label": ("0", "1")}
+    for name, values in allowed.items():
+        if row[name] not in values:
+            raise ValueError(f"{name} {row[name]!r} is not {' or '.join(values)}")
+    if not row["path"] or "\0" in row["path"] + row["mask_path"]:
+        raise ValueError("no path of an image")
+    width, height = int(row["width"]), int(row["height"])
+    if min(width, height) < 1:
+        raise ValueError(f"{width} x {height} pixels is no size of an image")
+    return Item(
+        path=Path(row["path"]),
+        split=row["split"],
+        label=int(row["label"]),
+        defect=row["defect"],
+        mask_path=Path(row["mask_path"]) if row["mask_path"] else None,
+        width=width,
+        height=height,
+        sha256=row["sha256"],
+        mask_sha256=row["mask_sha256"],
+    )

@@ -1,0 +1,389 @@
+"""Folder layouts of anomaly-detection data sets, as data (``layouts.yaml``): what lies where.
+
+Nothing is decoded here; a listing costs one walk of a category's folders.
+"""
+
+import csv
+import glob
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from realnet.config.sections import OwnLayout
+from realnet.core.errors import UserError
+from realnet.datasets.categories import KNOWN_CATEGORIES
+from realnet.datasets.items import Entry
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+DEFECTIVE = "defective"  # the kind of anomalies for which a layout has no names
+Own = Mapping[str, OwnLayout]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A table that names every image, for data sets whose folders do not say the split."""
+
+    file: str
+    columns: Mapping[str, str]
+    good: str  # value of the label column for normal images
+    defect: str  # the kind of all others
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Alternatives of glob patterns per role, or a split table."""
+
+    name: str
+    title: str
+    train: Sequence[str] = ()
+    test_good: Sequence[str] = ()
+    test_defective: Sequence[str] = ()
+    mask: Sequence[str] = ()
+    split: Split | None = None
+
+    def mask_of(self, entry: Entry, category: str) -> str:
+        """Where the mask of an image should be, for messages."""
+        if self.split:
+            return f"a path in column {self.split.columns['mask']} of {self.split.file}"
+        names = {"{category}": category, "{defect}": entry.defect, "{stem}": entry.path.stem}
+        text = self.mask[0]
+        for field, value in names.items():
+            text = text.replace(field, value)
+        return text
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that a category's folders hold."""
+
+    layout: Layout
+    entries: tuple[Entry, ...]  # sorted by path
+    has_masks: bool  # whether each anomalous image should have one
+    unused_masks: tuple[Path, ...]  # files where masks lie that belong to no image
+
+
+@cache
+def _layouts() -> tuple[Layout, ...]:
+    table = yaml.safe_load(Path(__file__).with_name("layouts.yaml").read_text(encoding="utf-8"))
+    return tuple(
+        Layout(
+            name, **(fields | ({"split": Split(**fields["split"])} if "split" in fields else {}))
+        )
+        for name, fields in table.items()
+    )
+
+
+def layouts_of(dataset: str, own: Own | None = None) -> tuple[Layout, ...]:
+    """The layouts that a data set may have: its own if it has one, else those of the table."""
+    if own and dataset in own:
+        found = own[dataset]
+        return (
+            Layout(
+                *(dataset, f"prepare.layouts.{dataset}", [found.train], [found.test_good]),
+                test_defective=[found.test_defective],
+                mask=[found.mask] if found.mask else [],
+            ),
+        )
+    return _layouts()
+
+
+def list_categories(root: str | Path, dataset: str, own: Own | None = None) -> list[str]:
+    """Sorted names of the categories below ``root`` that have training images; may be empty."""
+    root = Path(root)
+    found: set[str] = set()
+    for layout in layouts_of(dataset, own):
+        if layout.split:
+            found |= {row["category"] for row in _rows(root, layout.split)}
+            continue
+        for pattern in layout.train:
+            if "{category}" not in pattern:
+                found |= {dataset} if _match(root, pattern) else set()
+            else:
+                found |= {fields["category"] for _, fields in _match(root, pattern)}
+    return sorted(found)
+
+
+def list_entries(
+    root: str | Path, dataset: str, category: str, own: Own | None = None
+) -> list[Entry]:
+    """The images of a category, sorted by path; see :func:`list_category`."""
+    return list(list_category(root, dataset, category, own).entries)
+
+
+def list_category(root: str | Path, dataset: str, category: str, own: Own | None = None) -> Listing:
+    """List one category of ``root`` (``data/raw/<dataset>``).
+
+    UserError: no such folder or category, another layout, no images of a role, one image in two
+    roles, two masks for one image.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: no such folder; put data set {dataset} there (or a link to it), one folder"
+            f" each for {_names(KNOWN_CATEGORIES.get(dataset, ('<category>',)))}"
+        )
+    for layout in layouts_of(dataset, own):
+        listing = (
+            _from_table(root, category, layout)
+            if layout.split
+            else _from_folders(root, dataset, category, layout)
+        )
+        if listing is not None:
+            return listing
+    raise UserError(_unknown(root, dataset, category, own))
+
+
+def split_file(root: str | Path, dataset: str, own: Own | None = None) -> Path | None:
+    """The table that a listing of ``root`` reads beside its folders, if there is one."""
+    paths = (Path(root) / la.split.file for la in layouts_of(dataset, own) if la.split)
+    return next((path for path in paths if path.is_file()), None)
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def _from_folders(root: Path, dataset: str, category: str, layout: Layout) -> Listing | None:
+    roles = {}
+    for role in ("train", "test_good", "test_defective"):
+        patterns = getattr(layout, role)
+        roles[role] = _first_match(root, patterns, category)
+    if not roles["train"]:
+        return None
+    if "{category}" not in layout.train[0] and category != dataset:
+        return None
+    good = {path for path, _ in roles["test_good"]}
+    # `test/<defect>/*` matches the folder of normal images too.
+    roles["test_defective"] = [pair for pair in roles["test_defective"] if pair[0] not in good]
+    for role, wanted in (("test_good", "normal"), ("test_defective", "anomalous")):
+        if not roles[role]:
+            tried = " or ".join(_fill(p, category) for p in getattr(layout, role))
+            raise UserError(
+                f"{root / category}: no {wanted} test images, so nothing can be measured; expected"
+                f" {tried} below {root}, found {_found(root, category)}"
+            )
+    masks, has_masks, unused = _masks(root, dataset, category, layout, roles["test_defective"])
+    entries = [Entry(root / path, "train", 0, "good", None) for path, _ in roles["train"]]
+    entries += [Entry(root / path, "test", 0, "good", None) for path, _ in roles["test_good"]]
+    entries += [
+        Entry(root / path, "test", 1, fields.get("defect", DEFECTIVE), masks.get(path))
+        for path, fields in roles["test_defective"]
+    ]
+    return Listing(layout, _sorted(entries, layout), has_masks, unused)
+
+
+def _masks(
+    root: Path, dataset: str, category: str, layout: Layout, defective: list
+) -> tuple[dict[str, Path], bool, tuple[Path, ...]]:
+    """Image -> its mask; whether there should be masks; the files that belong to no image."""
+    if not layout.mask:
+        return {}, False, ()
+    by_pattern, lying = [], set()
+    for pattern in layout.mask:
+        found: dict[tuple, str] = {}
+        for path, fields in _match(root, pattern, category):
+            lying.add(path)
+            key = (fields.get("defect"), fields["stem"])
+            if key in found:
+                raise UserError(
+                    f"{root / path}: a second mask beside {root / found[key]}; keep one of them"
+                )
+            found[key] = path
+        by_pattern.append((pattern, found))
+    masks = {}
+    for path, fields in defective:
+        for pattern, found in by_pattern:
+            defect = fields.get("defect", DEFECTIVE) if "{defect}" in pattern else None
+            mask = found.get((defect, Path(path).stem))
+            if mask is not None:
+                masks[path] = root / mask
+                break
+    unused = sorted(root / path for path in lying - {_relative(m, root) for m in masks.values()})
+    # Own data in the usual layout may come without masks: then it has no folder for them at all.
+    optional = dataset not in KNOWN_CATEGORIES and layout in _layouts() and not lying
+    return masks, not optional, tuple(unused)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _first_match(root: Path, patterns: Sequence[str], category: str) -> list:
+    """Matches of the one alternative that has any. UserError: two have, so which is meant?"""
+    matched = [
+        (pattern, found) for pattern in patterns if (found := _match(root, pattern, category))
+    ]
+    if len(matched) > 1:
+        first, second = (_fill(pattern, category) for pattern, _ in matched[:2])
+        raise UserError(f"{root}: both {first} and {second} have images; keep or name one of them")
+    return matched[0][1] if matched else []
+
+
+def _match(
+    root: Path, pattern: str, category: str | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """Image files below ``root`` that match, sorted: path as in the pattern, values of fields."""
+    if category is not None:
+        pattern = pattern.replace("{category}", _literal(category))
+    wild = re.sub(r"{\w+}", "*", pattern)
+    try:
+        shape = re.compile(_regex(pattern))
+    except re.error as error:
+        raise UserError(f"{root}: {pattern!r} is no pattern of files ({error})") from None
+    found = []
+    for path in glob.iglob(wild, root_dir=root, recursive=True):
+        fits = shape.fullmatch(path)
+        if fits and path.lower().endswith(IMAGE_SUFFIXES) and (root / path).is_file():
+            found.append((path, fits.groupdict()))
+    return sorted(found)
+
+
+def _literal(name: str) -> str:
+    return glob.escape(name)
+
+
+def _regex(pattern: str) -> str:
+    """A glob with fields as a regular expression; a field is one part of a path or less."""
+    parts = re.split(r"(\*\*/|\*|\?|{\w+}|\[.*?\])", pattern)
+    translated = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    out = []
+    for part in parts:
+        if part in translated:
+            out.append(translated[part])
+        elif re.fullmatch(r"{\w+}", part):
+            out.append(f"(?P<{part[1:-1]}>[^/]+)")
+        elif re.fullmatch(r"\[.+\]", part):
+            inside = part[1:-1].replace("\\", r"\\").replace("[", r"\[")
+            out.append(f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]")
+        else:
+            out.append(re.escape(part))
+    return "".join(out)
+
+
+# --- split tables --------------------------------------------------------------------------------
+
+
+def _from_table(root: Path, category: str, layout: Layout) -> Listing | None:
+    split = layout.split
+    rows = [row for row in _rows(root, split) if row["category"] == category]
+    if not rows:
+        return None
+    entries = []
+    for row in rows:
+        label = int(row["label"] != split.good)
+        mask = root / row["mask"] if label and row["mask"] else None
+        defect = split.defect if label else "good"
+        entries.append(Entry(root / row["image"], row["split"], label, defect, mask))
+    parts = {(entry.split, entry.label) for entry in entries}
+    for wanted in (("train", 0), ("test", 0), ("test", 1)):
+        if wanted not in parts:
+            kind = "anomalous" if wanted[1] else "normal"
+            raise UserError(f"{root / split.file}: {category} has no {kind} {wanted[0]} images")
+    used = {entry.mask_path for entry in entries}
+    folders = sorted({mask.parent for mask in used if mask})
+    unused = sorted(
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path not in used and path.suffix.lower() in IMAGE_SUFFIXES
+    )
+    return Listing(layout, _sorted(entries, layout), True, tuple(unused))
+
+
+def _rows(root: Path, split: Split) -> list[dict[str, str]]:
+    """Rows of a split table by role; none where there is no table. UserError: a malformed one."""
+    path = root / split.file
+    if not path.is_file():
+        return []
+    return _read_table(path, path.stat().st_mtime_ns, split.file)
+
+
+@cache
+def _read_table(path: Path, _: int, file: str) -> list[dict[str, str]]:
+    split = next(la.split for la in _layouts() if la.split and la.split.file == file)
+    with path.open(newline="", encoding="utf-8-sig") as source:
+        reader = csv.DictReader(source)
+        missing = [name for name in split.columns.values() if name not in (reader.fieldnames or ())]
+        if missing:
+            there = _names(reader.fieldnames or ())
+            raise UserError(
+                f"{path}: no column {missing[0]}; found {there}; take the published one"
+            )
+        rows = [
+            {role: (row[name] or "").strip() for role, name in split.columns.items()}
+            for row in reader
+        ]
+    for line, row in enumerate(rows, start=2):
+        if row["split"] not in ("train", "test"):
+            raise UserError(f"{path}, line {line}: split {row['split']!r} is not train or test")
+        inside = all(
+            not Path(row[role]).is_absolute() and ".." not in Path(row[role]).parts
+            for role in ("image", "mask")
+        )
+        if not row["image"] or not inside:
+            raise UserError(
+                f"{path}, line {line}: image and mask must be paths below {path.parent}"
+            )
+    return rows
+
+
+# --- messages ------------------------------------------------------------------------------------
+
+
+def _sorted(entries: list[Entry], layout: Layout) -> tuple[Entry, ...]:
+    ordered = sorted(entries, key=lambda entry: entry.path.as_posix())
+    for first, second in itertools.pairwise(ordered):
+        if first.path == second.path:
+            raise UserError(
+                f"{first.path}: listed twice, as {first.split}/{first.defect} and as"
+                f" {second.split}/{second.defect}; see {layout.title}"
+            )
+    return tuple(ordered)
+
+
+def _unknown(root: Path, dataset: str, category: str, own: Own | None) -> str:
+    """Why no layout fits: no such category, or its folder holds something else."""
+    known = list_categories(root, dataset, own)
+    published = KNOWN_CATEGORIES.get(dataset, ())
+    folder = root / category
+    if not folder.is_dir() and not (own and dataset in own):
+        nested = sorted(p.parent for p in root.glob(f"*/{_literal(category)}") if p.is_dir())
+        hint = f"; it is in {nested[0]}: move its contents up, or link them" if nested else ""
+        names = _names(known or published)
+        return f"{folder}: no category {category!r} in data set {dataset}; known: {names}{hint}"
+    expected = " or ".join(
+        f"{layout.split.file} with its rows" if layout.split else _fill(layout.train[0], category)
+        for layout in layouts_of(dataset, own)
+    )
+    return (
+        f"{folder}: no training images of {category} found; expected {expected} below {root},"
+        f" found {_found(root, category)}; categories there: {_names(known)}"
+    )
+
+
+def _fill(pattern: str, category: str) -> str:
+    return pattern.replace("{category}", category).replace("{defect}", "<defect>")
+
+
+def _found(root: Path, category: str) -> str:
+    """Two levels of what is there, for messages."""
+    folder = root / category if (root / category).is_dir() else root
+    names = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            inside = [f"{path.name}/{p.name}/" for p in sorted(path.iterdir()) if p.is_dir()]
+            names += [name for name in inside if "/." not in name] or [f"{path.name}/"]
+        elif not path.name.startswith("."):
+            names.append(path.name)
+    return _names(names)
+
+
+def _names(names, most: int = 20) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more

@@ -1,0 +1,1 @@
+"""`realnet data verify`: every file read, every problem reported."""

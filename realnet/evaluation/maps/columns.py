@@ -1,0 +1,110 @@
+"""Labels and scores of whole images, from .npy or .csv files."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from realnet.core.errors import UserError
+from realnet.core.io import read_csv
+from realnet.evaluation.maps.files import STACKS, check_real, read_array
+from realnet.evaluation.maps.folders import GOOD
+
+
+def read_labels(
+    path: Path, count: int, names: Sequence[str] | None
+) -> tuple[np.ndarray, list[str] | None]:
+    """bool [N], True is anomalous, and the kinds of defects where the file names them.
+
+    .npy: [N], > 0 is anomalous. .csv: a column ``label`` of numbers, or of kinds of defects, where
+    ``good`` is normal; a column ``defect`` of kinds, if there is one. ``names`` of the images, by
+    which the rows are found in a column ``path``; None: rows are in the order of the images.
+    UserError: another number of labels, no label for an image, no number.
+    """
+    if path.suffix != ".csv":
+        return _numbers(path, count, "labels") > 0, None
+    rows = _rows(path, "label", count, names)
+    texts = [row["label"].strip() for row in rows]
+    kinds = [row["defect"] for row in rows] if "defect" in rows[0] else None
+    try:
+        values = np.array([float(text) for text in texts])
+    except ValueError:
+        if "" in texts:
+            raise UserError(f"{path}: line {texts.index('') + 2} has no label") from None
+        return np.array([text != GOOD for text in texts]), texts
+    if np.isnan(values).any():
+        raise UserError(f"{path}: a label is NaN")
+    return values > 0, kinds
+
+
+def read_scores(path: Path, count: int, names: Sequence[str] | None) -> np.ndarray:
+    """float64 [N], of a .npy or of the column ``score``. UserError: as above; NaN."""
+    if path.suffix != ".csv":
+        return _numbers(path, count, "image scores").astype(np.float64)
+    result = []
+    for row in _rows(path, "score", count, names):
+        try:
+            result.append(float(row["score"]))
+        except ValueError:
+            raise UserError(f"{path}: score {row['score']!r} is no number") from None
+        if math.isnan(result[-1]):
+            raise UserError(f"{path}: a score is NaN")
+    return np.array(result)
+
+
+def _numbers(path: Path, count: int, what: str) -> np.ndarray:
+    if path.suffix not in STACKS and ".npz:" not in str(path):
+        raise UserError(f"{path}: unknown kind of file for {what}; expected .npy or .csv")
+    values = read_array(path)
+    check_real(path, values)
+    if values.shape != (count,):
+        raise UserError(
+            f"{path}: {what} of shape {values.shape}; expected ({count},), one an image"
+        )
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UserError(f"{path}: {what} contain NaN, the first at {np.isnan(values).argmax()}")
+    return np.asarray(values)
+
+
+def _rows(path: Path, column: str, count: int, names: Sequence[str] | None) -> list[dict[str, str]]:
+    """The row of each image, in the images' order."""
+    rows = read_csv(path)
+    wanted = [column] if names is None else ["path", column]
+    has = list(rows[0]) if rows else []
+    absent = [name for name in wanted if name not in has]
+    if absent:
+        raise UserError(
+            f"{path}: no column {absent[0]}; expected a header with {' and '.join(wanted)},"
+            f" found {', '.join(map(str, has)) or 'no rows'}"
+        )
+    for line, row in enumerate(rows, start=2):
+        if any(row[name] is None for name in wanted):
+            raise UserError(f"{path}: line {line} has fewer columns than the header")
+    if names is None:
+        if len(rows) != count:
+            raise UserError(f"{path}: {len(rows)} rows for {count} images; expected one an image")
+        return rows
+    return [rows[index] for index in _places(path, rows, names)]
+
+
+def _places(path: Path, rows: list[dict[str, str]], names: Sequence[str]) -> list[int]:
+    """The row of each name: whose path, without extension, ends with it."""
+    by_stem: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
+    for index, row in enumerate(rows):
+        place = PurePosixPath(row["path"].replace("\\", "/"))
+        parts = place.with_suffix("").parts if place.name else ()
+        if parts:
+            by_stem.setdefault(parts[-1], []).append((index, parts))
+    result = []
+    for name in names:
+        parts = PurePosixPath(name).parts
+        same = by_stem.get(parts[-1], [])
+        found = [index for index, given in same if given[-len(parts) :] == parts]
+        if len(found) != 1:
+            raise UserError(
+                f"{path}: {len(found) or 'no'} row{'s' * (len(found) > 1)} with a path"
+                f" for {name}; expected one"
+            )
+        result.append(found[0])
+    return result

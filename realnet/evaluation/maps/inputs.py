@@ -1,0 +1,279 @@
+"""What is measured: N images with maps, masks and labels, read one at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from realnet.core.errors import UserError
+from realnet.evaluation.maps.columns import read_labels, read_scores
+from realnet.evaluation.maps.files import (
+    named_array,
+    read_array,
+    read_arrays,
+    read_map,
+    read_truth,
+    resize_map,
+    resize_mask,
+    stack,
+)
+from realnet.evaluation.maps.folders import GOOD, pairs
+from realnet.metrics import label_regions
+
+BATCH_PIXELS = 2**24  # 64 MB of float32 maps at a time
+
+
+@dataclass(frozen=True)
+class Images:
+    """N images; ``labels``, ``kinds``, ``scores`` are None where maps and masks alone tell."""
+
+    names: Sequence[str]  # for messages: a file, or FILE[index]
+    map_of: Callable[[int], np.ndarray]  # index -> [h, w], any real dtype
+    mask_of: Callable[[int], np.ndarray | None] | None  # index -> bool [H, W]; None: no masks
+    labels: np.ndarray | None = None  # bool [N]
+    kinds: list[str] | None = None  # of defect, GOOD for normal images
+    scores: np.ndarray | None = None  # float64 [N], of whole images
+    without_mask: frozenset[int] = frozenset()  # images of a folder of masks that has none for them
+    logits: bool = False  # known to be margins, whose sigmoid is the probability
+
+
+def open_images(
+    scores: Path,
+    masks: Path | None,
+    labels: Path | None = None,
+    image_scores: Path | None = None,
+    suffix: str = "",
+    subset: bool = False,
+    stored_scores: bool = True,
+) -> Images:
+    """The inputs of the command line. UserError: whatever does not fit together."""
+    if scores.is_dir():
+        names, images = _from_folder(scores, masks, labels is not None, suffix, subset)
+    elif suffix or subset:
+        raise UserError(f"{scores}: --suffix and --subset are for folders of maps")
+    elif masks is None and labels is None and scores.suffix != ".npz":
+        raise UserError(
+            f"{scores}: give the file of the masks too, or a scores.npz;"
+            " or --labels, for metrics of images alone"
+        )
+    elif masks is None and _of_evaluation(scores, labels):
+        names, images = None, _from_evaluation(scores, stored_scores)
+    else:
+        names, images = None, _from_stacks(scores, masks)
+    count = len(images.names)
+    if labels is not None:
+        truth, kinds = read_labels(labels, count, names)
+        images = _with(images, labels=truth, kinds=kinds or _agreeing(images.kinds, truth))
+        bare = [k for k in np.flatnonzero(truth) if k in images.without_mask]
+        if bare:
+            raise UserError(f"{images.names[bare[0]]}: anomalous in {labels}, but without a mask")
+    if image_scores is not None:
+        images = _with(images, scores=read_scores(image_scores, count, names))
+    return images
+
+
+def _of_evaluation(scores: Path, labels: Path | None) -> bool:
+    return scores.suffix == ".npz" and (labels is None or "margins" in read_arrays(scores))
+
+
+def _with(images: Images, **changes: object) -> Images:
+    return Images(**vars(images) | changes)
+
+
+def _agreeing(kinds: list[str] | None, labels: np.ndarray) -> list[str] | None:
+    """The kinds, unless the labels say that a kind's image is normal, or a good one is not."""
+    fits = kinds is not None and [kind != GOOD for kind in kinds] == labels.tolist()
+    return kinds if fits else None
+
+
+def _from_folder(
+    folder: Path, masks: Path | None, labelled: bool, suffix: str, subset: bool
+) -> tuple[list[str], Images]:
+    if masks is not None and masks.is_file():
+        raise UserError(f"{masks}: a file, beside a folder of maps; expected a folder of masks")
+    found = pairs(folder, masks, labelled, suffix, subset)
+    kinds = [pair.kind for pair in found]
+    if masks is None and not labelled and "" in kinds:
+        raise UserError(
+            f"{folder}: which images are anomalous? Give masks, --labels, or one folder for each"
+            f" kind of defect, with the normal ones in {GOOD}"
+        )
+
+    def mask_of(index: int) -> np.ndarray | None:
+        mask = found[index].mask
+        return None if mask is None else read_truth(mask)
+
+    known = "" not in kinds
+    images = Images(
+        names=[str(pair.map) for pair in found],
+        map_of=lambda index: read_map(found[index].map),
+        mask_of=mask_of if masks is not None else None,
+        without_mask=frozenset(
+            k for k, pair in enumerate(found) if masks is not None and pair.mask is None
+        ),
+        labels=np.array([kind != GOOD for kind in kinds]) if known else None,
+        kinds=kinds if known else None,
+    )
+    return [pair.name for pair in found], images
+
+
+def _from_evaluation(path: Path, stored_scores: bool) -> Images:
+    """A scores.npz of the benchmark."""
+    stored = read_arrays(path)
+    absent = {"margins", "masks", "labels", "image_scores"} - set(stored)
+    if absent:
+        raise UserError(
+            f"{path}: has no array {min(absent)}; not a scores.npz. Of other files, name the array:"
+            f" {path}:NAME, and the masks"
+        )
+    maps, masks = stack(path, stored["margins"]), stack(path, stored["masks"])
+    kinds = {"labels": "fiub", "image_scores": "fiub", "defects": "U", "has_masks": "b"}
+    for name in sorted(set(kinds) & set(stored)):
+        _check_column(path, name, stored[name], kinds[name], maps, masks)
+    images = _stacked(path, maps, path, masks)
+    return _with(
+        images,
+        labels=stored["labels"] > 0,
+        kinds=stored["defects"].tolist() if "defects" in stored else None,
+        scores=stored["image_scores"] if stored_scores else None,
+        mask_of=images.mask_of if stored.get("has_masks", True) else None,
+        logits=True,
+    )
+
+
+def _check_column(
+    path: Path, name: str, values: np.ndarray, kinds: str, maps: np.ndarray, masks: np.ndarray
+) -> None:
+    """UserError: another shape or kind than the evaluation writes; NaN."""
+    shape = () if name == "has_masks" else (len(maps),)
+    if values.shape != shape or values.dtype.kind not in kinds or len(masks) != len(maps):
+        raise UserError(
+            f"{path}: {len(maps)} maps and {len(masks)} masks, array {name} of shape"
+            f" {values.shape} and dtype {values.dtype}; not a scores.npz"
+        )
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UserError(f"{path}: array {name} contains NaN")
+
+
+def _from_stacks(scores: Path, masks: Path | None) -> Images:
+    maps = stack(scores, read_array(scores))
+    if masks is None:
+        return _stacked(scores, maps, None, None)
+    if masks.is_dir():
+        raise UserError(f"{masks}: a folder, beside a stack of maps; expected .npy or .npz")
+    truth = stack(masks, read_array(masks))
+    if len(truth) != len(maps):
+        raise UserError(
+            f"{scores}: {len(maps)} maps, but {masks} has {len(truth)} masks; expected as many"
+        )
+    return _stacked(scores, maps, masks, truth)
+
+
+def _stacked(
+    path: Path, maps: np.ndarray, mask_path: Path | None, masks: np.ndarray | None
+) -> Images:
+    def mask_of(index: int) -> np.ndarray:
+        values = np.asarray(masks[index])
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise UserError(f"{mask_path}[{index}]: the mask contains NaN")
+        return values > 0
+
+    name = named_array(path)[0]
+    return Images(
+        names=[f"{name}[{index}]" for index in range(len(maps))],
+        map_of=lambda index: np.asarray(maps[index]),
+        mask_of=None if masks is None else mask_of,
+    )
+
+
+class Reader:
+    """Batches of an :class:`Images`, checked and of one size.
+
+    ``resize``: "masks" to the size of the maps (nearest), "maps" to that of the masks (bilinear),
+    or None, where different sizes are an error.
+    """
+
+    def __init__(self, images: Images, resize: str | None = None):
+        self.images, self.resize = images, resize
+        self.size = self._mask_size() if resize == "maps" else None
+        self.dtype: np.dtype | None = None  # of the maps, as they were read
+        self.full_size: dict[int, int] = {}  # image -> regions of its mask before it was resized
+        self.lost: set[int] = set()  # images that lost their whole defect by that
+        self._kept: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def batches(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(index of the first image, maps [B, H, W], masks bool [B, H, W]). Each call reads the
+        files again, unless all fit into one batch. UserError: NaN, sizes, kinds of numbers."""
+        if self._kept:
+            yield self._kept
+            return
+        count, start = len(self.images.names), 0
+        read: list[tuple[np.ndarray, np.ndarray]] = []
+        for index in range(count):
+            read.append(self._pair(index))
+            if index == count - 1 or len(read) * read[0][0].size >= BATCH_PIXELS:
+                maps, masks = (np.stack(part) for part in zip(*read, strict=True))
+                if len(read) == count:
+                    self._kept = (0, maps, masks)
+                yield start, maps, masks
+                start, read = index + 1, []
+
+    def _pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        name = self.images.names[index]
+        values = self.images.map_of(index)
+        self._check(name, values)
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        mask = None if self.images.mask_of is None else self.images.mask_of(index)
+        if mask is not None and mask.shape != values.shape and self.resize == "masks":
+            mask = self._shrunk(index, mask, values.shape)
+        if self.resize == "maps" and self.size and values.shape != self.size:
+            values = resize_map(values, *self.size)
+        if mask is not None and mask.shape != values.shape:
+            advice = "resize one with --resize-maps (bilinear) or --resize-masks (nearest)"
+            if self.resize == "maps":
+                advice = "expected masks of one size"
+            raise UserError(
+                f"{name}: {_text(values.shape)} pixels, its mask {_text(mask.shape)}; {advice}"
+            )
+        if self.size not in (None, values.shape):
+            raise UserError(
+                f"{name}: {_text(values.shape)} pixels, those before {_text(self.size)};"
+                " expected maps of one size"
+            )
+        self.size = values.shape
+        return values, np.zeros(values.shape, bool) if mask is None else mask
+
+    def _check(self, name: str, values: np.ndarray) -> None:
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            count = int(np.isnan(values).sum())
+            raise UserError(
+                f"{name}: the map contains NaN ({count} pixels): did the model diverge?"
+            )
+        before = self.dtype or values.dtype
+        # Maps of 8 and 16 bits, or of whole and real numbers, have no common scale.
+        if values.dtype.kind != before.kind or (before.kind != "f" and values.dtype != before):
+            raise UserError(
+                f"{name}: dtype {values.dtype}, those before {before}; expected one kind"
+            )
+        self.dtype = before
+
+    def _shrunk(self, index: int, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        small = resize_mask(mask, *shape)
+        if index not in self.full_size:
+            self.full_size[index] = label_regions(mask[None]).count
+            if mask.any() and not small.any():
+                self.lost.add(index)
+        return small
+
+    def _mask_size(self) -> tuple[int, int] | None:
+        """Of the first mask: normal images need not have one."""
+        for index in range(len(self.images.names)):
+            mask = None if self.images.mask_of is None else self.images.mask_of(index)
+            if mask is not None:
+                return mask.shape
+        return None
+
+
+def _text(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"

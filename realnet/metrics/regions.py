@@ -1,0 +1,95 @@
+"""Defect regions: the 8-connected components of the masks, labelled once and remembered."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+
+from realnet.metrics.arrays import binary
+
+_KEPT = 8  # data sets (or parts of them) whose regions are remembered
+
+
+@dataclass(frozen=True)
+class Regions:
+    """R regions of N images, in the order of the images; P defect pixels, region by region."""
+
+    shape: tuple[int, int, int]  # N, H, W
+    areas: np.ndarray  # int64 [R], pixels
+    images: np.ndarray  # int64 [R]: the image that it lies in, ascending
+    pixels: np.ndarray  # int64 [P]: flat index into [N, H, W]; empty in the streaming form
+
+    @property
+    def count(self) -> int:
+        return len(self.areas)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """int64 [R]: where each region's pixels begin."""
+        return np.cumsum(self.areas) - self.areas
+
+    @cached_property
+    def defect_pixels(self) -> np.ndarray:
+        """int64 [N]: defect pixels of each image."""
+        counts = np.bincount(self.images, weights=self.areas, minlength=self.shape[0])
+        return counts.astype(np.int64)
+
+    def per_region(self, values: np.ndarray) -> np.ndarray:
+        """Sums of ``values`` [P], given region by region, over each region: [R]."""
+        return np.add.reduceat(values, self.starts) if self.count else values[:0]
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """int64 [R, 4]: left, top, width, height of each region, pixels."""
+        if not self.count:
+            return np.empty((0, 4), np.int64)
+        y, x = np.divmod(self.pixels % (self.shape[1] * self.shape[2]), self.shape[2])
+        ends = [(np.minimum.reduceat(v, self.starts), np.maximum.reduceat(v, self.starts))
+                for v in (x, y)]  # fmt: skip
+        (left, right), (top, bottom) = ends
+        return np.stack([left, top, right - left + 1, bottom - top + 1], axis=1)
+
+
+_cache: "OrderedDict[tuple[Any, bytes], Regions]" = OrderedDict()
+
+
+def label_regions(masks: Any) -> Regions:
+    """The regions of ``masks`` [N, H, W], anomalous where > 0; NumPy or torch (any device).
+
+    Labelling takes as long as the metrics, and the masks of a data set do not change between
+    models. So the last few results are kept, and found again by a hash of the masks' bits.
+    UserError: shape, NaN.
+    """
+    masks = binary(masks)
+    key = (masks.shape, hashlib.blake2b(np.packbits(masks), digest_size=16).digest())
+    if key not in _cache:
+        _cache[key] = _label(masks)
+        while len(_cache) > _KEPT:
+            _cache.popitem(last=False)
+    _cache.move_to_end(key)
+    return _cache[key]
+
+
+def _label(masks: np.ndarray) -> Regions:
+    areas, images, pixels = [], [], []
+    size = masks[0].size
+    for index in np.flatnonzero(masks.any(axis=(1, 2))):
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(
+            masks[index].view(np.uint8), connectivity=8
+        )
+        flat = labels.ravel()
+        defect = np.flatnonzero(flat)
+        order = np.argsort(flat[defect], kind="stable")
+        pixels.append(defect[order] + index * size)
+        areas.append(stats[1:, cv2.CC_STAT_AREA].astype(np.int64))
+        images.append(np.full(len(stats) - 1, index, np.int64))
+    return Regions(masks.shape, _joined(areas), _joined(images), _joined(pixels))
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

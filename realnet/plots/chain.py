@@ -1,0 +1,44 @@
+"""Which earlier stages a result rests on, from the ``stage.json`` files beside the results."""
+
+from pathlib import Path
+
+from realnet.provenance.lineage import behind
+from realnet.report.collect import Cell, Results
+
+# In the order of the pipeline.
+STAGES = ("backbone", "ddpm", "classifier", "sdas", "afs", "realnet", "patchcore", "evaluate")
+
+
+def chain(results: Path, folder: Path) -> dict[str, Path]:
+    """Stage -> its folder under ``results``, for the result in ``folder`` and all behind it, in the
+    order of the pipeline."""
+    found = behind(results, folder)
+    return {stage: found[stage][0] for stage in sorted(found, key=_order)}
+
+
+def _order(stage: str) -> tuple[int, str]:
+    return (STAGES.index(stage) if stage in STAGES else len(STAGES), stage)
+
+
+def chains(found: Results, results: Path, dataset: str) -> dict[Cell, dict[str, Path]]:
+    """The chain of every evaluation of a data set that is there."""
+    return {
+        cell: chain(results, found.files[cell].parent)
+        for cell in found.cells
+        if cell.dataset == dataset
+    }
+
+
+def reference(found: Results, dataset: str) -> dict[str, Path]:
+    """Category -> folder of the evaluation of the reference variant and the first seed that has it.
+
+    Categories without any are left out.
+    """
+    folders = {}
+    for category in found.categories[dataset]:
+        for seed in found.matrix.seeds:
+            cell = Cell(dataset, category, seed, found.matrix.variants[0])
+            if cell in found.cells:
+                folders[category] = found.files[cell].parent
+                break
+    return folders

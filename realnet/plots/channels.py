@@ -1,0 +1,145 @@
+"""AFS: how channels rank, which ones stay, and how far categories agree on them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from realnet.core.errors import UserError
+from realnet.core.io import read_json
+from realnet.plots import style
+from realnet.plots.chain import chain, reference
+from realnet.plots.made import Drawn, Entry, Skipped, counted
+from realnet.report.collect import Results
+from realnet.report.published import title
+
+NAMED = 15  # categories that have their names beside the matrix
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A layer of one category: the score of every channel (lower is better) and the kept ones."""
+
+    scores: np.ndarray  # float [c]
+    kept: frozenset[int]
+
+
+def jaccard(sets: Sequence[frozenset[int]]) -> np.ndarray:
+    """|A and B| / |A or B| of every pair, ``[n, n]``; 1 where both are empty."""
+    return np.array([[len(a & b) / max(1, len(a | b)) if a | b else 1.0 for b in sets]
+                     for a in sets])  # fmt: skip
+
+
+def chance(channels: int, kept: int) -> float:
+    """Jaccard of two random choices of ``kept`` of ``channels``, with the expected intersection."""
+    both = kept * kept / channels
+    return both / (2 * kept - both) if kept else 1.0
+
+
+@style.styled
+def channel_ranking(layers: Mapping[str, Sequence[Ranked]]) -> Figure:
+    """Category -> its layers. Above: scores by rank, a line per category, the kept part in colour;
+    below, from two categories on: the overlap of kept channels between categories."""
+    names, count = list(layers), len(next(iter(layers.values())))
+    left, gap = 0.48, 0.22
+    several = len(names) > 1
+    named = several and len(names) <= NAMED
+    side = max((0.058 * len(name) for name in names), default=0.0) + 0.12 if named else left
+    side = max(side, left)
+    width = (style.WIDTH - side - 0.45 - (count - 1) * gap) / count
+    width = min(width, 2.2)
+    canvas = style.Canvas(0.42 + 1.3 + 0.4 + (0.36 + width + 0.12 if several else 0))
+    lowest = 0.42
+    for k in range(count):
+        axes = canvas.axes(side + k * (width + gap), lowest, width, 1.3)
+        for ranked in (layers[name][k] for name in names):
+            order = np.argsort(ranked.scores, kind="stable")
+            scores = ranked.scores[order] * 1000
+            inside = np.isin(order, list(ranked.kept))
+            faint = {"alpha": 0.55 if several else 1.0, "zorder": 2}
+            axes.plot(np.arange(len(scores)) + 1, scores, color="#b5b5b5", lw=0.7, zorder=1)
+            kept = np.where(inside, scores, np.nan)
+            axes.plot(np.arange(len(scores)) + 1, kept, color=style.COLOURS[0], lw=1.3, **faint)
+        many, total = len(layers[names[0]][k].kept), len(layers[names[0]][k].scores)
+        axes.axvline(many + 0.5, color=style.INK, lw=0.7, ls="--")
+        axes.set_xlim(0, total + 1)
+        axes.set_title(f"layer {k + 1}: {many} of {total}", loc="left", pad=4)
+        axes.set_xlabel("rank")
+        axes.set_xticks([1, total])
+        axes.locator_params(axis="y", nbins=4)
+        axes.tick_params(axis="y", pad=1)
+        axes.grid(axis="y")
+    canvas.text(0.04, 0.05, "Score of the channels by rank (×10⁻³, lower is better); kept in blue",
+                fontweight="bold")  # fmt: skip
+    if not several:
+        return canvas.figure
+    top = lowest + 1.3 + 0.4
+    canvas.text(0.04, top, "Overlap of the kept channels between categories (Jaccard)",
+                fontweight="bold")  # fmt: skip
+    for k in range(count):
+        axes = canvas.axes(side + k * (width + gap), top + 0.36, width, width)
+        found = jaccard([layers[name][k].kept for name in names])
+        picture = axes.imshow(found, cmap=style.SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
+        style.bare(axes)
+        off = found[~np.eye(len(names), dtype=bool)].mean()
+        many, total = len(layers[names[0]][k].kept), len(layers[names[0]][k].scores)
+        axes.set_title(f"{off:.2f}; by chance {chance(total, many):.2f}",
+                       loc="left", pad=3, fontsize=style.SMALL)  # fmt: skip
+        if k == 0 and named:
+            axes.set_yticks(range(len(names)), names)
+            axes.tick_params(length=0)
+        if len(names) <= 4:
+            for i in range(len(names)):
+                for j in range(len(names)):
+                    axes.text(j, i, f"{found[i, j]:.2f}", ha="center", va="center",
+                              fontsize=style.SMALL,
+                              color="white" if found[i, j] < 0.6 else style.INK)  # fmt: skip
+    right = side + count * (width + gap) - gap + 0.08
+    bar = canvas.figure.colorbar(picture, cax=canvas.axes(right, top + 0.36, 0.09, width))
+    bar.outline.set_linewidth(0.4)
+    bar.set_ticks([0, 0.5, 1])
+    return canvas.figure
+
+
+def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
+    """One figure, from ``afs.json`` of the reference variant's first seed."""
+    name, heading = f"channels_{dataset}", f"Channels that AFS keeps, {title(dataset)}"
+    variant = found.matrix.variants[0]
+    layers: dict[str, list[Ranked]] = {}
+    why = f"variant {variant} has no stage afs"
+    for category, folder in reference(found, dataset).items():
+        stages = chain(results, folder)
+        if "afs" not in stages or not (stages["afs"] / "afs.json").is_file():
+            continue
+        stored = read_json(stages["afs"] / "afs.json")
+        if stored.get("selection") in ("pca", "all"):
+            why = f"variant {variant} selects by {stored['selection']}, which ranks no channels"
+            continue
+        try:
+            layers[category] = [
+                Ranked(np.array(layer["scores"], float), frozenset(layer["indices"]))
+                for layer in stored["layers"]
+            ]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{stages['afs'] / 'afs.json'}: not of this version ({error}); run afs again"
+            ) from None
+    shapes = [tuple(len(r.scores) for r in ranked) for ranked in layers.values()]
+    if not layers or len(set(shapes)) > 1:
+        yield Skipped(name, heading, why if not layers else "backbones differ", dataset)
+        return
+    caption = (
+        f"AFS on {title(dataset)}, variant {variant},"
+        f" {counted(len(layers), 'category', 'categories')}. Above: score of every channel of each"
+        " backbone layer (mean squared difference between the normalised feature change and the"
+        " anomaly mask), sorted; one line per category; the kept m channels are blue, left of the"
+        " dashed line."
+    )
+    if len(layers) > 1:
+        caption += (
+            " Below: Jaccard overlap of the kept channels for each pair of categories; above each"
+            " matrix its mean over pairs, and what two random choices would have."
+        )
+    yield Drawn(name, heading, caption, channel_ranking(layers), dataset)

@@ -1,0 +1,177 @@
+"""ROC, precision-recall and PRO curves, category by category, all variants."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from realnet.plots import style
+from realnet.plots.made import Drawn, Entry, Skipped, arrays, counted, paged, part_of
+from realnet.report.collect import Results
+from realnet.report.published import title
+
+PER_PAGE, LIMIT = 6, 0.3
+PANELS = (
+    ("image_roc", "image ROC", "false positive rate", "true positive rate"),
+    ("roc", "pixel ROC", "false positive rate", "true positive rate"),
+    ("pr", "pixel precision-recall", "recall", "precision"),
+    ("pro", "PRO", "false positive rate", "per-region overlap"),
+)
+# Dense where the curves turn.
+PLACES = np.unique(np.concatenate([[0.0], np.geomspace(1e-4, 1, 120), np.linspace(0, 1, 121)]))
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def mean_curve(curves: Sequence[Curve], rate: bool) -> Curve | None:
+    """The curves' mean over seeds at equal x; one curve as it is; None where all are empty.
+
+    rate: the curves start at (0, 0), as those over a false positive rate do.
+    """
+    curves = [(x, y) for x, y in curves if len(x)]
+    if not curves:
+        return None
+    if rate:
+        curves = [(np.r_[0.0, x], np.r_[0.0, y]) for x, y in curves]
+    if len(curves) == 1:
+        return curves[0]
+    sorted_ = [(x[o], y[o]) for x, y in curves for o in [np.argsort(x, kind="stable")]]
+    return PLACES, np.mean([np.interp(PLACES, x, y) for x, y in sorted_], axis=0)
+
+
+@style.styled
+def curve_grid(
+    cells: Mapping[str, Mapping[str, Mapping[str, Sequence[Curve]]]],
+    variants: Sequence[str],
+    values: Mapping[tuple[str, str], float] | None = None,
+    limit: float = LIMIT,
+) -> Figure:
+    """Category -> variant -> curve (as in PANELS) -> one per seed.
+
+    values: (category, curve) -> area of the first variant, printed in its panel; limit: of PRO,
+    up to which its area counts.
+    """
+    side, gap, head = 0.66, 0.42, 0.3
+    columns = style.columns_for(variants)
+    lines = -(-len(variants) // columns)
+    head += 0.17 * lines
+    width = (style.WIDTH - side - 0.08 - 3 * gap) / 4
+    height, step = 1.08, 1.08 + 0.2
+    canvas = style.Canvas(head + len(cells) * step + 0.2)
+    canvas.legend(style.variant_handles(variants), 0.05, ncols=columns)
+    for row, (category, found) in enumerate(cells.items()):
+        top = head + row * step
+        canvas.text(*(0.12, top + height / 2, style.fitted(category, height)), rotation=90,
+                    ha="center", va="center", fontweight="bold", linespacing=1.0)  # fmt: skip
+        for column, (key, name, x_name, y_name) in enumerate(PANELS):
+            axes = canvas.axes(side + column * (width + gap), top, width, height)
+            if key == "pro":
+                axes.axvspan(0, limit, color=style.SHADE, lw=0)
+            drawn = 0
+            for index in reversed(range(len(variants))):
+                seeds = found.get(variants[index], {}).get(key, ())
+                curve = mean_curve(seeds, rate=key != "pr")
+                if curve is not None:
+                    drawn += 1
+                    axes.plot(
+                        *curve,
+                        color=style.colour(index),
+                        ls=style.dash(index),
+                        lw=1.3 if index == 0 else 0.9,
+                        zorder=3 if index == 0 else 2,
+                    )
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+            axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
+            axes.set_ylabel(y_name)
+            axes.grid()
+            if row == 0:
+                axes.set_title(name, fontweight="bold", pad=5)
+            if row == len(cells) - 1:
+                axes.set_xlabel(x_name)
+            else:
+                axes.set_xticklabels([])
+            value = (values or {}).get((category, key))
+            corner = {"transform": axes.transAxes, "fontsize": style.SMALL}
+            if not drawn:
+                axes.text(0.5, 0.5, "undefined", ha="center", va="center", color=style.FAINT,
+                          **corner)  # fmt: skip
+            elif value is not None:
+                # Where no good curve passes, nor a bad one of precision and recall.
+                left, up = key == "pr" and value > 0.5, key == "pr" and value <= 0.5
+                axes.text(
+                    0.04 if left else 0.96,
+                    0.94 if up else 0.06,
+                    f"{100 * value:.1f}",
+                    ha="left" if left else "right",
+                    va="top" if up else "bottom",
+                    color=style.colour(0),
+                    **corner,
+                )
+    return canvas.figure
+
+
+def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
+    """Pages, from ``curves.npz`` of every evaluation."""
+    name, heading = f"curves_{dataset}", f"ROC, precision-recall and PRO curves, {title(dataset)}"
+    variants, cells = found.matrix.variants[:8], {}
+    for cell in found.cells:
+        if cell.dataset != dataset or cell.variant not in variants:
+            continue
+        data = arrays(found.files[cell].with_name("curves.npz"))
+        if data is None:
+            continue
+        mine = cells.setdefault(cell.category, {}).setdefault(cell.variant, {})
+        for key, *_ in PANELS:
+            mine.setdefault(key, []).append((data[f"{key}_x"], data[f"{key}_y"]))
+    if not cells:
+        yield Skipped(name, heading, "no curves.npz; evaluate again", dataset)
+        return
+    keys = dict(image_roc="image_auroc", roc="pixel_auroc", pr="pixel_ap", pro="pro")
+    stats = {}
+    for category in cells:
+        for key, metric in keys.items():
+            value = _mean(found, dataset, category, metric)
+            if value is not None:
+                stats[category, key] = value
+    order = [c for c in found.categories[dataset] if c in cells]
+    parts = style.pages(order, PER_PAGE)
+    seeds = len(found.matrix.seeds)
+    limit = _limit(found, dataset)
+    for page, names in enumerate(parts):
+        caption = (
+            f"Curves of the test images of {title(dataset)}"
+            f"{'' if seeds == 1 else f', each the mean over up to {seeds} seeds at equal x'},"
+            f" last checkpoint, {counted(len(variants), 'variant')}. Numbers: area of"
+            f" {variants[0]} in percent (of precision-recall the average precision; of PRO up to"
+            f" the false positive rate {limit:g}, shaded, and divided by it)."
+        )
+        if len(found.matrix.variants) > len(variants):
+            caption += f" The other {len(found.matrix.variants) - len(variants)} are not shown."
+        yield Drawn(
+            *(paged(name, page), heading + part_of(page, len(parts)), caption),
+            curve_grid({c: cells[c] for c in names}, variants, stats, limit), dataset,
+        )  # fmt: skip
+
+
+def _mean(found: Results, dataset: str, category: str, metric: str) -> float | None:
+    """Of the reference over seeds; None where it is missing or undefined."""
+    cells = [
+        values.get(metric)
+        for cell, values in found.cells.items()
+        if (cell.dataset, cell.category, cell.variant)
+        == (dataset, category, found.matrix.variants[0])
+    ]
+    return None if not cells or None in cells else float(np.mean(cells))
+
+
+def _limit(found: Results, dataset: str) -> float:
+    """The limit of PRO that the evaluations had."""
+    from realnet.core.io import read_json
+
+    for cell in found.cells:
+        record = found.files[cell].with_name("stage.json")
+        if cell.dataset == dataset and record.is_file():
+            params = read_json(record).get("params", {}).get("evaluate", {})
+            return float(params.get("pro_limit", LIMIT))
+    return LIMIT

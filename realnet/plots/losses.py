@@ -1,0 +1,136 @@
+"""Training losses of the diffusion model and of RealNet, all variants and seeds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from realnet.core.io import read_csv
+from realnet.plots import style
+from realnet.plots.chain import chains
+from realnet.plots.made import Drawn, Entry, Skipped, paged, part_of
+from realnet.report.collect import Results
+from realnet.report.published import title
+
+PER_PAGE, POINTS = 6, 120
+PANELS = (
+    ("ddpm", "loss", "diffusion model"),
+    ("realnet", "loss_segmentation", "segmentation"),
+    ("realnet", "loss_reconstruction", "reconstruction"),
+)
+
+
+class Loss(NamedTuple):
+    """A history in short: steps, moving mean, and the least and the largest raw value of each
+    stretch of steps; float ``[points]``."""
+
+    steps: np.ndarray
+    smooth: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def shortened(steps: np.ndarray, values: np.ndarray) -> Loss:
+    """At most ``POINTS`` stretches of equal length; the mean over 1/30 of the steps around each."""
+    keep = np.isfinite(values)
+    steps, values = steps[keep], values[keep]
+    edges = np.unique(np.linspace(0, len(values), min(POINTS, len(values)) + 1).astype(int))
+    half = max(1, len(values) // 60)
+    sums = np.r_[0.0, np.cumsum(values)]
+    middle = (edges[:-1] + edges[1:]) // 2
+    left, right = np.maximum(middle - half, 0), np.minimum(middle + half, len(values))
+    return Loss(
+        steps[np.minimum(middle, len(steps) - 1)],
+        (sums[right] - sums[left]) / (right - left),
+        np.minimum.reduceat(values, edges[:-1]),
+        np.maximum.reduceat(values, edges[:-1]),
+    )
+
+
+@style.styled
+def loss_grid(
+    cells: Mapping[str, Mapping[str, Mapping[str, Sequence[Loss]]]], variants: Sequence[str]
+) -> Figure:
+    """Category -> variant -> panel (its name in PANELS) -> losses, one per seed."""
+    used = [v for v in variants if any(v in per for per in cells.values())]
+    columns = style.columns_for(used)
+    head = 0.3 + 0.17 * -(-len(used) // columns)
+    side, gap, height = 0.72, 0.42, 1.05
+    step = height + 0.32
+    panels = [p for p in PANELS if any(
+        found.get(p[2]) for per in cells.values() for found in per.values())]  # fmt: skip
+    width = (style.WIDTH - side - 0.1 - (len(panels) - 1) * gap) / len(panels)
+    canvas = style.Canvas(head + len(cells) * step + 0.08)
+    canvas.legend(style.variant_handles(variants, only=used), 0.05, ncols=columns)
+    for row, (category, per) in enumerate(cells.items()):
+        top = head + row * step
+        canvas.text(*(0.12, top + height / 2, style.fitted(category, height)), rotation=90,
+                    ha="center", va="center", fontweight="bold", linespacing=1.0)  # fmt: skip
+        for column, (_, _, name) in enumerate(panels):
+            axes = canvas.axes(side + column * (width + gap), top, width, height)
+            drawn = False
+            for index in reversed(range(len(variants))):
+                colour = style.colour(index)
+                for loss in per.get(variants[index], {}).get(name, ()):
+                    drawn = True
+                    if index < 3:
+                        axes.fill_between(loss.steps, loss.low, loss.high, color=colour, lw=0,
+                                          alpha=0.12)  # fmt: skip
+                    axes.plot(loss.steps, loss.smooth, color=colour, ls=style.dash(index), lw=0.9,
+                              zorder=4 if index == 0 else 3)  # fmt: skip
+            if row == 0:
+                axes.set_title(name, fontweight="bold", pad=5)
+            if not drawn:
+                axes.text(0.5, 0.5, "not there", ha="center", va="center", color=style.FAINT,
+                          fontsize=style.SMALL, transform=axes.transAxes)  # fmt: skip
+                axes.set(xticks=[], yticks=[])
+                continue
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.locator_params(axis="x", nbins=5)
+            axes.grid(axis="y")
+            if row == len(cells) - 1:
+                axes.set_xlabel("step")
+    return canvas.figure
+
+
+def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
+    """Pages, from ``history.csv`` of the stages `ddpm` and `realnet`."""
+    name, heading = f"losses_{dataset}", f"Training losses, {title(dataset)}"
+    variants, cells, seen = found.matrix.variants[:8], {}, set()
+    for cell, stages in chains(found, results, dataset).items():
+        if cell.variant not in variants:
+            continue
+        for stage, key, panel in PANELS:
+            path = stages.get(stage, Path()) / "history.csv"
+            # A training that variants share is drawn once, as that of the first of them.
+            if stage not in stages or not path.is_file() or (cell.category, path, key) in seen:
+                continue
+            seen.add((cell.category, path, key))
+            rows = [row for row in read_csv(path) if row.get(key)]
+            if len(rows) > 1:
+                history = [np.array([float(r[c]) for r in rows]) for c in ("step", key)]
+                per = cells.setdefault(cell.category, {}).setdefault(cell.variant, {})
+                per.setdefault(panel, []).append(shortened(*history))
+    if not cells:
+        yield Skipped(name, heading, "no history.csv of a training", dataset)
+        return
+    order = [c for c in found.categories[dataset] if c in cells]
+    parts = style.pages(order, PER_PAGE)
+    for page, names in enumerate(parts):
+        caption = (
+            f"Training losses on {title(dataset)}, every variant"
+            f"{'' if len(found.matrix.seeds) == 1 else ' and seed'} that was trained; a training"
+            " that variants share is drawn as that of the first. Lines: mean over 1/30 of the"
+            " steps; bands, of the first three variants: range of the raw losses. Logarithmic"
+            " vertical axes, each of its own."
+        )
+        yield Drawn(
+            *(paged(name, page), heading + part_of(page, len(parts)), caption),
+            loss_grid({c: cells[c] for c in names}, variants), dataset,
+        )  # fmt: skip

@@ -1,0 +1,148 @@
+"""Test images with heat maps: best, median and worst, and one of each kind of defect."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from realnet.datasets.images import read_image
+from realnet.metrics import image_separation
+from realnet.plots import style
+from realnet.plots.chain import reference
+from realnet.plots.made import Drawn, Entry, Skipped, arrays, paged, part_of
+from realnet.plots.qualitative import heat_scale
+from realnet.report.collect import Results
+from realnet.report.published import title
+
+MOST_KINDS, PICTURE = 7, 256  # kinds of defect of a category; pixels of an image
+SIDE, GAP, TOP, WORDS = 0.3, 0.03, 0.02, 0.4
+ARRAYS = ("margins", "masks", "labels", "image_scores", "paths", "defects")
+
+
+class Tile(NamedTuple):
+    """A test image: uint8 ``[h, w, 3]`` or None where its file is not on this machine; mask bool
+    ``[S, S]`` or None; margin float ``[S, S]``; words above it; the category's heat scale."""
+
+    image: np.ndarray | None
+    mask: np.ndarray | None
+    margin: np.ndarray
+    words: str
+    scale: Any
+
+
+@style.styled
+def panels(categories: Mapping[str, Sequence[Tile]]) -> Figure:
+    """Category -> its tiles: in each the image above the heat map, with the outline of the mask."""
+    most = max(len(tiles) for tiles in categories.values())
+    tile = min((style.WIDTH - SIDE - 0.05) / most - GAP, 0.95)
+    block = WORDS + 2 * (tile + GAP) + 0.06
+    canvas = style.Canvas(TOP + len(categories) * block)
+    for row, (name, tiles) in enumerate(categories.items()):
+        top = TOP + row * block
+        height = 2 * (tile + GAP)
+        canvas.text(*(SIDE / 2, top + WORDS + height / 2, style.fitted(name, height)), rotation=90,
+                    ha="center", va="center", fontweight="bold", linespacing=1.0)  # fmt: skip
+        for column, one in enumerate(tiles):
+            left = SIDE + column * (tile + GAP)
+            rank, _, kind = one.words.rpartition(": ")
+            kind = style.wrapped(kind.replace("_", " "), tile + 0.04)
+            canvas.text(left + tile / 2, top + WORDS - 0.03, kind, va="bottom", ha="center",
+                        fontsize=style.SMALL, linespacing=0.95, color=style.FAINT)  # fmt: skip
+            above = top + WORDS - 0.04 - 0.107 * (kind.count("\n") + 1)
+            canvas.text(left + tile / 2, above, rank, va="bottom", ha="center",
+                        fontsize=style.SMALL, fontweight="bold")  # fmt: skip
+            upper = (left, top + WORDS, tile, tile)
+            lower = (left, top + WORDS + tile + GAP, tile, tile)
+            canvas.picture(*upper, one.image, "no image")
+            canvas.picture(*lower, one.margin, cmap=style.HEAT, norm=one.scale)
+            for place in (upper, lower) if one.mask is not None else ():
+                if place is lower or one.image is not None:
+                    canvas.outline(*place, one.mask)
+    return canvas.figure
+
+
+def chosen(order: np.ndarray, kinds: Sequence[str]) -> list[tuple[str, int]]:
+    """(words, image): best, median and worst by ``order`` (NaN: not defective), then the median of
+    each kind of defect, where there are several; no image twice."""
+    ranking = [i for i in np.argsort(-order, kind="stable").tolist() if np.isfinite(order[i])]
+    if not ranking:
+        return []
+    places = {"best": 0, "median": (len(ranking) - 1) // 2, "worst": len(ranking) - 1}
+    taken: dict[int, str] = {}
+    for words, place in places.items():
+        taken.setdefault(ranking[place], words)
+    found = [(f"{words}: {kinds[index]}", index) for index, words in taken.items()]
+    names = sorted({str(kinds[i]) for i in ranking})
+    for kind in names[:MOST_KINDS] if len(names) > 1 else ():
+        mine = [i for i in ranking if str(kinds[i]) == kind]
+        middle = (len(mine) - 1) // 2
+        free = sorted(
+            (k for k in range(len(mine)) if mine[k] not in taken), key=lambda k: abs(k - middle)
+        )
+        if free:
+            taken[mine[free[0]]] = kind
+            found.append((kind, mine[free[0]]))
+    return found
+
+
+def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
+    """Pages, from ``scores.npz`` of the reference variant's first seed and the test images."""
+    name, heading = f"panels_{dataset}", f"Test images and heat maps, {title(dataset)}"
+    variant, categories, masked = found.matrix.variants[0], {}, True
+    for category, folder in reference(found, dataset).items():
+        data = arrays(folder / "scores.npz")
+        if data is None or not len(data["labels"]):
+            continue
+        masked = bool(data["has_masks"]) if "has_masks" in data else True
+        defective = data["labels"] > 0
+        if masked:
+            # A defect that vanished at this resolution has no separation: it belongs to the worst.
+            order = np.nan_to_num(image_separation(data["margins"], data["masks"]), nan=-1.0)
+        else:
+            order = data["image_scores"].astype(float)
+        order = np.where(defective, order, np.nan)
+        scale = heat_scale(data["margins"])
+        tiles = [
+            Tile(
+                _picture(Path(str(data["paths"][index]))),
+                data["masks"][index].copy() if masked else None,
+                data["margins"][index].copy(),
+                words,
+                scale,
+            )
+            for words, index in chosen(order, data["defects"].tolist())
+        ]
+        if tiles:
+            categories[category] = tiles
+    if not categories:
+        yield Skipped(
+            name, heading, f"no scores.npz with defective images of variant {variant}", dataset
+        )
+        return
+    most = max(len(tiles) for tiles in categories.values())
+    block = WORDS + 2 * min((style.WIDTH - SIDE) / most, 0.98) + 0.06
+    parts = style.pages(tuple(categories), max(1, int(style.PAGE / block)))
+    by = "their share of the pixel AUROC" if masked else "image score"
+    outline = ", with the outline of the ground truth" if masked else " (no ground truth is known)"
+    for page, names in enumerate(parts):
+        caption = (
+            f"Defective test images of {title(dataset)} and heat maps of variant {variant}, first"
+            f" seed{outline}. Best, median and worst of each category by {by}, then the median of"
+            " each kind of defect; no image twice, none chosen by eye. One heat scale per category,"
+            " from the median margin to the 99.8th percentile."
+        )
+        yield Drawn(
+            *(paged(name, page), heading + part_of(page, len(parts)), caption),
+            panels({c: categories[c] for c in names}), dataset, style.PICTURES,
+        )  # fmt: skip
+
+
+def _picture(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    image = Image.fromarray(read_image(path))
+    image.thumbnail((PICTURE, PICTURE), Image.Resampling.LANCZOS)
+    return np.asarray(image)

@@ -1,0 +1,117 @@
+"""Image scores: the normal test images against each kind of defect."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from realnet.core.io import read_csv
+from realnet.plots import style
+from realnet.plots.chain import reference
+from realnet.plots.made import Drawn, Entry, Skipped, paged, part_of
+from realnet.report.collect import Results
+from realnet.report.published import title
+
+ACROSS, ROW, UPPER, MOST_KINDS = 2, 0.155, 0.55, 13
+NORMAL = "normal"
+
+
+@style.styled
+def score_panels(cells: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Category -> kind of defect, or "normal" -> scores. Above in each panel the histogram of
+    normal and of all defective images, below a row of strokes for every kind, an image each."""
+    names = list(cells)
+    across = min(ACROSS, len(names))
+    labels = max(len(_kind(k, len(v))) for kinds in cells.values() for k, v in kinds.items())
+    side, gap = 0.061 * labels + 0.1, 0.15
+    width = (style.WIDTH - across * side - (across - 1) * gap - 0.16) / across
+    width = min(width, 4.0)
+    heights = [UPPER + ROW * len(kinds) + 0.52 for kinds in cells.values()]
+    rows = [max(heights[i : i + across]) for i in range(0, len(names), across)]
+    canvas = style.Canvas(sum(rows) + 0.04)
+    for place, name in enumerate(names):
+        kinds = cells[name]
+        left = side + place % across * (width + gap + side)
+        top = sum(rows[: place // across]) + 0.24
+        canvas.text(left, top - 0.18, name, fontweight="bold")
+        values = np.concatenate(list(kinds.values()))
+        low, high = _range(values)
+        upper = canvas.axes(left, top, width, UPPER)
+        bins = np.linspace(low, high, 25)
+        groups = {
+            style.NORMAL: kinds.get(NORMAL, np.empty(0)),
+            style.DEFECT: np.concatenate([np.empty(0), *(v for k, v in kinds.items()
+                                                         if k != NORMAL)]),
+        }  # fmt: skip
+        for colour, part in groups.items():
+            if len(part):
+                weights = np.full(len(part), 100 / len(part))
+                upper.hist(np.clip(part, low, high), bins, weights=weights, color=colour, alpha=0.6)
+        upper.set(xlim=(low, high), xticks=[], yticks=[])
+        upper.spines["left"].set_visible(False)
+        lower = canvas.axes(left, top + UPPER, width, ROW * len(kinds))
+        for y, (kind, part) in enumerate(kinds.items()):
+            colour = style.NORMAL if kind == NORMAL else style.DEFECT
+            lower.axhline(y, color=style.GRID, lw=0.4, zorder=0)
+            lower.plot(np.clip(part, low, high), np.full(len(part), y), "|", color=colour, ms=6.5,
+                       mew=0.9, alpha=0.85)  # fmt: skip
+        lower.set(xlim=(low, high), ylim=(len(kinds) - 0.4, -0.6))
+        lower.set_yticks(range(len(kinds)), [_kind(k, len(v)) for k, v in kinds.items()])
+        lower.tick_params(axis="y", length=0)
+        lower.locator_params(axis="x", nbins=6)
+        lower.spines["left"].set_visible(False)
+    return canvas.figure
+
+
+def _kind(name: str, count: int) -> str:
+    words = style.fitted(name.replace("_", " "), 0.95, style.SMALL, 1)
+    return f"{words} ({count})"
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    margin = 0.04 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
+    """Pages, from ``images.csv`` of the reference variant's first seed."""
+    name, heading = f"scores_{dataset}", f"Image scores by kind of defect, {title(dataset)}"
+    variant, cells = found.matrix.variants[0], {}
+    for category, folder in reference(found, dataset).items():
+        if not (folder / "images.csv").is_file():
+            continue
+        kinds: dict[str, list[float]] = {NORMAL: []}
+        for row in read_csv(folder / "images.csv"):
+            kind = NORMAL if row["label"] == "0" else row["defect"] or "defective"
+            kinds.setdefault(kind, []).append(float(row["score"]))
+        shown = dict(sorted(kinds.items(), key=lambda pair: (pair[0] != NORMAL, pair[0])))
+        if len(shown) > MOST_KINDS:
+            rest = list(shown)[MOST_KINDS - 1 :]
+            shown["others"] = [x for kind in rest for x in shown.pop(kind)]
+        cells[category] = {kind: np.array(v) for kind, v in shown.items() if v}
+    cells = {category: kinds for category, kinds in cells.items() if kinds}
+    if not cells:
+        yield Skipped(name, heading, f"no images.csv of variant {variant}", dataset)
+        return
+    parts, height, members = [], 0.0, []
+    for start in range(0, len(cells), ACROSS):
+        row = list(cells)[start : start + ACROSS]
+        tall = max(UPPER + ROW * len(cells[c]) + 0.52 for c in row)
+        if members and height + tall > style.PAGE:
+            parts.append(members)
+            members, height = [], 0.0
+        members, height = members + row, height + tall
+    parts.append(members)
+    for page, names in enumerate(parts):
+        caption = (
+            f"Image scores of variant {variant} on {title(dataset)}, first seed. Histograms: normal"
+            " (grey) and all defective test images (orange), each summing to 100 %. Strokes: one"
+            " test image each, by kind of defect, with their number beside the kind."
+        )
+        yield Drawn(
+            *(paged(name, page), heading + part_of(page, len(parts)), caption),
+            score_panels({c: cells[c] for c in names}), dataset,
+        )  # fmt: skip

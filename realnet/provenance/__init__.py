@@ -1,0 +1,1 @@
+"""What each result was made from: records, lineage, comparison, checks, failures."""

@@ -1,0 +1,208 @@
+"""`realnet compare A B`: which cells of two results folders moved, by how much, and why.
+
+Cells are matched by data set, category, seed and variant. What moved is measured against the choice
+of test images: the bootstrap of ``per_image.npz``, paired where both saw the same test images, and
+otherwise with independent draws for each side. What moved *within* noise may still have a cause,
+and what moved *beyond* it may be no more than another rounding of the training, whose noise is not
+in it. The inputs that differ are found in the records (``stage.json``) of all stages behind a cell.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realnet.core.errors import UserError
+from realnet.core.io import sha256
+from realnet.metrics import bootstrap, interval, load_per_image, two_sided_p
+from realnet.provenance.compare_inputs import Change, changes, same_test_images
+from realnet.report.collect import METRICS, Cell, address_of, number, read_cell
+from realnet.report.resamples import FILE
+
+RESAMPLES = 1000
+BEYOND, WITHIN, SAME, UNKNOWN = "beyond noise", "within noise", "identical", "noise unknown"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A metric in A and in B, as fractions, B - A with its interval; None where undefined."""
+
+    a: float | None
+    b: float | None
+    difference: float | None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None  # not corrected for the number of cells
+    moved: str = UNKNOWN  # or BEYOND, WITHIN, SAME
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One cell that is in both."""
+
+    cell: Cell
+    moves: dict[str, Move]  # by metric
+    same_scores: bool | None  # the same scores.npz, byte by byte; None: not in both
+    paired: bool | None  # the same test images; None: no statistics of images
+    samples: dict[str, np.ndarray] = field(repr=False, compare=False)  # of B - A, by metric
+
+
+@dataclass(frozen=True)
+class Comparison:
+    a: Path
+    b: Path
+    level: float
+    cells: tuple[Compared, ...]
+    only_a: tuple[Cell, ...]
+    only_b: tuple[Cell, ...]
+    inputs: dict[Change, tuple[Cell, ...]]  # a difference -> the cells that have it
+
+
+def compare(a: Path, b: Path, level: float = 0.95) -> Comparison:
+    """Everything that `realnet compare` tells; ``level``: of the intervals.
+
+    UserError: one of the folders has no evaluations, or a malformed one.
+    """
+    if not 0 < level < 1:
+        raise UserError(f"--level: {level:g} is not between 0 and 1")
+    there = [evaluations(root) for root in (a, b)]
+    both = [cell for cell in there[0] if cell in there[1]]
+    inputs: dict[Change, list[Cell]] = {}
+    cells = []
+    for cell in both:
+        folders = (there[0][cell], there[1][cell])
+        for change in changes(a, b, *folders):
+            inputs.setdefault(change, []).append(cell)
+        cells.append(_compared(cell, (a, b), folders, level))
+    only = [tuple(c for c in one if c not in other) for one, other in (there, there[::-1])]
+    return Comparison(
+        a, b, level, tuple(cells), *only, {change: tuple(c) for change, c in inputs.items()}
+    )
+
+
+def evaluations(root: Path) -> dict[Cell, Path]:
+    """Cell -> its folder, for every evaluation below a folder of results, in order."""
+    found = {address_of(p): p.parent for p in root.glob("evaluate/*/*/seed*/*/metrics.json")}
+    if not found:
+        missing = "" if root.is_dir() else "no such folder; "
+        raise UserError(
+            f"{root}: {missing}expected a folder of results, with"
+            " evaluate/<data set>/<category>/seed<k>/<variant>/metrics.json in it"
+        )
+    return dict(sorted(found.items()))
+
+
+def together(comparison: Comparison) -> dict[tuple[str, str], dict[str, Move]]:
+    """(data set, variant) -> metric -> means over the cells in both, with their own interval.
+
+    The same images are drawn for all cells of a category, so its seeds are no independent evidence
+    on images.
+    """
+    groups: dict[tuple[str, str], list[Compared]] = {}
+    for found in comparison.cells:
+        groups.setdefault((found.cell.dataset, found.cell.variant), []).append(found)
+    return {
+        group: {m: _mean([found for found in members], m, comparison.level) for m in METRICS}
+        for group, members in groups.items()
+    }
+
+
+def _mean(members: list[Compared], metric: str, level: float) -> Move:
+    moves = [found.moves[metric] for found in members]
+    if any(move.difference is None for move in moves):
+        return Move(None, None, None)
+    a, b = (float(np.mean([getattr(move, side) for move in moves])) for side in "ab")
+    if all(move.moved == SAME for move in moves):
+        return Move(a, b, 0.0, 0.0, 0.0, None, SAME)
+    drawn = [found.samples.get(metric) for found in members]
+    return _judged(a, b, None if any(s is None for s in drawn) else np.mean(drawn, axis=0), level)
+
+
+def _compared(
+    cell: Cell, roots: tuple[Path, Path], folders: tuple[Path, Path], level: float
+) -> Compared:
+    values = [read_cell(folder / "metrics.json", cell) for folder in folders]
+    scores = [folder / "scores.npz" for folder in folders]
+    same = None
+    if all(path.is_file() for path in scores):
+        same = sha256(scores[0]) == sha256(scores[1])
+    samples, paired = _samples(cell, roots, folders)
+    moves = {}
+    for metric in METRICS:
+        a, b = (_defined(number(v, metric)) for v in values)
+        if a is None or b is None:
+            moves[metric] = Move(a, b, None, moved=SAME if a == b else UNKNOWN)
+        elif a == b:
+            moves[metric] = Move(a, b, 0.0, 0.0, 0.0, None, SAME)
+        else:
+            moves[metric] = _judged(a, b, samples.get(metric), level)
+    return Compared(cell, moves, same, paired, samples)
+
+
+def _judged(a: float, b: float, samples: np.ndarray | None, level: float) -> Move:
+    if samples is None or np.isnan(samples).any():
+        return Move(a, b, b - a)
+    low, high = interval(samples, level)
+    moved = WITHIN if low <= 0 <= high else BEYOND
+    return Move(a, b, b - a, low, high, two_sided_p(samples), moved)
+
+
+def _samples(
+    cell: Cell, roots: tuple[Path, Path], folders: tuple[Path, Path]
+) -> tuple[dict[str, np.ndarray], bool | None]:
+    """Metric -> B - A of each resample, and whether they are pairs."""
+    files = [folder / FILE for folder in folders]
+    if not all(file.is_file() for file in files):
+        return {}, None
+    a, b = map(load_per_image, files)
+    paired = a.key == b.key and same_test_images(*roots, *folders)
+    if paired and sha256(files[0]) == sha256(files[1]):
+        return dict.fromkeys(METRICS, np.zeros(RESAMPLES)), True
+    # Another name, other draws: of other images there are no pairs.
+    names = (cell.category, cell.category if paired else f"{cell.category}, of B")
+    drawn = {
+        metric: bootstrap(b, metric, RESAMPLES, name=names[1])
+        - bootstrap(a, metric, RESAMPLES, name=names[0])
+        for metric in METRICS
+    }
+    return drawn, paired
+
+
+def _defined(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Plain values: fractions, null where undefined or unknown."""
+
+    def plain(move: Move) -> dict[str, Any]:
+        return dict(vars(move))
+
+    def listed(cells: tuple[Cell, ...]) -> list[Mapping[str, Any]]:
+        return [cell._asdict() for cell in cells]
+
+    return {
+        "a": str(comparison.a),
+        "b": str(comparison.b),
+        "level": comparison.level,
+        "cells": [
+            found.cell._asdict()
+            | {"same_scores": found.same_scores, "paired": found.paired}
+            | {"metrics": {metric: plain(move) for metric, move in found.moves.items()}}
+            for found in comparison.cells
+        ],
+        "means": [
+            {"dataset": dataset, "variant": variant}
+            | {"metrics": {metric: plain(move) for metric, move in moves.items()}}
+            for (dataset, variant), moves in together(comparison).items()
+        ],
+        "only_in_a": listed(comparison.only_a),
+        "only_in_b": listed(comparison.only_b),
+        "inputs": [
+            change._asdict() | {"cells": listed(cells)}
+            for change, cells in comparison.inputs.items()
+        ],
+    }

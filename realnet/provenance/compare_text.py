@@ -1,0 +1,189 @@
+"""The words of `realnet compare`: a Markdown document that also reads well in a terminal."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from realnet.core.io import write_json, write_text
+from realnet.provenance.compare import (
+    BEYOND,
+    SAME,
+    UNKNOWN,
+    WITHIN,
+    Compared,
+    Comparison,
+    Move,
+    as_json,
+    compare,
+    together,
+)
+from realnet.provenance.compare_inputs import KINDS
+from realnet.report.collect import METRICS, Cell, Stat
+from realnet.report.formats import Column, Delta, Name, Table, to_markdown
+from realnet.report.published import title
+from realnet.report.tables import TITLES
+
+SHOWN = 20  # cells that moved, and lines of inputs of one kind; all are in --json
+
+
+def run(a: Path, b: Path, level: float, json: Path | None, md: Path | None) -> str:
+    """Compare, write the files that are asked for, return the text."""
+    found = compare(a, b, level)
+    text = to_text(found)
+    if json is not None:
+        write_json(json, as_json(found))
+    if md is not None:
+        write_text(md, text)
+    return text
+
+
+def to_text(found: Comparison) -> str:
+    parts = [f"# A: {found.a}, B: {found.b}", _summary(found)]
+    if found.cells:
+        parts += [to_markdown(_means(found)).rstrip("\n")]
+        beyond = _movers(found)
+        parts += [to_markdown(beyond).rstrip("\n")] if beyond else []
+    parts += ["### Inputs that differ", *_inputs(found)]
+    for side, cells in (("A", found.only_a), ("B", found.only_b)):
+        if cells:
+            parts += [f"### Only in {side}", _cells(cells)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(found: Comparison) -> str:
+    count = len(found.cells)
+    if not count:
+        return "No cell is in both."
+    worst = [_worst(cell) for cell in found.cells]
+    same = sum(cell.same_scores is True for cell in found.cells)
+    said = [
+        f"{count} cell{'s' if count > 1 else ''} in both: {worst.count(BEYOND)} moved beyond noise,"
+        f" {worst.count(WITHIN)} within noise, {worst.count(SAME)} did not move"
+        f" ({same} with identical scores of every pixel)"
+    ]
+    if UNKNOWN in worst:
+        said.append(f"{worst.count(UNKNOWN)} moved without statistics of images to tell")
+    if found.only_a or found.only_b:
+        said.append(f"{len(found.only_a)} only in A, {len(found.only_b)} only in B")
+    return "; ".join(said) + "."
+
+
+def _worst(cell: Compared) -> str:
+    moved = {move.moved for move in cell.moves.values()}
+    return next(label for label in (BEYOND, UNKNOWN, WITHIN, SAME) if label in moved)
+
+
+def _means(found: Comparison) -> Table:
+    columns = [
+        Column("dataset", "Data set", "text"),
+        Column("variant", "Variant", "text"),
+        Column("metric", "Metric", "text"),
+        Column("a", "A", "percent"),
+        Column("b", "B", "percent"),
+        Column("difference", "B − A", "delta"),
+        Column("cells", "Cells", "number"),
+        Column("beyond", "Beyond noise", "number"),
+        Column("within", "Within", "number"),
+        Column("same", "Identical", "number"),
+        Column("unknown", "Noise unknown", "number"),
+    ]
+    groups = []
+    for (dataset, variant), moves in together(found).items():
+        members = [c for c in found.cells if (c.cell.dataset, c.cell.variant) == (dataset, variant)]
+        rows = []
+        for metric in METRICS:
+            move = moves[metric]
+            counts = [
+                sum(c.moves[metric].moved == label for c in members)
+                for label in (BEYOND, WITHIN, SAME, UNKNOWN)
+            ]
+            names = [Name(dataset, title(dataset)), variant, Name(metric, TITLES[metric])]
+            # An empty column is left out.
+            rows.append([*names, *_numbers(move), len(members), *counts[:3], counts[3] or None])
+        groups.append(rows)
+    level = f"{100 * found.level:g} %"
+    kinds = {cell.paired for cell in found.cells}
+    said = [f"Means over the cells in both, percent; differences in points, {level} intervals."]
+    if True in kinds:
+        said.append("Noise: which test images there are; paired, both saw the same ones.")
+    if False in kinds:
+        some = "where" if True in kinds else "since"
+        said.append(f"Noise without pairs (wider) {some} A and B saw different test images.")
+    said.append(
+        "Noise of the training is not in it. Where A and B are equally good, about"
+        f" {100 * (1 - found.level):g} % of the cells still seem to be beyond noise."
+    )
+    return Table("What moved", columns, groups, said, 2)
+
+
+def _movers(found: Comparison) -> Table | None:
+    """The cells beyond noise, the largest differences first."""
+    columns = [
+        Column("cell", "Cell", "text"),
+        Column("metric", "Metric", "text"),
+        Column("a", "A", "percent"),
+        Column("b", "B", "percent"),
+        Column("difference", "B − A", "delta"),
+        Column("p", "p", "p"),
+    ]
+    moves = [
+        (cell.cell, metric, move)
+        for cell in found.cells
+        for metric, move in cell.moves.items()
+        if move.moved == BEYOND
+    ]
+    if not moves:
+        return None
+    moves.sort(key=lambda item: -abs(item[2].difference or 0))
+    rows = [
+        [cell.name, Name(metric, TITLES[metric]), *_numbers(move), move.p]
+        for cell, metric, move in moves[:SHOWN]
+    ]
+    more = len(moves) - SHOWN
+    said = [f"And {more} more; --json FILE has all of them."] if more > 0 else []
+    return Table("Beyond noise", columns, [rows], said, 2)
+
+
+def _numbers(move: Move) -> list[object]:
+    a, b = (Stat(math.nan if x is None else x, None, 1) for x in (move.a, move.b))
+    known = move.low is not None and move.high is not None and move.moved != SAME
+    bounds = (move.low, move.high) if known else None
+    return [a, b, None if move.difference is None else Delta(move.difference, bounds)]
+
+
+def _inputs(found: Comparison) -> Iterator[str]:
+    if not found.inputs:
+        same = all(_worst(cell) == SAME for cell in found.cells)
+        yield "None." if same else "None that is recorded, though results differ."
+        return
+    order = list(KINDS)
+    ranked = sorted(found.inputs.items(), key=lambda item: order.index(item[0].kind))
+    for kind, items in groupby(ranked, key=lambda item: item[0].kind):
+        alike: dict[tuple[str, str, tuple[Cell, ...]], list[str]] = {}
+        for change, cells in items:
+            alike.setdefault((change.a, change.b, cells), []).append(change.name)
+        if kind == "params":  # a parameter is a line of its own
+            alike = {(*key, name): [name] for key, names in alike.items() for name in names}
+        lines = sorted(_line(names, *key[:3], len(found.cells)) for key, names in alike.items())
+        more = [f"- and {len(lines) - SHOWN} more; --json FILE has all of them"]
+        shown = lines[:SHOWN] + (more if len(lines) > SHOWN else [])
+        yield "\n".join([f"{KINDS[kind]}:", *shown])
+
+
+def _line(names: Sequence[str], a: str, b: str, cells: Sequence[Cell], total: int) -> str:
+    where = "" if len(cells) == total else f" ({_cells(cells)})"
+    return f"- {', '.join(names)}: {a} → {b}{where}"
+
+
+def _cells(cells: Sequence[Cell]) -> str:
+    """Few cells by name, many by what they have in common."""
+    if len(cells) <= 4:
+        return ", ".join(cell.name for cell in cells)
+    fields = [list(dict.fromkeys(values)) for values in zip(*cells, strict=True)]
+    words = ("data sets", "categories", "seeds", "variants")
+    parts = [
+        (f"seed {v[0]}" if word == "seeds" else str(v[0])) if len(v) == 1 else f"{len(v)} {word}"
+        for word, v in zip(words, fields, strict=True)
+    ]
+    return f"{len(cells)} cells: {', '.join(parts)}"

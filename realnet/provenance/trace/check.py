@@ -1,0 +1,290 @@
+"""What is recorded, against what is there now.
+
+Three kinds of findings. ``mismatch``: a file is gone or has other bytes; a stage was made from
+other bytes than its input has now, or with other parameters than are asked for now; a table says
+something else than its evaluations. ``differs``: other code or packages than now, which may or may
+not change a result. ``unknown``: what an older version did not record.
+"""
+
+import importlib.metadata
+import itertools
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from realnet.config.params import PROJECT, Params
+from realnet.core.errors import UserError
+from realnet.core.io import read_csv, read_json, sha256
+from realnet.core.progress import in_threads
+from realnet.datasets.items import read_manifest
+from realnet.provenance.gaps import PLACES
+from realnet.provenance.lineage import moved
+from realnet.provenance.page_records import trace
+from realnet.provenance.trace.chain import SHORT, manifests
+from realnet.provenance.trace.selection import Selection
+from realnet.report.collect import Cell
+
+Kind = Literal["mismatch", "differs", "unknown"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not match; ``repair``: what Snakemake is to make anew, if that helps."""
+
+    kind: Kind
+    where: str
+    said: str
+    repair: str = ""
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """A file and the digest that it had, by whom."""
+
+    path: Path
+    digest: str
+    by: str
+    repair: str
+    own: bool  # by the stage that wrote it; False: by one that read it
+    made: bool = False  # whether it is a result, which can be made again
+
+
+@dataclass
+class _Found:
+    expected: list[_Expected] = field(default_factory=list)
+    findings: dict[Finding, None] = field(default_factory=dict)
+
+    def add(self, kind: Kind, where: Path | str, said: str, repair: str = "") -> None:
+        self.findings[Finding(kind, str(where), said, repair)] = None
+
+
+def check(selection: Selection, params: Params | None) -> tuple[list[Finding], int]:
+    """Findings, the worst first, and how many files were looked at.
+
+    ``params``: what is asked for now; None: not looked at.
+    """
+    found = _Found()
+    folders = dict.fromkeys(selection.cells.values())
+    traced = trace(selection.results, folders)
+    users: dict[int, dict[str, Cell]] = {}  # of each record: by variant, a cell that it is behind
+    for cell, folder in selection.cells.items():
+        if not traced.chains.get(folder):
+            found.add("mismatch", folder / "stage.json", "not there", str(folder / "stage.json"))
+        for number in traced.chains.get(folder, []):
+            users.setdefault(number, {}).setdefault(cell.variant, cell)
+    for number, cells in users.items():
+        folder, record = traced.folders[number], traced.records[number]
+        _files(found, selection.results, folder, record)
+        for cell in cells.values():
+            _settings(found, folder, record, params, cell, selection.cells[cell] / "stage.json")
+        _surroundings(found, record)
+    for folder in selection.lost.values():
+        record = str(folder / "stage.json")
+        found.add("mismatch", folder, "the evaluation is gone, and the table shows it", record)
+    if params is None:
+        found.add("unknown", "parameters", "not compared, since they were not given as a file")
+    _data(found, manifests(selection.results, traced.records))
+    looked = _judge(found)
+    if selection.table:
+        _table(found, selection)
+    other = selection.target.suffix in (".md", ".tex", ".html")
+    if other or (selection.found is not None and not selection.table):
+        found.add("unknown", selection.target, "only what it was made from is compared")
+    order = ("mismatch", "differs", "unknown")
+    return sorted(found.findings, key=lambda finding: order.index(finding.kind)), looked
+
+
+def _files(found: _Found, results: Path, folder: Path, record: Mapping[str, Any]) -> None:
+    """What the stage wrote, and what it read."""
+    again = str(folder / "stage.json")
+    if "outputs" not in record:
+        found.add("unknown", "digests of outputs", "not recorded by the version that wrote them")
+    for name, digest in (record.get("outputs") or {}).items():
+        found.expected.append(_Expected(folder / name, digest, again, again, own=True))
+    if record["stage"] == "sdas" and (folder / "manifest.csv").is_file():
+        for row in read_csv(folder / "manifest.csv"):
+            by = str(folder / "manifest.csv")
+            path = folder / row.get("path", "")
+            found.expected.append(_Expected(path, row.get("sha256", ""), by, again, own=True))
+    for source in record["inputs"].values():
+        path = Path(source["path"])
+        if (place := moved(results, source["path"])) is not None:
+            path = place / path.name
+        elif "data" in path.parts and path.name == "manifest.csv":
+            path = results.joinpath(*path.parts[-4:])
+        elif (place := _unvouched(results, path)) is not None:
+            path, voucher = place / path.name, str(place / "stage.json")
+            found.add("mismatch", voucher, f"not there, {again} was made from its stage", voucher)
+        made = path.is_relative_to(results)
+        found.expected.append(_Expected(path, source["sha256"], again, again, False, made))
+
+
+def _unvouched(results: Path, source: Path) -> Path | None:
+    """The folder of a result that has lost its record; None where the file is of no stage here."""
+    for start, part in enumerate(source.parts):
+        if part in PLACES:
+            folder = results.joinpath(*source.parts[start:]).parent
+            return folder if folder.is_dir() or source.is_relative_to(results) else None
+    return None
+
+
+def _data(found: _Found, paths: Iterable[Path]) -> None:
+    """Manifests by their summaries, images and masks by their manifests."""
+    for manifest in paths:
+        summary = manifest.with_name("summary.json")
+        known = read_json(summary).get("outputs", {}) if summary.is_file() else {}
+        if manifest.name in known:
+            found.expected.append(
+                _Expected(manifest, known[manifest.name], str(summary), str(manifest), own=True)
+            )
+        else:
+            found.add("unknown", "digests of manifests", "not recorded by their summary.json")
+        if not manifest.is_file():
+            continue
+        try:
+            items = read_manifest(manifest)
+        except UserError as error:
+            found.add("mismatch", manifest, str(error), str(manifest))
+            continue
+        for item in items:
+            for path, digest in ((item.path, item.sha256), (item.mask_path, item.mask_sha256)):
+                if path is not None and digest:
+                    found.expected.append(_Expected(path, digest, str(manifest), "", own=True))
+
+
+def _judge(found: _Found) -> int:
+    """Each file is read once; a file that is not what its own stage wrote is told once."""
+    paths = list(dict.fromkeys(expected.path for expected in found.expected))
+    hashed = in_threads(lambda path: sha256(path) if path.is_file() else None, paths, "files")
+    now = dict(zip(paths, hashed, strict=True))
+    spoiled = set()
+    for expected in sorted(found.expected, key=lambda e: not e.own):
+        digest = now[expected.path]
+        if digest == expected.digest or expected.path in spoiled:
+            continue
+        if expected.own:
+            spoiled.add(expected.path)
+            if digest is None:
+                said = f"not there, {expected.by} has its digest"
+            else:
+                said = f"{digest[:SHORT]} now, {expected.digest[:SHORT]} in {expected.by}"
+            found.add("mismatch", expected.path, said, expected.repair)
+        elif digest is None:
+            again = str(expected.path) if expected.made else ""
+            said = f"not there, {expected.by} was made from it"
+            found.add("mismatch", expected.path, said, again)
+        else:
+            said = (
+                f"made from {expected.path} of {expected.digest[:SHORT]},"
+                f" which is {digest[:SHORT]} now"
+            )
+            found.add("mismatch", expected.by, said, expected.repair)
+    return len(paths)
+
+
+def _settings(
+    found: _Found,
+    folder: Path,
+    record: Mapping[str, Any],
+    params: Params | None,
+    cell: Cell,
+    repair: Path,
+) -> None:
+    """The stage's parameters against those that this cell asks for now. Snakemake makes again what
+    they changed behind ``repair``, which may be another folder than the one that was shared."""
+    if params is None:
+        return
+    try:
+        wanted = json.loads(params.section_json(record["stage"], cell.variant))
+    except (KeyError, UserError):
+        return  # an imported model's
+    again = str(folder / "stage.json")
+    for section in sorted(wanted.keys() | record["params"].keys()):
+        was, now = record["params"].get(section), wanted.get(section)
+        for key, before, after in _differing(was, now, section):
+            said = (
+                f"made with {key} {_told(before)}, now {_told(after)} in the parameters"
+                f" of {cell.variant}"
+            )
+            found.add("mismatch", again, said, str(repair))
+
+
+def _differing(was: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in sorted(was.keys() | now.keys()):
+            yield from _differing(was.get(key), now.get(key), f"{name}.{key}")
+    elif was != now:
+        yield name, was, now
+
+
+def _told(value: Any) -> str:
+    return json.dumps(value)[:60]
+
+
+def _surroundings(found: _Found, record: Mapping[str, Any]) -> None:
+    """The code and the packages that ran, against those that are here."""
+    if "code" not in record:
+        found.add("unknown", "code", "not recorded by the version that ran")
+    for name, digest in (record.get("code") or {}).items():
+        path = PROJECT / name
+        now = sha256(path)[: len(digest)] if path.is_file() else None
+        if now != digest:
+            what = "not there any more" if now is None else f"{now[:SHORT]} now"
+            found.add("differs", name, f"{what}, {digest[:SHORT]} when stages ran")
+    for package, version in (record.get("versions") or {}).items():
+        try:
+            here = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            here = "not installed"
+        if here != version:
+            found.add("differs", package, f"{here} here, {version} when stages ran")
+
+
+def _table(found: _Found, selection: Selection) -> None:
+    """The table against one that is made from the evaluations now."""
+    from realnet.report import formats, tables
+    from realnet.report.report import all_tables
+
+    name, results = selection.target.stem, selection.found
+    if name == "verdicts":
+        found.add("unknown", selection.target, "verdicts are not drawn again here; see the tables")
+        return
+    if name == "cells":
+        wanted = tables.cells_csv(results)
+    elif selection.group:
+        wanted = formats.to_csv(tables.ablation_table(results))
+    else:
+        made = all_tables(results)
+        if name not in made:
+            found.add("unknown", selection.target, "a table that the parameters have not")
+            return
+        wanted = formats.to_csv(made[name])
+    path = selection.target.with_suffix(".csv")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    pairs = itertools.zip_longest(lines, wanted.splitlines(), fillvalue="")
+    for number, (line, now) in enumerate(pairs, start=1):
+        if line != now:
+            said = f"line {number} is not what the evaluations say: {now or 'no such line'}"
+            found.add("mismatch", path, said, "tables")
+
+
+def verdict(findings: list[Finding], files: int, cells: int) -> str:
+    """The findings as text, one per line, and at the end what mends them."""
+    lines = [f"{finding.kind}: {finding.where}: {finding.said}" for finding in findings]
+    bad = [finding for finding in findings if finding.kind == "mismatch"]
+    what = "everything matches" if not bad else f"{len(bad)} mismatches"
+    lines.append(f"{cells} cells, {files} files looked at: {what}")
+    again = dict.fromkeys(finding.repair for finding in bad if finding.repair)
+    made = [target for target in again if target != "tables"]
+    if made:
+        targets = shlex.join(made)
+        lines += ["", "what is to be made again:"]
+        lines.append(f"  rm -f {targets}\n  snakemake --cores all {targets}")
+    if again:
+        lines += ["", "then the tables:", "  snakemake --cores 1 tables"]
+    if any(not finding.repair for finding in bad):
+        lines += ["", "what has no stage here (raw data, weights): put it back from where it came"]
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""The command `realnet trace`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from realnet.config.params import load
+from realnet.core.io import write_json
+from realnet.provenance.trace.chain import chain, overview, text
+from realnet.provenance.trace.check import check as compare
+from realnet.provenance.trace.check import verdict
+from realnet.provenance.trace.selection import select
+
+
+def run(
+    target: Path,
+    params: str = "params.yaml",
+    asked: Mapping[str, Any] | None = None,
+    check: bool = False,
+    every: bool = False,
+    out: Path | None = None,
+) -> tuple[str, bool]:
+    """The text, and whether everything matches (True where nothing was compared).
+
+    ``asked``: dataset, category, seed, variant of the cells; without any, and without ``check``,
+    the cells are listed only, unless there is but one. ``out``: a JSON file with the same and more.
+    UserError: see :func:`realnet.provenance.trace.select`, or no such cell.
+    """
+    wanted = {key: value for key, value in (asked or {}).items() if value is not None}
+    whole = select(target, params)
+    chosen = whole.only(**wanted)
+    content: dict[str, Any] = {"target": str(target)}
+    holds = True
+    if check:
+        now = None if params.lstrip().startswith("{") else load(params)
+        findings, files = compare(chosen, now)
+        told = verdict(findings, files, len(chosen.cells))
+        holds = all(finding.kind != "mismatch" for finding in findings)
+        content |= {"files": files, "findings": [asdict(finding) for finding in findings]}
+    elif wanted or len(chosen.cells) == 1:
+        told = "\n\n".join(text(chain(chosen, cell), every) for cell in chosen.cells)
+    else:
+        told = overview(chosen)
+    if out is not None:
+        content["cells"] = [chain(chosen, cell) for cell in chosen.cells]
+        write_json(out, content)
+    return told, holds

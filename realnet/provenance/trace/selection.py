@@ -1,0 +1,137 @@
+"""Which evaluations a table, a page or a result is made of."""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from realnet.core.errors import UserError
+from realnet.core.io import read_csv, read_json
+from realnet.report.collect import Cell, Results, collect, matrix_of
+from realnet.report.groups import group_matrix
+
+GROUP = "ablation_"
+# Files of the report that are made of every cell.
+WHOLE = ("metrics.json", "report.html")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was asked for, and the cells behind it that are there or have been.
+
+    A single stage's result counts as a cell too, whatever stage it is of.
+    """
+
+    target: Path
+    results: Path  # the folder of all results
+    found: Results | None  # the matrix that a file of the report shows
+    cells: dict[Cell, Path]  # folder of each evaluation, or of the stage
+    table: bool  # whether the target is a table of the report
+    group: str = ""  # of a group's table, its name
+    lost: dict[Cell, Path] = field(default_factory=dict)  # those that the table shows, and are gone
+
+    def only(self, **wanted: str | int | None) -> "Selection":
+        """The cells with these values; None admits all. UserError: there are none."""
+        asked = {name: value for name, value in wanted.items() if value is not None}
+
+        def those(cells: dict[Cell, Path]) -> dict[Cell, Path]:
+            fit = asked.items()
+            return {c: f for c, f in cells.items() if all(getattr(c, k) == v for k, v in fit)}
+
+        cells, lost = those(self.cells), those(self.lost)
+        if not cells and not lost:
+            told = ", ".join(f"{name} {value}" for name, value in asked.items())
+            there = "; ".join(
+                f"{name}: {', '.join(dict.fromkeys(str(getattr(c, name)) for c in self.cells))}"
+                for name in Cell._fields
+            )
+            raise UserError(f"{self.target}: no cell of {told}; there are {there}")
+        return replace(self, cells=cells, lost=lost)
+
+
+def select(target: Path, params: str) -> Selection:
+    """The evaluations behind ``target``: a file of the report, or a stage's folder or file.
+
+    A table is of the data sets, variants and categories that it names; without a column of
+    variants, of the reference variant. ``params``: parameter file or JSON of experiment, variants
+    and report, for the matrix. UserError: no such file, or one that is made of no evaluation.
+    """
+    if not target.exists():
+        raise UserError(f"{target}: no such file; expected a table, e.g. results/tables/main.csv")
+    if target.is_dir() or (target.parent / "stage.json").is_file():
+        return _of_a_result(target)
+    name = target.stem
+    if target.parent.name == "tables":
+        return _of_a_table(target, target.parent.parent, params, name)
+    if target.name in WHOLE:
+        found = collect(target.parent, matrix_of(params), allow_missing=True)
+        return Selection(target, target.parent, found, _there(found), table=False)
+    raise UserError(
+        f"{target}: made of no evaluation; expected a file of results/tables, or a folder or file"
+        " of a stage below results"
+    )
+
+
+def _of_a_table(target: Path, results: Path, params: str, name: str) -> Selection:
+    group = name.removeprefix(GROUP) if name.startswith(GROUP) else ""
+    try:
+        matrix = group_matrix(params, group)[0] if group else matrix_of(params)
+    except UserError as error:
+        raise UserError(f"{target}: {error}") from None
+    found = collect(results, matrix, allow_missing=True)
+    cells = {cell: path.parent for cell, path in found.files.items()}
+    table = target.with_suffix(".csv")
+    rows = read_csv(table) if table.is_file() else []
+    if name in found.matrix.datasets:
+        cells = {cell: folder for cell, folder in cells.items() if cell.dataset == name}
+    for column in ("dataset", "variant"):
+        if named := {row[column] for row in rows if row.get(column)}:
+            cells = {c: f for c, f in cells.items() if getattr(c, column) in named}
+    if rows and "variant" not in rows[0] and "variants" not in rows[0] and not group:
+        reference = found.matrix.variants[0]
+        cells = {cell: folder for cell, folder in cells.items() if cell.variant == reference}
+    known, listed = _there(found), results / "tables/cells.csv"
+    there = {cell: folder for cell, folder in cells.items() if cell in known}
+    shown = _shown(rows if group or not listed.is_file() else read_csv(listed), cells)
+    lost = {cell: cells[cell] for cell in shown if cell not in there}
+    return Selection(target, results, found, there, table=True, group=group, lost=lost)
+
+
+def _shown(rows: list[dict[str, str]], cells: dict[Cell, Path]) -> list[Cell]:
+    """Of these cells, those that the rows have a value for (rows without a column are of all)."""
+    columns = [name for name in Cell._fields if rows and name in rows[0]]
+    valued = {tuple(row[name] for name in columns) for row in rows if row.get("image_auroc")}
+    return [cell for cell in cells if tuple(str(getattr(cell, n)) for n in columns) in valued]
+
+
+def _of_a_result(target: Path) -> Selection:
+    folder = target if target.is_dir() else target.parent
+    if not (folder / "stage.json").is_file():
+        raise UserError(
+            f"{target}: no result of a stage (stage.json is not there); expected one like"
+            " results/evaluate/<data set>/<category>/seed<k>/<variant>, or a table"
+        )
+    record = read_json(folder / "stage.json")
+    if not isinstance(record, dict) or "stage" not in record:
+        raise UserError(f"{folder}/stage.json: not the record of a stage; make it again")
+    cell = Cell(
+        record.get("dataset", "-"),
+        record.get("category", "all"),
+        record.get("seed", 0),
+        record.get("variant", folder.name),
+    )
+    # results/backbone/<variant>, or results/<stage>/<data set>/<category>/seed<k>/<variant>
+    depth = 1 if record["stage"] == "backbone" else 4
+    results = folder.resolve().parents[depth]
+    if not target.is_absolute():  # paths are shown as they were given
+        results = Path(os.path.relpath(results))
+    return Selection(target, results, None, {cell: folder}, table=False)
+
+
+def _there(found: Results) -> dict[Cell, Path]:
+    """Evaluations, also those that have lost their metrics."""
+    folders = {cell: path.parent for cell, path in found.files.items()}
+    return {
+        cell: folder
+        for cell, folder in folders.items()
+        if cell in found.cells or (folder / "stage.json").is_file()
+    }

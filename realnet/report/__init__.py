@@ -1,0 +1,44 @@
+"""Tables and figures, rebuilt from the evaluation's result files alone.
+
+Command (what a workflow calls):
+
+    realnet report --results results --params PARAMS [--metrics FILE…] [--allow-missing]
+
+PARAMS is ``params.yaml`` (its preset is applied), or the JSON of the sections ``experiment``,
+``variants`` and ``report`` (``Params.section_json("report")``), for a workflow whose parameters
+were overridden on its command line. It defines the matrix: data sets, categories, seeds and
+variants, the first variant being the reference. Rows follow ``realnet.datasets.categories`` (the
+paper's order), then come other data sets by name.
+
+``--metrics`` (repeat it once per file) lists the evaluation's metrics files,
+``…/evaluate/<data set>/<category>/seed<k>/<variant>/metrics.json``. Without it they are looked for
+under ``<results>/evaluate``. ``all`` means the categories of the listed files or, without them,
+those of ``realnet.datasets.categories`` or, for an unknown data set, those that have a folder under
+``<results>/data`` or ``<results>/evaluate``. Files outside the matrix are ignored.
+``scores.npz`` beside each metrics file feeds ``overview.png``, and ``per_image.npz`` the intervals
+(a workflow lists all three as inputs). Claims of the paper that name variants outside the matrix
+are judged too, once those are evaluated; not so with ``--metrics``.
+
+Written, in this order:
+
+    <results>/metrics.json                      data set -> variant -> category or "mean" -> metrics
+    <results>/tables/main.{csv,md,tex}          reference variant beside the paper, by data set
+    <results>/tables/<data set>.{csv,md,tex}    the same for one data set, category by category
+    <results>/tables/protocols.{csv,md,tex}     last and best on the test set, exact and official
+    <results>/tables/per_category.{csv,md,tex}  every variant, category by category
+    <results>/tables/ablation.{csv,md,tex}      one row per variant, difference to the reference
+    <results>/tables/verdicts.{csv,md,tex}      the paper's numbers and claims beside ours
+    <results>/tables/cells.csv                  every single evaluation, unrounded
+    <results>/figures/summary.png               the three metrics, category by category
+    <results>/figures/overview.png              input, ground truth and heat map per category
+    <results>/figures/*.svg, *.png              these and those of ``realnet.plots``
+    <results>/figures/index.json                their titles and captions, and which lack data
+    <results>/report.html                       all of it on one page, and what it was made from
+
+A missing cell ends the command with one line that names the file and how to make it (status 2);
+``--allow-missing`` prints a dash there instead. The same files always give the same bytes.
+"""
+
+from realnet.report.report import report
+
+__all__ = ["report"]

@@ -1,0 +1,309 @@
+"""From the evaluation's files to means over seeds and categories."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from realnet.config.params import Params, load
+from realnet.config.sections import Experiment, Report
+from realnet.core.errors import UserError
+from realnet.core.io import read_json
+from realnet.datasets.categories import KNOWN_CATEGORIES
+
+METRICS = ("image_auroc", "pixel_auroc", "pro")
+MEAN = "mean"
+# What realnet/evaluation/protocols.py calls them.
+STRICT_LAST, STRICT_BEST = "strict_last", "strict_best"
+OFFICIAL_LAST, OFFICIAL_BEST = "official_last", "official_best"
+PROTOCOLS = (STRICT_LAST, STRICT_BEST, OFFICIAL_LAST, OFFICIAL_BEST)
+
+
+def under(protocol: str, metric: str) -> str:
+    """The address of a metric of METRICS under a protocol, for :meth:`Results.stat`."""
+    return f"{protocol}/{metric}{'_official' if protocol.startswith('official') else ''}"
+
+
+class Cell(NamedTuple):
+    """One evaluation of the matrix."""
+
+    dataset: str
+    category: str
+    seed: int
+    variant: str
+
+    @property
+    def name(self) -> str:
+        """For readers, and the end of the paths of its results."""
+        return f"{self.dataset}/{self.category}/seed{self.seed}/{self.variant}"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is to be reported, in the order of the rows."""
+
+    datasets: dict[str, tuple[str, ...] | None]  # None: all categories
+    seeds: tuple[int, ...]
+    variants: tuple[str, ...]  # the first is the reference
+    # Variant, of all that are declared -> folder of its evaluation (shared with base or its own).
+    folders: dict[str, str]
+    digits: int
+    bootstrap: int = 1000  # resampled test sets behind an interval; 0: no intervals
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean over seeds, as a fraction; std is None for a single seed.
+
+    ``value`` is None where evaluations are missing and NaN where the metric is undefined.
+    ``interval``: of the mean over the choice of test images, where it was asked for and is known.
+    """
+
+    value: float | None
+    std: float | None
+    seeds: int
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that tables and figures show."""
+
+    matrix: Matrix
+    categories: dict[str, tuple[str, ...]]
+    files: dict[Cell, Path]
+    cells: dict[Cell, dict[str, Any]]  # contents of the metrics files that are there
+    root: Path = Path("results")
+    listed: bool = False  # whether the files were named, and others do not count
+    # Samples of resamples.py that were drawn already.
+    drawn: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def stat(self, dataset: str, variant: str, category: str, metric: str) -> Stat:
+        """Of one category, or of ``"mean"``: the mean over categories, taken per seed.
+
+        ``metric``: one of METRICS, which are the headline, or what :func:`under` gives; that is
+        missing where the protocol was not evaluated.
+        The mean over categories needs all of them: a mean over those that happen to be there
+        would compare different things.
+        """
+        return _over_seeds(self.by_seed(dataset, variant, category, metric))
+
+    def overall(self, variant: str, metric: str) -> Stat:
+        """The mean over data sets of their means over categories, taken per seed."""
+        return _over_seeds(self.by_seed(None, variant, MEAN, metric))
+
+    def by_seed(
+        self, dataset: str | None, variant: str, category: str, metric: str
+    ) -> dict[int, float]:
+        """What :meth:`stat` is the mean of: seed -> value, for the seeds that have all of it.
+
+        ``dataset`` None: all of them, as in :meth:`overall`.
+        """
+        wanted = self.parts(dataset, category)
+        found = {}
+        for seed in self.matrix.seeds:
+            means = []
+            for part, names in wanted.items():
+                cells = [self.cells.get(Cell(part, name, seed, variant)) for name in names]
+                values = [None if cell is None else number(cell, metric) for cell in cells]
+                if values and None not in values:
+                    means.append(statistics.fmean(values))
+            if len(means) == len(wanted):
+                found[seed] = statistics.fmean(means)
+        return found
+
+    def parts(self, dataset: str | None, category: str) -> dict[str, tuple[str, ...]]:
+        """Data set -> the categories that a mean is over; ``dataset`` None: of all data sets."""
+        if dataset is None:
+            return self.categories
+        return {dataset: self.categories[dataset] if category == MEAN else (category,)}
+
+    @cached_property
+    def without_masks(self) -> tuple[tuple[str, str], ...]:
+        """(data set, category) of evaluations that had no masks: image metrics only."""
+        cells = {
+            (cell.dataset, cell.category)
+            for cell, values in self.cells.items()
+            if values.get("has_masks") is False
+        }
+        order = [(d, name) for d, names in self.categories.items() for name in names]
+        return tuple(pair for pair in order if pair in cells)
+
+    def is_whole(self, dataset: str) -> bool:
+        """Whether these are all categories of a known data set, as in the paper's means."""
+        return set(self.categories[dataset]) == set(KNOWN_CATEGORIES.get(dataset, ()))
+
+    def rows(self, dataset: str) -> tuple[str, ...]:
+        """The categories, then the mean."""
+        return (*self.categories[dataset], MEAN)
+
+
+def _over_seeds(values: dict[int, float]) -> Stat:
+    if not values:
+        return Stat(None, None, 0)
+    mean = statistics.fmean(values.values())
+    spread = len(values) > 1 and not math.isnan(mean)
+    return Stat(mean, statistics.stdev(values.values()) if spread else None, len(values))
+
+
+def number(cell: dict[str, Any], metric: str) -> float | None:
+    """A metric of a metrics file: NaN where it is null, that is undefined.
+
+    None where the metric's protocol was not evaluated.
+    """
+    protocol, _, name = metric.rpartition("/")
+    values = cell.get("protocols", {}).get(protocol) if protocol else cell
+    if values is None:
+        return None
+    return math.nan if values[name] is None else float(values[name])
+
+
+def matrix_of(text: str) -> Matrix:
+    """The matrix from a parameter file or from JSON of experiment, variants and report."""
+    if text.lstrip().startswith("{"):
+        try:
+            values = json.loads(text)
+            experiment = Experiment.model_validate(values.get("experiment"))
+            report = Report.model_validate(values.get("report"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"--params: neither a file nor JSON ({error})") from None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(map(str, problem["loc"]))
+            raise UserError(
+                f"--params: section {error.title.lower()}: {key} {problem['msg']}"
+            ) from None
+        params = Params.model_construct(variants=values.get("variants", {}))
+    else:
+        params = load(text)
+        experiment, report = params.experiment, params.report
+    unknown = [name for name in experiment.variants if name not in params.variants]
+    if unknown:
+        raise UserError(f"--params: variant {unknown[0]!r} is not among the variants")
+    return Matrix(
+        datasets={
+            name: None if categories == "all" else _in_order(name, categories)
+            for name, categories in sorted(experiment.datasets.items(), key=_place)
+        },
+        seeds=tuple(experiment.seeds),
+        variants=tuple(experiment.variants),
+        folders={v: params.shared_variant("evaluate", v) for v in params.variants},
+        **report.model_dump(),
+    )
+
+
+def _place(item: tuple[str, Any]) -> tuple[int, str]:
+    """Known data sets in the order of their list, which is the paper's, then others by name."""
+    known = list(KNOWN_CATEGORIES)
+    return (known.index(item[0]) if item[0] in known else len(known), item[0])
+
+
+def _in_order(dataset: str, categories: Iterable[str]) -> tuple[str, ...]:
+    """Known categories in the order of their list, then others as given; each once."""
+    names = list(dict.fromkeys(categories))
+    known = [name for name in KNOWN_CATEGORIES.get(dataset, ()) if name in names]
+    return (*known, *(name for name in names if name not in known))
+
+
+def collect(
+    results: Path, matrix: Matrix, files: Iterable[Path] = (), allow_missing: bool = False
+) -> Results:
+    """Read the cells of the matrix; ``files`` as for ``--metrics``, empty: look in ``results``.
+
+    A file that is missing or malformed, or whose content names another cell than its path, is a
+    UserError; a missing one is left out with ``allow_missing``.
+    """
+    listed = {address_of(path): path for path in files}
+    categories = {
+        dataset: _categories(results, dataset, listed) if wanted is None else wanted
+        for dataset, wanted in matrix.datasets.items()
+    }
+    paths: dict[Cell, Path] = {}
+    for dataset, names in categories.items():
+        for category in names:
+            for seed in matrix.seeds:
+                for variant in matrix.variants:
+                    address = Cell(dataset, category, seed, matrix.folders[variant])
+                    paths[Cell(dataset, category, seed, variant)] = listed.get(
+                        address, _path(results, address)
+                    )
+    present = {cell: path for cell, path in paths.items() if _is_there(path, listed)}
+    missing = list(dict.fromkeys(path for cell, path in paths.items() if cell not in present))
+    if missing and not allow_missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{missing[0]}{more}: not there; make it with `snakemake --cores all {missing[0]}`,"
+            " or give --allow-missing"
+        )
+    cells = {cell: read_cell(path, cell) for cell, path in present.items()}
+    return Results(matrix, categories, paths, cells, results, bool(listed))
+
+
+def _path(results: Path, cell: Cell) -> Path:
+    folder = results / "evaluate" / cell.dataset / cell.category / f"seed{cell.seed}"
+    return folder / cell.variant / "metrics.json"
+
+
+def address_of(path: Path) -> Cell:
+    """The cell a metrics file belongs to, by its place."""
+    parts = path.parts[-5:]
+    if len(parts) < 5 or parts[4] != "metrics.json" or not parts[2].startswith("seed"):
+        raise UserError(
+            f"{path}: expected <data set>/<category>/seed<k>/<variant>/metrics.json at its end"
+        )
+    seed = parts[2].removeprefix("seed")
+    if not seed.isdecimal():
+        raise UserError(f"{path}: {parts[2]} is not seed<k>")
+    return Cell(parts[0], parts[1], int(seed), parts[3])
+
+
+def _is_there(path: Path, listed: dict[Cell, Path]) -> bool:
+    """With a list, only its files count, whatever else lies around; each must exist."""
+    return path in listed.values() if listed else path.is_file()
+
+
+def _categories(results: Path, dataset: str, listed: dict[Cell, Path]) -> tuple[str, ...]:
+    known = KNOWN_CATEGORIES.get(dataset, ())
+    if listed:
+        return _in_order(dataset, sorted(c.category for c in listed if c.dataset == dataset))
+    if known:
+        return known
+    folders = [results / stage / dataset for stage in ("data", "evaluate")]
+    names = {f.name for base in folders if base.is_dir() for f in base.iterdir() if f.is_dir()}
+    if not names:
+        raise UserError(f"data set {dataset}: no category found in {folders[0]} or {folders[1]}")
+    return tuple(sorted(names))
+
+
+def read_cell(path: Path, cell: Cell) -> dict[str, Any]:
+    """A metrics file, checked. UserError: malformed, or of another cell than its place says."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected an object with {', '.join(METRICS)}")
+    for metric in METRICS:
+        value = values.get(metric, math.nan)
+        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise UserError(
+                f"{path}: {metric} is {values.get(metric, 'missing')},"
+                " expected a fraction, or null where it is undefined"
+            )
+    for protocol in PROTOCOLS:
+        given = values.get("protocols", {}).get(protocol)
+        for metric in METRICS if given is not None else ():
+            name = under(protocol, metric).removeprefix(f"{protocol}/")
+            if name not in given:
+                raise UserError(f"{path}: protocols.{protocol} has no {name}; evaluate again")
+    for key in ("dataset", "category", "seed"):
+        if key in values and values[key] != getattr(cell, key):
+            raise UserError(
+                f"{path}: says {key} {values[key]}, its place says {getattr(cell, key)};"
+                " remove it and evaluate again"
+            )
+    return values

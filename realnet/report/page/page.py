@@ -1,0 +1,184 @@
+"""The page itself: its parts, put into the template."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from realnet.core.io import read_csv
+from realnet.provenance import gaps
+from realnet.provenance import page_records as trace
+from realnet.provenance.page_records import Trace
+from realnet.report import collect, tables
+from realnet.report.collect import Cell, Results
+from realnet.report.formats import Table
+from realnet.report.page import facts, judged, pictures, view
+from realnet.report.page.pictures import Picture
+from realnet.report.page.view import View
+from realnet.report.published import title
+from realnet.report.verdicts import Verdict
+
+TEMPLATE, STYLE, SCRIPT = "template.html.j2", "style.css", "script.js"
+
+
+def prepare(
+    results: Path, found: Results, made: Mapping[str, Table], said: Sequence[Verdict], params: str
+) -> dict[str, Any]:
+    """Everything for :func:`render` but the figures; writes nothing.
+
+    ``made``: name of its files -> table; ``said``: the verdicts; ``params``: as for the report.
+    Tables of groups of variants that lie under ``tables/`` are made again from the same
+    evaluations and join them. UserError: a record that is malformed.
+    """
+    groups = _groups(results, found)
+    claimed = _with_variants(found, [name for verdict in said for name in verdict.variants])
+    whole = _joined(found, [group for _, _, group in groups], claimed)
+    traced = trace.trace(results, dict.fromkeys(whole.files[cell].parent for cell in whole.cells))
+    lacking = gaps.gaps(results, whole)
+    reasons = {cell: n for n, gap in enumerate(lacking) for cell in gap.cells}
+    data = trace.as_data(whole, traced, results, reasons)
+    data["gaps"] = [[gap.stage, gap.log, gap.message] for gap in lacking]
+    views = {name: view.view(name, table, found) for name, table in made.items()}
+    views |= {name: view.view(name, table, group) for name, table, group in groups}
+    first, *rest = (views[name] for name in sorted(views, key=lambda n: _place(n, found)))
+    return {
+        "facts": facts.facts(found, _part(traced, found), params),
+        "commits": len({record.get("git_commit") for record in traced.records}),
+        "main": first,
+        "views": rest,
+        "common": _common(rest, found),
+        "verdicts": judged.sections(said, found.matrix.digits),
+        "gaps": lacking,
+        "lacking": sum(len(gap.cells) for gap in lacking),
+        "total": len(whole.files),
+        "costs": facts.costs(traced),
+        "data": _json(data),
+    }
+
+
+def render(prepared: Mapping[str, Any], results: Path) -> str:
+    """The page as HTML, with the figures under ``results``. UserError: a malformed index."""
+    style, script = (_text(name) for name in (STYLE, SCRIPT))
+    shown = pictures.pictures(results)
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters |= {
+        "duration": facts.duration,
+        "thousands": lambda number: f"{number:,}",
+        "alternative": pictures.alternative,
+    }
+    return environment.from_string(_text(TEMPLATE)).render(
+        **prepared,
+        galleries=_by_dataset([picture for picture in shown if picture.data]),
+        absent=[picture for picture in shown if not picture.data],
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_digest(style),
+        script_hash=_digest(script),
+    )
+
+
+def _place(name: str, found: Results) -> int:
+    """The order on the page: main, data sets, variants and their groups, then the long ones."""
+    if name in found.categories:
+        return 1
+    order = {"main": 0, "ablation": 2, "protocols": 4, "per_category": 5}
+    return order.get(name, 3)
+
+
+def _common(views: Sequence[View], found: Results) -> list[str]:
+    """What tables of several kinds say below themselves, to be said once above them all.
+
+    Those of data sets are one kind: what only they say is true of no other.
+    """
+    kinds: dict[str, set[str]] = {}
+    for each in views:
+        for note in each.notes:
+            kinds.setdefault(note, set()).add("" if each.name in found.categories else each.name)
+    return [note for note, where in kinds.items() if len(where) > 1]
+
+
+def _by_dataset(shown: list[Picture]) -> list[tuple[str, list[Picture]]]:
+    """Figures in order under the names of their data sets; empty: all are of one, or of all."""
+    names = list(dict.fromkeys(picture.dataset for picture in shown))
+    if len(names) <= 2:
+        return [("", shown)] if shown else []
+    return [(title(name) if name else "All data sets", [p for p in shown if p.dataset == name])
+            for name in names]  # fmt: skip
+
+
+def _groups(results: Path, found: Results) -> list[tuple[str, Table, Results]]:
+    """(name, table, what it is made from) of each ``tables/ablation_<group>.csv``."""
+    made = []
+    for path in sorted((results / "tables").glob("ablation_*.csv")):
+        names = dict.fromkeys(row["variant"] for row in read_csv(path) if row.get("variant"))
+        group = _with_variants(found, names)
+        if group is not None:
+            heading = _title(path) or path.stem.removeprefix("ablation_").replace("_", " ")
+            table = replace(tables.ablation_table(group), title=heading)
+            made.append((path.stem, table, group))
+    return made
+
+
+def _with_variants(found: Results, names: Iterable[str]) -> Results | None:
+    """The same matrix with other variants, of which any evaluation may be missing; None: there are
+    no such variants, or other evaluations than those listed are not to be looked at."""
+    known = tuple(dict.fromkeys(name for name in names if name in found.matrix.folders))
+    if not known or found.listed:
+        return None
+    matrix = replace(found.matrix, variants=known, datasets=dict(found.categories))
+    wider = collect.collect(found.root, matrix, allow_missing=True)
+    return replace(wider, drawn=found.drawn)
+
+
+def _title(path: Path) -> str:
+    """The heading of the same table as Markdown."""
+    text = path.with_suffix(".md")
+    lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
+    return next((line.removeprefix("### ") for line in lines if line.startswith("### ")), "")
+
+
+def _joined(found: Results, groups: Sequence[Results], claimed: Results | None) -> Results:
+    """All of their evaluations, those of the matrix first; what claims lack is not missed."""
+    files: dict[Cell, Path] = dict(found.files)
+    cells: dict[Cell, Any] = dict(found.cells)
+    for other in groups:
+        files |= {cell: path for cell, path in other.files.items() if cell not in files}
+        cells |= {cell: values for cell, values in other.cells.items() if cell not in cells}
+    for cell, values in claimed.cells.items() if claimed else ():
+        if cell not in files:
+            files[cell], cells[cell] = claimed.files[cell], values
+    return replace(found, files=files, cells=cells, drawn={})
+
+
+def _part(traced: Trace, found: Results) -> Trace:
+    """The records behind the matrix, without those of groups alone."""
+    folders = {found.files[cell].parent for cell in found.cells}
+    chains = {folder: chain for folder, chain in traced.chains.items() if folder in folders}
+    used = sorted({k for chain in chains.values() for k in chain})
+    return Trace([traced.folders[k] for k in used], [traced.records[k] for k in used], {})
+
+
+def _text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """As a content security policy names a script or a style."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _json(value: Any) -> Markup:
+    """JSON that cannot end the element it stands in, whatever its texts are."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

@@ -1,0 +1,295 @@
+"""What the tables say; how they are written is in ``formats.py``, their notes in ``notes.py``."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from realnet.report import table_notes as notes
+from realnet.report.collect import (
+    MEAN,
+    METRICS,
+    OFFICIAL_BEST,
+    OFFICIAL_LAST,
+    STRICT_BEST,
+    STRICT_LAST,
+    Results,
+    Stat,
+    under,
+)
+from realnet.report.differences import paired_differences
+from realnet.report.formats import Column, Delta, Name, Table, csv_text
+from realnet.report.published import Number, mean, number, title
+from realnet.report.resamples import with_interval
+from realnet.report.verdict_rules import seed_interval
+
+TITLES = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
+
+
+def main_table(results: Results) -> Table:
+    """The reference variant, one row per data set, beside the paper's numbers."""
+    matrix = results.matrix
+    reference = matrix.variants[0]
+    columns = [
+        Column("dataset", "Data set", "text"),
+        Column("categories", "Categories", "number"),
+        *_compared_columns(),
+    ]
+    rows, published = [], []
+    for dataset in matrix.datasets:
+        published.append([_published(results, dataset, MEAN, m) for m in METRICS])
+        ours = [_ours(results, dataset, reference, MEAN, m) for m in METRICS]
+        count = len(results.categories[dataset])
+        rows.append([_name(dataset), count, *_compared(ours, published[-1])])
+    said = [
+        f"Variant {reference}, percent; means over categories. {notes.seeds(results)}",
+        *notes.intervals(results),
+        *notes.compared(results, list(matrix.datasets)),
+    ]
+    groups = [rows]
+    if len(rows) > 1:
+        means = [mean(list(values), matrix.digits) for values in zip(*published, strict=True)]
+        ours = [
+            (with_interval(results, None, reference, MEAN, m), _official_overall(results, m))
+            for m in METRICS
+        ]
+        label = Name(MEAN, f"mean of {len(rows)} data sets")
+        groups.append([[label, None, *_compared(ours, means)]])
+        said.append("The last row counts each data set once, however many categories it has.")
+    return Table(f"RealNet ({reference})", columns, groups, said, matrix.digits)
+
+
+def dataset_table(results: Results, dataset: str) -> Table:
+    """The reference variant on one data set, category by category, beside the paper's numbers."""
+    reference = results.matrix.variants[0]
+    columns = [Column("category", "Category", "text"), *_compared_columns()]
+    rows = [
+        [
+            category,
+            *_compared(
+                [_ours(results, dataset, reference, category, m) for m in METRICS],
+                [_published(results, dataset, category, m) for m in METRICS],
+            ),
+        ]
+        for category in results.rows(dataset)
+    ]
+    said = [
+        f"Variant {reference}, percent. {notes.seeds(results)}",
+        *notes.intervals(results),
+        *notes.compared(results, [dataset]),
+    ]
+    heading = f"{title(dataset)}: RealNet ({reference})"
+    return Table(heading, columns, [rows[:-1], rows[-1:]], said, results.matrix.digits)
+
+
+def protocols_table(results: Results) -> Table:
+    """Means over categories under each protocol: what the choice of the checkpoint is worth."""
+    reference = results.matrix.variants[0]
+    columns = [
+        Column("dataset", "Data set", "text"),
+        Column("variant", "Variant", "text"),
+        Column("metric", "Metric", "text"),
+        Column(STRICT_LAST, "Strict, last", "percent"),
+        Column(STRICT_BEST, "Strict, best", "percent"),
+        Column("best_minus_last", "Best − last", "delta", interval=True),
+        Column(OFFICIAL_LAST, "Official, last", "percent"),
+        Column(OFFICIAL_BEST, "Official, best", "percent"),
+        Column("paper", "Paper", "published"),
+        Column("official_minus_paper", "Official − paper", "delta"),
+    ]
+    groups = []
+    for dataset in results.matrix.datasets:
+        rows = []
+        for variant in results.matrix.variants:
+            for metric in METRICS:
+                last = results.stat(dataset, variant, MEAN, metric)
+                best, official_last, official_best = (
+                    _given(results.stat(dataset, variant, MEAN, under(protocol, metric)))
+                    for protocol in (STRICT_BEST, OFFICIAL_LAST, OFFICIAL_BEST)
+                )
+                # The paper's numbers are of the method itself.
+                whole = variant == reference
+                paper = _published(results, dataset, MEAN, metric) if whole else None
+                strict = (last, best, _worth(results, dataset, variant, metric))
+                compared = (paper, _difference(official_best or official_last, paper))
+                name = Name(metric, TITLES[metric])
+                official = (official_last, official_best)
+                rows.append([_name(dataset), variant, name, *strict, *official, *compared])
+        groups.append(rows)
+    said = [
+        f"Means over categories, percent. {notes.seeds(results)}",
+        *notes.protocols(results),
+    ]
+    return Table("Protocols", columns, groups, said, results.matrix.digits)
+
+
+def per_category_table(results: Results) -> Table:
+    """Every variant, category by category."""
+    columns = [
+        Column("dataset", "Data set", "text"),
+        Column("variant", "Variant", "text"),
+        Column("category", "Category", "text"),
+        *(Column(m, TITLES[m], "percent", interval=True) for m in METRICS),
+    ]
+    groups = [
+        [
+            [_name(dataset), variant, category]
+            + [with_interval(results, dataset, variant, category, m) for m in METRICS]
+            for category in results.rows(dataset)
+        ]
+        for dataset in results.matrix.datasets
+        for variant in results.matrix.variants
+    ]
+    said = [
+        f"Last checkpoint, percent. {notes.seeds(results)}",
+        *notes.intervals(results),
+        *notes.ranks(results),
+        *notes.masks(results),
+    ]
+    ranked = ("dataset", "category")
+    return Table("Variants by category", columns, groups, said, results.matrix.digits, ranked)
+
+
+def ablation_table(results: Results) -> Table:
+    """One row per variant: mean over categories, and the paired difference to the first one."""
+    reference, *others = results.matrix.variants
+    columns = [
+        Column("dataset", "Data set", "text"),
+        Column("variant", "Variant", "text"),
+    ]
+    for m in METRICS:
+        columns += [
+            Column(m, "mean", "percent", TITLES[m], interval=True),
+            Column(f"delta_{m}", "Δ", "delta", TITLES[m], interval=True),
+            Column(f"p_{m}", "p", "p", TITLES[m]),
+        ]
+    groups = []
+    for dataset in results.matrix.datasets:
+        rows = {v: [_name(dataset), v] for v in results.matrix.variants}
+        for m in METRICS:
+            for variant, row in rows.items():
+                row.append(with_interval(results, dataset, variant, MEAN, m))
+            rows[reference] += [None, None]
+            for found in paired_differences(results, results.matrix.variants, m, dataset):
+                bounds = None if found.low is None else (found.low, found.high)
+                delta = None if found.difference is None else Delta(found.difference, bounds)
+                rows[found.variant] += [delta, found.p_holm]
+        groups.append(list(rows.values()))
+    said = [
+        f"Mean over categories, last checkpoint, percent. {notes.seeds(results)}",
+        *notes.intervals(results),
+        *(notes.differences(results, reference) if others else []),
+        *notes.ranks(results),
+        *notes.claims(results),
+        *notes.masks(results),
+    ]
+    return Table("Variants", columns, groups, said, results.matrix.digits, ("dataset",))
+
+
+def cells_csv(results: Results) -> str:
+    """Every evaluation: the fractions of its metrics file, unrounded; empty where undefined.
+
+    Its protocols follow as ``<protocol>/<metric>``, without those of ``strict_last``, which are the
+    headline.
+    """
+    flat = {}
+    for cell, values in results.cells.items():
+        numbers = {k: v for k, v in values.items() if isinstance(v, float) and 0 <= v <= 1}
+        numbers |= {k: values[k] for k in METRICS if values[k] is not None}
+        for protocol, measured in values.get("protocols", {}).items():
+            if measured is not None and protocol != STRICT_LAST:
+                named = {f"{protocol}/{k}": v for k, v in measured.items() if k != "checkpoint"}
+                numbers |= {k: v for k, v in named.items() if v is not None}
+        flat[cell] = numbers
+    extra = sorted({key for numbers in flat.values() for key in numbers} - set(METRICS))
+    # Those of the last checkpoint before those of protocols.
+    extra.sort(key=lambda key: "/" in key)
+    rows = [
+        [c.dataset, c.variant, c.category, c.seed]
+        + [numbers.get(key, "") for key in (*METRICS, *extra)]
+        for c, numbers in flat.items()
+    ]
+    return csv_text([["dataset", "variant", "category", "seed", *METRICS, *extra], *rows])
+
+
+# --- beside the paper ----------------------------------------------------------------------------
+
+
+def _compared_columns() -> list[Column]:
+    return [
+        column
+        for m in METRICS
+        for column in (
+            Column(m, "strict", "percent", TITLES[m], interval=True),
+            Column(f"official_{m}", "official", "percent", TITLES[m]),
+            Column(f"paper_{m}", "paper", "published", TITLES[m]),
+            Column(f"delta_{m}", "Δ", "delta", TITLES[m]),
+        )
+    ]
+
+
+def _ours(
+    results: Results, dataset: str, variant: str, category: str, metric: str
+) -> tuple[Stat, Stat | None]:
+    """(strict, official): the last checkpoint's, and that of the paper's protocol.
+
+    The latter is of the checkpoint that was best on the test set or, where none was chosen, of
+    the last one.
+    """
+    best, last = (
+        _given(results.stat(dataset, variant, category, under(protocol, metric)))
+        for protocol in (OFFICIAL_BEST, OFFICIAL_LAST)
+    )
+    return with_interval(results, dataset, variant, category, metric), best or last
+
+
+def _official_overall(results: Results, metric: str) -> Stat | None:
+    reference = results.matrix.variants[0]
+    best, last = (
+        _given(results.overall(reference, under(protocol, metric)))
+        for protocol in (OFFICIAL_BEST, OFFICIAL_LAST)
+    )
+    return best or last
+
+
+def _compared(
+    ours: Sequence[tuple[Stat, Stat | None]], published: Sequence[Number | None]
+) -> list[object]:
+    cells = []
+    for (strict, official), paper in zip(ours, published, strict=True):
+        cells += [strict, official, paper, _difference(official, paper)]
+    return cells
+
+
+def _published(results: Results, dataset: str, category: str, metric: str) -> Number | None:
+    """The paper's number; its mean only beside a mean over the same categories."""
+    if category == MEAN and not results.is_whole(dataset):
+        return None
+    return number(dataset, category, metric)
+
+
+def _given(stat: Stat) -> Stat | None:
+    """None where nothing was evaluated, so that columns of such can be left out."""
+    return None if stat.value is None else stat
+
+
+def _difference(one: Stat | None, other: Stat | Number | None) -> Delta | None:
+    """None where one is not there, NaN where one is undefined."""
+    if one is None or other is None or one.value is None or other.value is None:
+        return None
+    return Delta(one.value - (other.value / 100 if isinstance(other, Number) else other.value))
+
+
+def _worth(results: Results, dataset: str, variant: str, metric: str) -> Delta | None:
+    """Best minus last of the exact metric, with its interval over seeds from two on."""
+    best = results.by_seed(dataset, variant, MEAN, under(STRICT_BEST, metric))
+    last = results.by_seed(dataset, variant, MEAN, metric)
+    values = [best[seed] - last[seed] for seed in best if seed in last]
+    if not values:
+        return None
+    level = results.matrix.level
+    undefined = any(map(math.isnan, values))
+    return Delta(statistics.fmean(values), None if undefined else seed_interval(values, level))
+
+
+def _name(dataset: str) -> Name:
+    return Name(dataset, title(dataset))

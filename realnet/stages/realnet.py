@@ -1,0 +1,321 @@
+"""Stage `realnet`: train reconstruction networks and discriminator of one category."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from realnet.compute import determinism
+from realnet.compute.distributed import (
+    check_alike,
+    check_batch,
+    launch,
+    parallel,
+    share,
+    stops,
+    total,
+)
+from realnet.compute.runtime import Runtime, start
+from realnet.compute.shared_norm import share_statistics
+from realnet.config.sections import Training
+from realnet.core.io import read_json, save_figure, save_weights, write_csv, write_json
+from realnet.core.progress import progress
+from realnet.core.seeds import derive
+from realnet.datasets.images import load_images
+from realnet.datasets.items import read_manifest
+from realnet.detectors.realnet_detector import FILES, Detector
+from realnet.models.features import FeatureExtractor, load_backbone
+from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
+from realnet.provenance.record import Record
+from realnet.stages.afs import load_selection
+from realnet.synthesis.examples import save_examples
+from realnet.synthesis.pools import build_pools, training_foregrounds
+from realnet.synthesis.synthesiser import AnomalySynthesiser
+from realnet.training.batches import shuffled_epochs
+from realnet.training.checkpoint import (
+    Checkpoints,
+    check_finite,
+    learning_rate,
+    restore_modules,
+    training_identity,
+)
+from realnet.training.checkpoint_selection import SELECTION, BestOnTest, best_on_test
+
+HISTORY = ["step", "loss", "loss_segmentation", "loss_reconstruction", "lr"]
+
+
+def train_realnet(
+    stage: Any,
+    manifest: Path,
+    backbone: Path,
+    afs: Path,
+    sdas: Path | None,
+    dataset: str,
+    category: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """Write ``model.safetensors`` (the trainable part), ``model.json``, history and curves, and
+    ``anomalies.npz``, a few of the anomalies for the figures.
+
+    These are the last weights. With `training.select_every` also ``best.safetensors``, those that
+    were best on the test set, and ``selection.csv``: what each evaluation there found. Steps are
+    counted from 1 in it, as updates made. `compute.processes` share the work.
+    """
+    check_batch("training.batch_size", stage.training.batch_size, stage.compute)
+    launch(
+        *(_train, stage.compute),
+        *(stage, manifest, backbone, afs, sdas, dataset, category, seed, out),
+    )
+
+
+def _train(
+    stage: Any,
+    manifest: Path,
+    backbone: Path,
+    afs: Path,
+    sdas: Path | None,
+    dataset: str,
+    category: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """What each process does."""
+    runtime = start(stage.compute)
+    inputs = {"manifest": manifest, "backbone": backbone / "backbone.json", "afs": afs / "afs.json"}
+    if sdas is not None:
+        inputs["sdas"] = sdas / "manifest.csv"
+    record = Record(
+        "realnet", stage.model_dump(), inputs, dataset=dataset, category=category, seed=seed
+    )
+    size, names = stage.data.image_size, ("realnet", dataset, category)
+    extractor = runtime.place(load_backbone(backbone))
+    selection = load_selection(afs)
+    selector = FeatureSelector(stage.model.blocks, selection, size, stage.model.feature_scale)
+    selector.to(runtime.device)
+    items = read_manifest(manifest)
+    normal = load_images([item for item in items if item.split == "train"], size)
+    covers = training_foregrounds(normal, stage.synthesis, dataset, category)
+    pools = build_pools(
+        stage.synthesis, sdas, seed, dataset, category, size, normal=normal, covers=covers
+    )
+    synthesise = AnomalySynthesiser(stage.synthesis, pools, seed, *names)
+
+    torch.manual_seed(derive(seed, *names, "init"))
+    model = runtime.place(RealNet(selector.channels, stage.model, size))
+    if stage.training.gradient_checkpointing:
+        recompute_activations(model)
+    identity = training_identity(record.content)
+    checkpoints = Checkpoints(out, identity, runtime.processes, runtime.rank)
+    data = _Data(
+        normal.to(runtime.device), covers.to(runtime.device), synthesise, extractor, selector
+    )
+    steps, judge = steps_of(stage.training, len(normal)), None
+    if runtime.first:
+        judge = best_on_test(
+            items,
+            Detector(extractor, selector, model, size, {}),
+            stage.training,
+            stage.evaluate.image_score_pool,
+            steps,
+            per_epoch=-(-len(normal) // stage.training.batch_size),
+        )
+    history = _optimise(model, stage.training, data, runtime, checkpoints, judge, seed, names)
+    if not runtime.first:
+        return
+
+    write_csv(out / "history.csv", history, HISTORY)
+    examples = (stage.synthesis, pools, normal, covers, seed, dataset, category)
+    save_examples(out / "anomalies.npz", *examples)
+    digest = save_weights(out / FILES["last"], model)
+    for name in (FILES["best"], SELECTION):  # of an earlier training, which the workflow left
+        (out / name).unlink(missing_ok=True)
+    best = judge.write(out) if judge is not None else None
+    write_json(
+        out / "model.json",
+        {
+            "dataset": dataset,
+            "category": category,
+            "seed": seed,
+            "image_size": size,
+            "model": stage.model.model_dump(),
+            "selection": selection.to_json(),
+            # Relative, so that a results folder can be moved or pulled elsewhere as a whole.
+            "backbone": {
+                "path": os.path.relpath(backbone, out),
+                "sha256": read_json(backbone / "backbone.json")["sha256"],
+            },
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "sha256": digest,
+            "steps": steps,
+            "best": best,
+        },
+    )
+    title = f"{dataset}/{category} seed {seed}"
+    save_figure(out / "curves.png", _curves(history, stage.training, title))
+    record.write(
+        out,
+        runtime.name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        processes=runtime.processes,
+    )
+    checkpoints.finish()
+
+
+class _Data:
+    """Training batches: block features of anomalies and originals, and the masks."""
+
+    def __init__(
+        self,
+        normal: torch.Tensor,
+        covers: torch.Tensor,
+        synthesise: AnomalySynthesiser,
+        extractor: FeatureExtractor,
+        selector: FeatureSelector,
+    ):
+        self.normal, self.covers, self.synthesise = normal, covers, synthesise
+        self.extractor, self.selector = extractor, selector
+        # phi(I) is constant (no augmentation): computed once for every training image.
+        parts = [self.features(part) for part in normal.split(16)]
+        self.cached = [torch.cat(block) for block in zip(*parts, strict=True)]
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return self.selector(self.extractor(images.float() / 255))
+
+    def batch(
+        self, chosen: torch.Tensor, first_item: int
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+        """(phi(A), phi(I), M) of the chosen training images."""
+        chosen = chosen.to(self.normal.device)
+        drawn = self.synthesise(self.normal[chosen], self.covers[chosen], first_item)
+        original = [block[chosen] for block in self.cached]
+        anomalous = [block.clone() for block in original]
+        changed = torch.nonzero(drawn.masks.flatten(1).any(1)).flatten()
+        if len(changed):  # a normal item's features are its original's: no second forward pass
+            for block, fresh in zip(anomalous, self.features(drawn.images[changed]), strict=True):
+                block[changed] = fresh.to(block.dtype)
+        return anomalous, original, drawn.masks
+
+
+def recompute_activations(model: RealNet) -> None:
+    """Let each block of the reconstruction networks keep its input only, and run again backwards.
+
+    For training on less memory; what the model computes stays the same.
+    """
+    for network in model.reconstruct:
+        for block in (*network.down, network.middle, *network.up, network.out):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def steps_of(params: Training, images: int) -> int:
+    """`steps`, or those of `epochs` passes over ``images`` with a short last batch each."""
+    if params.steps is not None:
+        return params.steps
+    return params.epochs * -(-images // params.batch_size)
+
+
+def _optimise(
+    model: RealNet,
+    params: Training,
+    data: _Data,
+    runtime: Runtime,
+    checkpoints: Checkpoints,
+    judge: BestOnTest | None,
+    seed: int,
+    names: tuple[str, ...],
+) -> list[dict[str, float]]:
+    """The loop of paper sec. 3.3 / official `train_realnet`; returns the loss history."""
+    steps = steps_of(params, len(data.normal))
+    norms = share_statistics(model, runtime)
+    optimiser = runtime.adamw(model.parameters(), params.lr, params.weight_decay)
+    factor = learning_rate(params.lr_schedule, params.warmup_steps, steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    history: list[dict[str, float]] = []
+    first = 0
+    if (state := checkpoints.load()) is not None:
+        restore_modules(state, model=model, optimiser=optimiser, schedule=schedule)
+        history, first = state["history"], state["step"]
+        if judge is not None:
+            judge.restore(state["judge"])
+        print(f"resumed at step {first}")
+    del state
+    check_alike(model, runtime, first)
+    model.train()
+    forward = runtime.compiled(parallel(model, runtime))
+    batch_of = shuffled_epochs(
+        len(data.normal), params.batch_size, seed, *names, short_last=params.epochs is not None
+    )
+    for step, bar in progress(first, steps, "/".join(names)):
+        mine = share(batch_of(step), runtime)
+        for norm in norms:
+            norm.counts = 1.0 if mine.weight else 0.0
+        anomalous, original, masks = data.batch(mine.items, step * params.batch_size + mine.first)
+        with runtime.autocast():
+            logits, rebuilt = forward(anomalous)
+        segmentation, reconstruction = realnet_loss(
+            *(logits, masks, rebuilt, original),
+            focal_gamma=params.focal_gamma if params.segmentation_loss == "focal" else None,
+            cosine=params.reconstruction_loss == "cosine",
+        )
+        loss = (
+            params.segmentation_weight * segmentation
+            + params.reconstruction_weight * reconstruction
+        )
+        optimiser.zero_grad(set_to_none=True)
+        # DistributedDataParallel divides the sum by the number of processes.
+        determinism.backward(loss * (mine.weight * runtime.processes))
+        if params.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), params.grad_clip)
+        rate = schedule.get_last_lr()[0]
+        optimiser.step()
+        schedule.step()
+        found = [value.item() * mine.weight for value in (loss, segmentation, reconstruction)]
+        row = (step, *total(found, runtime), rate)
+        check_finite(row[1], step, "/".join(names))
+        history.append(dict(zip(HISTORY, row, strict=True)))
+        bar.set_postfix(loss=f"{row[1]:.4f}", refresh=False)
+        if judge is not None and judge.due(step + 1):  # the other processes wait at their next step
+            judge.look(step + 1, runtime)
+        due = (step + 1) % params.checkpoint_every == 0 and step + 1 < steps
+        if stops(runtime) or due:
+            check_alike(model, runtime, step)
+            checkpoints.save(
+                step=step + 1,
+                history=history,
+                model=model.state_dict(),
+                optimiser=optimiser.state_dict(),
+                schedule=schedule.state_dict(),
+                judge=judge and judge.state(),
+            )
+    model.eval()
+    return history
+
+
+LABELS = {
+    "cross_entropy": "cross-entropy",
+    "focal": "focal loss",
+    "mse": "sum of MSE",
+    "cosine": "sum of 1 - cosine",
+}
+
+
+def _curves(history: list[dict[str, float]], params: Training, title: str) -> object:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    steps = [row["step"] for row in history]
+    for axis, part in zip(axes, ("segmentation", "reconstruction"), strict=True):
+        key, label = f"loss_{part}", LABELS[getattr(params, f"{part}_loss")]
+        values = torch.tensor([row[key] for row in history])
+        window = max(1, len(values) // 30)
+        smooth = values.unfold(0, window, 1).mean(1)
+        axis.plot(steps, values, color="0.8", lw=0.8)
+        axis.plot(steps[window - 1 :], smooth, color="tab:blue", lw=1.5)
+        axis.set(xlabel="step", ylabel=label, yscale="log")
+        axis.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=10)
+    return figure

@@ -1,0 +1,166 @@
+"""Files that find no room, memory and GPUs that are not there, weights that are no numbers."""
+
+import errno
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from realnet.compute.runtime import on_cuda
+from realnet.config.params import stage_params
+from realnet.core.environment_errors import explain
+from realnet.core.errors import UserError
+from realnet.core.io import atomic, save_weights, write_json
+from realnet.registry import params_of
+from realnet.training.checkpoint import Checkpoints
+
+
+@pytest.fixture
+def no_large_files():
+    """Files may grow to 64 KiB, as on a disk that has no more room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "weights", "json"])
+def test_a_file_that_finds_no_room_is_named_and_leaves_nothing(tmp_path, no_large_files, kind):
+    big = {"weight": torch.zeros(2**16)}
+    checkpoints = Checkpoints(tmp_path, "x")
+    checkpoints.save(step=1, model={"weight": torch.zeros(8)})
+    before = checkpoints.path.read_bytes()
+    writes = {
+        "checkpoint": ("checkpoint/last.pt", lambda: checkpoints.save(step=2, model=big)),
+        "weights": ("model.safetensors", lambda: save_weights(tmp_path / "model.safetensors", big)),
+        "json": ("model.json", lambda: write_json(tmp_path / "model.json", ["x" * 2**17])),
+    }
+    name, write = writes[kind]
+    with pytest.raises(Exception) as caught:  # each library has its own
+        write()
+    line = explain(caught.value)
+    assert line.startswith(f"{tmp_path / name}") and "free some space" in line and "\n" not in line
+    assert checkpoints.path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["last.pt", "lock"]
+
+
+@pytest.fixture
+def nobody(tmp_path):
+    """Permissions do not bind root: the test runs as another user then."""
+    tmp_path.chmod(0o555)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+def test_a_folder_that_does_not_take_a_file_is_named(tmp_path, nobody):
+    """No right to write into it, or, as another user than its owner, not even to look."""
+    with pytest.raises(PermissionError) as caught, atomic(tmp_path / "x"):
+        pass
+    line = explain(caught.value)
+    assert line.startswith(str(tmp_path)) and "Permission denied; give this user" in line
+
+
+def test_too_little_memory_for_the_libraries_is_one_line():
+    """An address space in which Python starts, and torch is not even loaded."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30));"
+    code = f"{limit} import sys; sys.argv = ['realnet', 'afs', *sys.argv[1:]];"
+    code += "from realnet.cli import main; main()"
+    given = ["--dataset", "d", "--category", "c", "--manifest", "m", "--backbone", "b"]
+    given += ["--out", "o", "--seed", "0"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("realnet: out of memory; give the job more")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_every_kind_of_too_little_memory_names_what_to_lower(error):
+    line = explain(error)
+    assert "give the job more memory, or lower batch sizes" in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: unspecified launch failure"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("No CUDA GPUs are available"),
+        RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 999: unknown error"),
+    ],
+)
+def test_a_gpu_that_fails_is_named(error):
+    assert explain(error).startswith("the GPU failed or is gone (see nvidia-smi)")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no CUDA")
+def test_a_leased_gpu_that_does_not_answer_is_no_reason_to_go_on_on_the_cpu(monkeypatch):
+    compute = stage_params("params.yaml", params_of("afs")).compute
+    assert compute.device == "auto"
+    for nothing in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        assert on_cuda(compute) is False
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-gone")
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES is GPU-gone, but torch sees no such"):
+        on_cuda(compute)
+    assert on_cuda(compute.model_copy(update={"device": "cpu"})) is False
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_get_into_no_file(tmp_path, value):
+    good, bad = torch.zeros(3), torch.tensor([0.0, value])
+    checkpoints = Checkpoints(tmp_path, "x")
+    checkpoints.save(step=1, model={"a": good})
+    with pytest.raises(UserError, match=r"last.pt: not written, .*\(b is not finite\); lower"):
+        checkpoints.save(step=2, model={"a": good, "b": bad})
+    assert checkpoints.load()["step"] == 1
+    with pytest.raises(UserError, match=r"model.safetensors: not written"):
+        save_weights(tmp_path / "model.safetensors", {"b": bad})
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def _train(folder, rounds):
+    """Take the lock, be alone with it, finish; many times."""
+    alone = folder.with_name("alone")
+    for _ in range(rounds):
+        checkpoints = Checkpoints(folder, "x")
+        os.close(os.open(alone, os.O_CREAT | os.O_EXCL))  # FileExistsError: two at once
+        checkpoints.save(step=1, model={})
+        time.sleep(0.001)
+        alone.unlink()
+        checkpoints.finish()
+
+
+def test_of_many_processes_one_at_a_time_makes_a_result(tmp_path):
+    """Also while the one before removes its checkpoints, with the lock that others wait for."""
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=_train, args=(tmp_path / "out", 5)) for _ in range(6)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(timeout=100)
+    assert [job.exitcode for job in jobs] == [0] * 6
+    assert list((tmp_path / "out").iterdir()) == []

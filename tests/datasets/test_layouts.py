@@ -1,0 +1,171 @@
+"""Layouts: VisA as published, own data by glob patterns, and what is said when none fit."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from realnet.config.sections import OwnLayout
+from realnet.core.errors import UserError
+from realnet.datasets.layouts import list_categories, list_category, list_entries, split_file
+
+
+def touch(path: Path) -> Path:
+    """An image with a mark that tells it from the others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 4), sum(path.as_posix().encode()) % 255).save(path)
+    return path
+
+
+def kinds(entries) -> set[tuple[str, str, str]]:
+    return {(entry.path.name, entry.split, entry.defect) for entry in entries}
+
+
+HEADER = "object,split,label,image,mask\n"
+
+
+@pytest.fixture
+def visa(tmp_path) -> Path:
+    """VisA as published, one category of 2 + 1 normal and 1 anomalous images."""
+    root = tmp_path / "visa"
+    rows = []
+    for index, split in enumerate(("train", "train", "test")):
+        path = touch(root / f"candle/Data/Images/Normal/{index:04d}.JPG")
+        rows.append(f"candle,{split},normal,{path.relative_to(root).as_posix()},")
+    image = touch(root / "candle/Data/Images/Anomaly/000.JPG").relative_to(root).as_posix()
+    mask = touch(root / "candle/Data/Masks/Anomaly/000.png").relative_to(root).as_posix()
+    rows.append(f"candle,test,anomaly,{image},{mask}")
+    (root / "split_csv").mkdir()
+    (root / "split_csv/1cls.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    return root
+
+
+def test_visa_is_split_by_its_table(visa):
+    listing = list_category(visa, "visa", "candle")
+    assert listing.layout.name == "visa" and listing.has_masks
+    assert kinds(listing.entries) == {
+        ("0000.JPG", "train", "good"),
+        ("0001.JPG", "train", "good"),
+        ("0002.JPG", "test", "good"),
+        ("000.JPG", "test", "bad"),
+    }
+    bad = next(entry for entry in listing.entries if entry.label)
+    assert bad.mask_path == visa / "candle/Data/Masks/Anomaly/000.png"
+    assert list_categories(visa, "visa") == ["candle"]
+    assert split_file(visa, "visa") == visa / "split_csv/1cls.csv"
+
+
+def test_masks_that_belong_to_nothing_are_named(visa):
+    extra = touch(visa / "candle/Data/Masks/Anomaly/007.png")
+    assert list_category(visa, "visa", "candle").unused_masks == (extra,)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("candle,valid,normal,candle/a.JPG,", "line 2: split 'valid'"),
+        ("candle,train,normal,/etc/passwd,", "line 2: image and mask must be paths below"),
+        ("candle,train,normal,../x.JPG,", "line 2: image and mask must be paths below"),
+        ("candle,train,normal,candle/a.JPG,", "candle has no normal test images"),
+    ],
+)
+def test_a_wrong_table_is_named(visa, row, said):
+    (visa / "split_csv/1cls.csv").write_text(HEADER + row + "\n")
+    with pytest.raises(UserError, match=said):
+        list_entries(visa, "visa", "candle")
+
+
+def test_a_table_with_other_columns(visa):
+    (visa / "split_csv/1cls.csv").write_text("object,set\n")
+    with pytest.raises(UserError, match="no column split; found object, set"):
+        list_entries(visa, "visa", "candle")
+
+
+# --- own data ------------------------------------------------------------------------------------
+
+
+def own(**patterns) -> dict[str, OwnLayout]:
+    usual = {
+        "train": "{category}/normal/*.png",
+        "test_good": "{category}/check/fine/*.png",
+        "test_defective": "{category}/check/broken/{defect}_*.png",
+        "mask": "{category}/truth/{stem}.tif",
+    }
+    return {"mine": OwnLayout(**(usual | patterns))}
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    root = tmp_path / "mine"
+    for part in ("nut [m8]", "bolt"):
+        touch(root / part / "normal/a.png")
+        touch(root / part / "check/fine/b.png")
+        touch(root / part / "check/broken/rust_1.png")
+        touch(root / part / "check/broken/bent_1.png")
+        touch(root / part / "truth/rust_1.tif")
+        touch(root / part / "truth/bent_1.tif")
+    return root
+
+
+@pytest.mark.parametrize("category", ["nut [m8]", "bolt"])
+def test_own_patterns(mine, category):
+    listing = list_category(mine, "mine", category, own())
+    assert kinds(listing.entries) == {
+        ("a.png", "train", "good"),
+        ("b.png", "test", "good"),
+        ("rust_1.png", "test", "rust"),
+        ("bent_1.png", "test", "bent"),
+    }
+    masks = {e.path.stem: e.mask_path for e in listing.entries if e.label}
+    assert masks == {n: mine / category / f"truth/{n}.tif" for n in ("rust_1", "bent_1")}
+    assert list_categories(mine, "mine", own()) == ["bolt", "nut [m8]"]
+
+
+def test_without_a_category_field_the_set_is_one_category(mine):
+    layout = own(
+        train="bolt/normal/*", test_good="bolt/check/fine/*", test_defective="bolt/**/*_?.png",
+        mask=None,
+    )  # fmt: skip
+    assert list_categories(mine, "mine", layout) == ["mine"]
+    listing = list_category(mine, "mine", "mine", layout)
+    assert not listing.has_masks
+    assert {e.defect for e in listing.entries if e.label} == {"defective"}
+    with pytest.raises(UserError, match="no training images of bolt"):
+        list_category(mine, "mine", "bolt", layout)
+
+
+def test_an_image_in_two_roles(mine):
+    layout = own(train="{category}/check/broken/*.png")
+    with pytest.raises(UserError, match=r"bent_1.png: listed twice, as .*prepare.layouts.mine"):
+        list_entries(mine, "mine", "bolt", layout)
+
+
+def test_two_masks_for_one_image(mine):
+    touch(mine / "bolt/truth/rust_1.png")
+    with pytest.raises(UserError, match="a second mask beside"):
+        list_entries(mine, "mine", "bolt", own(mask="{category}/truth/{stem}.*"))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        ({"train": "{part}/*"}, "unknown field {part}"),
+        ({"train": "normal/*"}, "{category}: in all of"),
+        ({"test_good": "/abs/{category}/*"}, "must stay below"),
+        ({"test_good": "{category}/../x/*"}, "must stay below"),
+        ({"mask": "{category}/truth/*.png"}, "needs the field {stem}"),
+        ({"test_defective": "{category}/{defect}/{defect}_*"}, "once"),
+        ({"tests": "x"}, "Extra inputs"),
+    ],
+)
+def test_patterns_that_cannot_work(patterns, said):
+    with pytest.raises(ValidationError) as error:
+        own(**patterns)
+    assert said in str(error.value)
+
+
+def test_a_folder_too_deep_is_pointed_out(tmp_path):
+    (tmp_path / "mvtec_ad/mvtec_anomaly_detection/bottle").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"it is in .*/mvtec_anomaly_detection: move its contents"):
+        list_entries(tmp_path / "mvtec_ad", "mvtec_ad", "bottle")

@@ -1,0 +1,342 @@
+"""The metrics against independent ones, pair by pair and curve by curve, and counts by hand."""
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+from reference import plain_metrics as plain
+from scipy import ndimage
+from scipy.special import expit
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from realnet.metrics import (
+    LIMITS,
+    Localisation,
+    UndefinedMetricWarning,
+    image_ap,
+    image_auroc,
+    image_f1_max,
+    label_regions,
+    localise,
+)
+from realnet.metrics.official import pro_official
+
+SHAPES = ("noise", "coarse", "smooth")
+
+
+def case(kind: str, seed: int, images: int = 5, side: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Maps of few or many ties, with regions of one pixel up to half an image, and no region."""
+    rng = np.random.default_rng([seed, SHAPES.index(kind)])
+    masks = ndimage.gaussian_filter(rng.normal(size=(images, side, side)), (0, 1, 1)) > 0.35
+    masks[0] = False
+    masks[1] &= rng.random((side, side)) < 0.3
+    margins = rng.normal(size=masks.shape) + masks * rng.uniform(0, 2)
+    if kind == "coarse":
+        margins = np.round(margins)
+    if kind == "smooth":
+        margins = ndimage.gaussian_filter(margins, (0, 1, 1))
+    return margins.astype(np.float32), masks
+
+
+def by_pixels(found: Localisation) -> dict[tuple[int, ...], np.ndarray]:
+    """Values of each region by its pixels, since the order within an image is nobody's business."""
+    ends = found.regions.starts + found.regions.areas
+    spans = zip(found.regions.starts, ends, strict=True)
+    pixels = [tuple(sorted(found.regions.pixels[start:end].tolist())) for start, end in spans]
+    return dict(zip(pixels, found.per_region, strict=True))
+
+
+# --- against other ways to compute ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_pro_of_every_region_is_the_pair_count(kind: str, seed: int):
+    margins, masks = case(kind, seed)
+    found = localise(margins, masks)
+    values = by_pixels(found)
+    regions = plain.all_components(masks)
+    assert len(values) == len(regions)
+    for column, limit in enumerate(LIMITS):
+        exact = plain.pair_pro(margins, masks, limit)
+        assert found.pro[limit] == pytest.approx(float(sum(exact) / len(exact)), abs=1e-14)
+        for (index, region), area in zip(regions, exact, strict=True):
+            key = tuple((np.flatnonzero(region) + index * region.size).tolist())
+            assert values[key][column] == pytest.approx(float(area), abs=1e-14)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("seed", range(5))
+def test_pro_is_the_area_under_the_sorted_curve(kind: str, seed: int):
+    margins, masks = case(kind, seed, images=8, side=40)
+    limits = (*LIMITS, 0.002, 0.77)
+    found = localise(margins, masks, limits)
+    curve = plain.pro_curve(margins.astype(np.float64), masks)
+    for limit in limits:
+        assert found.pro[limit] == pytest.approx(plain.area_below(*curve, limit), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_pixels_as_pairs_and_as_sklearn_counts_them(kind: str, seed: int):
+    margins, masks = case(kind, seed)
+    found = localise(margins, masks)
+    truth, scores = masks.ravel(), margins.ravel()
+    exact = plain.pair_auroc(scores, truth)
+    assert found.auroc == pytest.approx(float(exact), abs=1e-15)
+    assert found.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-13)
+    assert found.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-13)
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300))
+    assert found.f1_max == pytest.approx(best, abs=1e-13)
+    for index, mask in enumerate(masks):
+        if mask.any():
+            joined = np.r_[margins[index][mask], margins[~masks]]
+            own = plain.pair_auroc(joined, np.arange(len(joined)) < mask.sum())
+            assert found.separation[index] == pytest.approx(float(own), abs=1e-14)
+        else:
+            assert np.isnan(found.separation[index])
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_images_as_sklearn_counts_them(rounded: bool, seed: int):
+    rng = np.random.default_rng(seed)
+    labels = rng.random(70) < 0.7
+    scores = rng.normal(size=70) + labels
+    scores = np.round(scores) if rounded else scores
+    assert image_auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-14)
+    expected = average_precision_score(labels, scores)
+    assert image_ap(scores, labels) == pytest.approx(expected, abs=1e-14)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300))
+    assert image_f1_max(scores, labels) == pytest.approx(best, abs=1e-14)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_kinds_and_sizes_are_means_over_their_regions(kind: str):
+    margins, masks = case(kind, 7, images=6)
+    kinds = ["good", "hole", "cut", "hole", "cut", "cut"]
+    found = localise(margins, masks)
+    exact = np.array([float(area) for area in plain.pair_pro(margins, masks, 0.3)])
+    regions = plain.all_components(masks)
+    normal = margins[~masks]
+    for name, part in found.by_defect(kinds).items():
+        chosen = np.array([kinds[index] == name for index, _ in regions])
+        assert part["regions"] == chosen.sum() > 0
+        assert part["pro"] == pytest.approx(exact[chosen].mean(), abs=1e-13)
+        own = np.array(kinds) == name
+        scores = np.r_[margins[own][masks[own]], normal]
+        truth = np.arange(len(scores)) < masks[own].sum()
+        assert part["pixel_auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-13)
+    share = np.array([region.mean() for _, region in regions])
+    small, large = found.by_size(edges=(0.05,)).values()
+    assert small["pro"] == pytest.approx(exact[share < 0.05].mean(), abs=1e-13)
+    assert large["pro"] == pytest.approx(exact[share >= 0.05].mean(), abs=1e-13)
+    assert (small["regions"], large["regions"]) == ((share < 0.05).sum(), (share >= 0.05).sum())
+
+
+# --- AUPIMO ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pimo_case() -> tuple[np.ndarray, np.ndarray]:
+    """1.2 million normal pixels: a dozen of them at the lowest rate, 118 at the highest."""
+    rng = np.random.default_rng(3)
+    margins = rng.normal(size=(24, 256, 256)).astype(np.float32)
+    masks = np.zeros(margins.shape, bool)
+    for index in range(18, 24):
+        top, left = rng.integers(0, 200, 2)
+        masks[index, top : top + 40, left : left + 40] = True
+        margins[index] += masks[index] * np.float32(index - 18 + 0.5)
+    return margins, masks
+
+
+def test_aupimo_is_the_published_one_up_to_its_thresholds(pimo_case):
+    expected = plain.aupimo_of_thresholds(*pimo_case)
+    found = localise(*pimo_case).aupimo
+    assert np.isnan(found[:18]).all()
+    assert np.nanmin(found) < 0.1
+    assert np.nanmax(found) > 0.9
+    # Rates of 12, 13, ... pixels: the published code begins at the one closest to the bound.
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_aupimo_is_the_mean_recall_over_log_rates(pimo_case, coarse: bool):
+    margins, masks = pimo_case
+    margins = np.round(margins * 2) / 2 if coarse else margins  # then jumps span the whole window
+    expected = plain.aupimo_of_curve(margins, masks)
+    np.testing.assert_allclose(localise(margins, masks).aupimo, expected, atol=1e-6)
+
+
+def test_aupimo_counted_by_hand():
+    """100,000 normal pixels, 20 of which score 1, 2, ..., 20; one defect of four pixels."""
+    margins = np.zeros((2, 400, 250), np.float32)
+    margins[0].flat[:20] = np.arange(1, 21)
+    masks = np.zeros(margins.shape, bool)
+    masks[1, 0, :4] = True
+    margins[1, 0, :4] = 30, 19.5, 17.5, 2.5  # below 0, 1, 3 and 18 of them
+    margins[1, 5] = 99  # false alarms on defective images are none of its business
+    expected = (1 + 1 + (1 - np.log10(3)) + 0) / 4
+    assert localise(margins, masks).aupimo[1] == pytest.approx(expected, abs=1e-12)
+    # An image that is labelled anomalous without a mask is not a normal one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        assert np.isnan(localise(margins, masks, labels=[1, 1]).aupimo).all()
+
+
+# --- cases with an answer counted by hand ---------------------------------------------------------
+
+
+def test_annulus():
+    """Ring of 16 around a hole of 9; its hole is normal, and the first false alarm."""
+    masks = np.zeros((1, 20, 20), bool)
+    masks[0, 5:10, 5:10] = True
+    masks[0, 6:9, 6:9] = False
+    margins = np.zeros(masks.shape, np.float32)
+    margins[0, 5:10, 5:10] = 1
+    found = localise(margins, masks, limits=(0.3, 9 / 384, 0.01))
+    assert (found.regions.count, found.defect_pixels, found.normal_pixels) == (1, 16, 384)
+    # The curve rises from (0, 0) to (9 / 384, 1) and stays.
+    assert found.pro[0.3] == pytest.approx((0.3 - 9 / 384 / 2) / 0.3, abs=1e-15)
+    assert found.pro[9 / 384] == pytest.approx(0.5, abs=1e-15)
+    assert found.pro[0.01] == pytest.approx(0.01 / (9 / 384) / 2, abs=1e-15)
+    assert found.auroc == pytest.approx((375 + 9 / 2) / 384, abs=1e-15)
+    assert found.ap == pytest.approx(16 / 25, abs=1e-15)
+    assert found.f1_max == pytest.approx(2 * 16 / (16 + 25), abs=1e-15)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5, np.inf, -np.inf])
+def test_all_ties(value: float):
+    masks = np.zeros((2, 5, 5), bool)
+    masks[0, 0, :3], masks[1, 4, 4] = True, True
+    found = localise(np.full(masks.shape, value), masks)
+    for limit in LIMITS:
+        assert found.pro[limit] == pytest.approx(limit / 2, abs=1e-15)
+    assert found.auroc == 0.5
+    assert found.ap == pytest.approx(4 / 50, abs=1e-15)
+    assert found.f1_max == pytest.approx(2 * 4 / (4 + 50), abs=1e-15)
+
+
+def test_limit_on_a_tie():
+    """Ten normal pixels; three tie with half of the only region, the other half lies below all."""
+    margins = np.array([[[5, 5, 5, 1, 1, 1, 1, 1, 1, 1, 5, 0]]], np.float32)
+    masks = np.zeros(margins.shape, bool)
+    masks[0, 0, 10:] = True
+    found = localise(margins, masks, limits=(0.3, 0.15, 0.65, 1.0))
+    assert found.regions.count == 1
+    # Up to 1/2 over [0, 0.3]; flat until 1, where the rest is found straight up.
+    assert found.pro[0.3] == pytest.approx(0.25, abs=1e-15)
+    assert found.pro[0.15] == pytest.approx(0.125, abs=1e-15)
+    assert found.pro[0.65] == pytest.approx((0.3 * 0.25 + 0.35 * 0.5) / 0.65, abs=1e-15)
+    assert found.pro[1.0] == pytest.approx(0.3 * 0.25 + 0.7 * 0.5, abs=1e-15)
+
+
+def test_one_image_and_a_region_at_its_border():
+    masks = np.zeros((1, 6, 6), bool)
+    masks[0, 0, :], masks[0, :, 0] = True, True  # an L along two edges, 11 pixels
+    masks[0, 5, 5] = True  # the opposite corner: no neighbour over the edge
+    margins = masks.astype(np.float32)
+    margins[0, 5, 5] = -1
+    found = localise(margins, masks)
+    assert sorted(found.regions.areas.tolist()) == [1, 11]
+    assert sorted(found.per_region[:, 0].tolist()) == [0, 1]
+    assert found.pro[0.3] == 0.5
+    assert found.auroc == pytest.approx(11 / 12, abs=1e-15)
+
+
+def test_diagonal_scratch_is_one_region():
+    masks = np.zeros((2, 50, 50), bool)
+    masks[0][np.arange(5, 45), np.arange(5, 45)] = True
+    masks[1][np.arange(44, 4, -1), np.arange(5, 45)] = True
+    assert label_regions(masks).areas.tolist() == [40, 40]
+    # Half of the first is found before any normal pixel, all of the second.
+    margins = masks.astype(np.float32)
+    margins[0, 25:] = -masks[0, 25:].astype(np.float32)
+    assert localise(margins, masks).pro[0.3] == pytest.approx((20 / 40 + 1) / 2, abs=1e-15)
+
+
+def test_regions_are_those_that_grow_from_pixel_to_pixel():
+    masks = np.random.default_rng(0).random((6, 30, 30)) < 0.33
+    regions = label_regions(masks)
+    ends = regions.starts + regions.areas
+    found = {
+        frozenset(regions.pixels[start:end].tolist())
+        for start, end in zip(regions.starts, ends, strict=True)
+    }
+    expected = {
+        frozenset((np.flatnonzero(region) + index * region.size).tolist())
+        for index, region in plain.all_components(masks)
+    }
+    assert found == expected
+    assert regions.images.tolist() == [index for index, _ in plain.all_components(masks)]
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_no_defect_and_nothing_but_defect(value: bool):
+    masks = np.full((2, 4, 4), value)
+    with pytest.warns(UndefinedMetricWarning):
+        found = localise(np.arange(32.0).reshape(masks.shape), masks)
+    values = [found.auroc, found.ap, found.f1_max, *found.pro.values()]
+    assert np.isnan(values).all()
+    assert np.isnan(found.aupimo).all()
+    assert np.isnan(found.separation).all()
+    assert found.per_region.shape == (2 * value, len(LIMITS))
+
+
+# --- the official PRO -----------------------------------------------------------------------------
+
+
+def official_case(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A ring that is open in no direction, one that leaks diagonally, a scratch, and blobs."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((5, 32, 32), bool)
+    y, x = np.mgrid[:32, :32]
+    radius = np.hypot(y - 16, x - 14)
+    masks[0] = (radius < 11) & (radius > 6)
+    masks[1] = np.abs(y - 16) + np.abs(x - 16) == 9  # a diamond of diagonal steps
+    masks[2][np.arange(4, 28), np.arange(4, 28)] = True
+    masks[3] = ndimage.gaussian_filter(rng.normal(size=(32, 32)), 2) > 0.15
+    margins = rng.normal(size=masks.shape) + 1.2 * ndimage.gaussian_filter(masks * 4.0, (0, 1, 1))
+    if kind == "saturated":
+        return expit(9 * margins - 6).astype(np.float32), masks
+    if kind == "grid":  # every score is a threshold, up to float32's rounding
+        scores = np.round(expit(margins) * 1000) / 1000
+        scores.flat[:2] = 0, 1
+        return scores.astype(np.float32), masks
+    return expit(margins).astype(np.float32), masks
+
+
+@pytest.mark.parametrize("kind", ["plain", "saturated", "grid"])
+@pytest.mark.parametrize("seed", range(2))
+def test_official_pro(kind: str, seed: int):
+    maps, masks = official_case(kind, seed)
+    assert pro_official(maps, masks) == pytest.approx(plain.official_pro(maps, masks), abs=1e-6)
+
+
+# --- 26 million pixels ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif("REALNET_LARGE_TESTS" not in os.environ, reason="set REALNET_LARGE_TESTS=1")
+@pytest.mark.parametrize("step", [0, 0.01])
+def test_nothing_is_lost_over_26_million_pixels(step: float):
+    rng = np.random.default_rng(0)
+    margins = rng.standard_normal((400, 256, 256), dtype=np.float32)
+    masks = np.zeros(margins.shape, bool)
+    for index in range(100, 400):
+        for _ in range(rng.integers(1, 4)):
+            top, left = rng.integers(0, 240, 2)
+            height, width = np.exp(rng.uniform(0, 4.2, 2)).astype(int)
+            masks[index, top : top + height, left : left + width] = True
+    margins[masks] += np.float32(1.5)
+    if step:
+        margins = np.round(margins / np.float32(step)).astype(np.int16)
+    found = localise(margins, masks)
+    curve = plain.pro_curve(margins.astype(np.float64), masks)
+    for limit in LIMITS:
+        assert found.pro[limit] == pytest.approx(plain.area_below(*curve, limit), abs=1e-12)
+    truth, scores = masks.ravel(), margins.ravel()
+    assert found.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    assert found.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)

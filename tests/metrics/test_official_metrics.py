@@ -1,0 +1,91 @@
+"""The official metrics against a plain restatement, threshold by threshold and region by region."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.special import expit
+from sklearn.metrics import auc, roc_auc_score
+
+from realnet.core.errors import UserError
+from realnet.metrics import UndefinedMetricWarning, pixel_metrics
+from realnet.metrics.official import key_metric, official_metrics, pro_official
+
+
+def plain_pro(maps, masks):
+    """Every threshold applied to every image, every region of every image looked at."""
+    largest, smallest = maps.max(), maps.min()
+    step = (largest - smallest) / np.float32(1000)
+    overlaps, rates = [], []
+    for k in range(1000):
+        hits = maps > largest - np.float32(k) * step
+        rates.append((hits & ~masks).sum() / (~masks).sum())
+        per_region = []
+        for hit, mask in zip(hits, masks, strict=True):
+            labels, count = ndimage.label(mask, np.ones((3, 3)))
+            for index in range(1, count + 1):
+                region = labels == index
+                filled = ndimage.binary_fill_holes(region, np.ones((3, 3)))
+                per_region.append((hit & filled).sum() / region.sum())
+        overlaps.append(np.mean(per_region))
+    rates, overlaps = np.array(rates), np.array(overlaps)
+    kept = rates <= 0.3
+    x = rates[kept]
+    return auc((x - x.min()) / (x.max() - x.min()), overlaps[kept])
+
+
+def case(seed, saturated=False):
+    """Four images of 40 px with a ring, a diagonal scratch, a blob and none."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((4, 40, 40), bool)
+    y, x = np.mgrid[:40, :40]
+    radius = np.hypot(y - 20, x - 20)
+    masks[0] = (radius < 12) & (radius > 8)
+    masks[1][np.arange(5, 30), np.arange(5, 30)] = True
+    masks[2, 4:9, 20:33] = True
+    margins = rng.normal(size=masks.shape) + 1.5 * ndimage.gaussian_filter(masks * 4.0, (0, 2, 2))
+    return expit(margins * (6 if saturated else 1) - (4 if saturated else 0)).astype(
+        np.float32
+    ), masks
+
+
+@pytest.mark.parametrize("saturated", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pro_is_the_plain_one(seed, saturated):
+    maps, masks = case(seed, saturated)
+    assert pro_official(maps, masks) == pytest.approx(plain_pro(maps, masks), abs=1e-9)
+
+
+def test_a_hit_hole_counts_beyond_one():
+    _, masks = case(0)
+    maps = (ndimage.binary_fill_holes(masks[0]) * 0.9).astype(np.float32)[None]
+    maps += np.linspace(0, 0.1, maps.size, dtype=np.float32).reshape(maps.shape)
+    assert pro_official(maps, masks[:1]) > 1.2
+    assert pixel_metrics(maps, masks[:1])["pro"] < 1
+
+
+def test_image_and_pixel_auroc_are_flipped_and_labels_come_from_masks():
+    maps, masks = case(0)
+    right, wrong = official_metrics(maps, masks, 4), official_metrics(1 - maps, masks, 1)
+    assert right["pixel_auroc_official"] == pytest.approx(
+        roc_auc_score(masks.ravel(), maps.ravel())
+    )
+    assert wrong["pixel_auroc_official"] == pytest.approx(right["pixel_auroc_official"], abs=1e-3)
+    assert pixel_metrics(1 - maps, masks)["pixel_auroc"] < 0.5
+    pooled = [np.lib.stride_tricks.sliding_window_view(m, (4, 4)).mean((2, 3)).max() for m in maps]
+    labels = masks.any((1, 2))
+    assert right["image_auroc_official"] == pytest.approx(roc_auc_score(labels, pooled))
+    expected = (right["image_auroc_official"] + right["pixel_auroc_official"]) / 2
+    assert key_metric(right) == expected
+    assert "pro_official" not in official_metrics(maps, masks, 4, pro=False)
+
+
+def test_undefined_is_nan_and_named():
+    maps, masks = case(0)
+    with pytest.warns(UndefinedMetricWarning, match="no region"):
+        assert np.isnan(pro_official(maps, np.zeros_like(masks)))
+    with pytest.warns(UndefinedMetricWarning, match="one false positive rate"):
+        assert np.isnan(pro_official(masks.astype(np.float32), masks))
+    with pytest.raises(UserError, match="pool 99"):
+        official_metrics(maps, masks, 99)
+    with pytest.raises(UserError, match="expected equal"):
+        official_metrics(maps[:2], masks, 4)

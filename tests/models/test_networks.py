@@ -1,0 +1,94 @@
+"""Sizes and arithmetic of the networks; the paper's sizes on the meta device."""
+
+import pytest
+import torch
+from torch import nn
+
+from realnet.config.params import load
+from realnet.diffusion.denoiser import Denoiser, parameter_count
+from realnet.models.features import build_network
+from realnet.models.realnet import RealNet
+from realnet.models.reconstruction import Attention
+from realnet.models.rrs import ResidualSelection
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load(overrides={"preset": "paper"})
+
+
+def detector_sizes(params):
+    """Parameters of the backbone, of each reconstruction network and of the discriminator."""
+    with torch.device("meta"):
+        backbone = build_network(params.backbone)
+        blocks = [sum(params.afs.channels[k] for k in b.layers) for b in params.model.blocks]
+        model = RealNet(blocks, params.model, params.data.image_size)
+    parts = [parameter_count(net) for net in model.reconstruct]
+    head = parameter_count(model.discriminate)
+    assert parameter_count(model) == sum(parts) + head  # nothing else is trained
+    return parameter_count(backbone), parts, head
+
+
+def test_paper_sizes_are_the_official_ones(paper):
+    """Counts of the authors' network: 590.9 M in all, of which 524.1 M are trained."""
+    backbone, parts, head = detector_sizes(paper)
+    assert parts == [51_846_144, 207_271_936, 207_271_936, 51_846_144]
+    assert (backbone, head) == (66_834_240, 5_872_662)
+    assert backbone + sum(parts) + head == 590_943_062
+    with torch.device("meta"):
+        ddpm = [Denoiser(paper.ddpm, paper.data.image_size, classes=k) for k in (15, 12, 6, 3)]
+    assert [parameter_count(net) for net in ddpm] == [
+        552_829_446,
+        552_826_374,
+        552_820_230,
+        552_817_158,
+    ]
+
+
+def test_sizes_of_architecture_c(paper):
+    """Two networks over 768 maps each; backbone and discriminator stay the same."""
+    backbone, parts, head = detector_sizes(load(overrides={"preset": "architecture_c"}))
+    assert round(sum(parts) / 1e6, 1) == 932.6 and parts[0] == parts[1]
+    assert (backbone, head) == detector_sizes(paper)[::2]
+
+
+def test_attention_against_the_plain_formula():
+    torch.manual_seed(0)
+    net = Attention(8, head_channels=4, groups=2)
+    nn.init.normal_(net.out.weight)
+    x = torch.randn(2, 8, 3, 3)
+    flat = x.reshape(2, 8, 9)
+    packed = net.qkv(net.norm(flat))
+    heads = []
+    for part in packed.chunk(net.heads, dim=1):  # per head: q, k, v one behind the other
+        q, k, v = part.chunk(3, dim=1)
+        weight = torch.softmax(torch.einsum("bct,bcs->bts", q, k) / 2.0, dim=-1)
+        heads.append(torch.einsum("bts,bcs->bct", weight, v))
+    expected = (flat + net.out(torch.cat(heads, 1))).view_as(x)
+    assert torch.allclose(net(x), expected, atol=1e-5)
+
+
+def test_rrs_ranks_standardised_residuals_and_returns_raw_ones():
+    params = load().model.rrs.model_copy(update={"channels": 2, "mode": "max"})
+    select = ResidualSelection(4, params).train()
+    residuals = torch.rand(8, 4, 6, 6) * torch.tensor([100.0, 1, 1, 1]).view(1, 4, 1, 1)
+    residuals[0, 2, 3, 3] = 9.0  # unusual for its channel, small beside the first one
+    assert select.ranking(residuals)[0, 0] == 2
+    assert torch.equal(select(residuals)[0, 0], residuals[0, 2])
+    everything = params.model_copy(update={"mode": "all"})
+    assert ResidualSelection(4, everything)(residuals) is residuals
+
+
+def test_denoiser_shapes_and_grain():
+    params = load().ddpm
+    net = Denoiser(params, 64, classes=1)
+    sample, t = torch.randn(2, 3, 64, 64), torch.tensor([5, 900])
+    assert net(sample, t).shape == (2, 3, 64, 64)
+    structure = torch.zeros_like(sample)
+    alpha = net.alphas_cumprod[t].view(-1, 1, 1, 1)
+    net.texture_std = 1e6
+    assert torch.allclose(net._keep_texture(structure, sample, t), sample / alpha.sqrt(), rtol=1e-3)
+    net.texture_std = 1e-9
+    assert net._keep_texture(structure, sample, t).abs().max() < 1e-6
+    learned = params.model_copy(update={"variance": "learned_range"})
+    assert Denoiser(learned, 64, classes=3)(sample, t, torch.tensor([0, 2])).shape[1] == 6
