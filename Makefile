@@ -87,9 +87,10 @@ mlflow: project  ## browse the runs at http://127.0.0.1:5000 (PORT=…)
 	@sed -nE 's#.*"(runs|variants|cells)": "(/.*)".*#  \1: http://127.0.0.1:$(PORT)\2#p' results/tracking/runs.json 2>/dev/null || true
 	$(BIN)/mlflow --env-file mlflow.env ui --host 127.0.0.1 --port $(PORT) --workers 1
 
-lint: project  ## ruff, snakemake --lint, snakefmt
+lint: project  ## ruff, mypy, snakemake --lint, snakefmt
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	snakemake --lint
 	snakefmt --check Snakefile workflow
 

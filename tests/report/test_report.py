@@ -1,6 +1,6 @@
 """The report: numbers against hand-made result files, tables against golden files.
 
-After an intended change of the tables: `REGOLD=1 pytest tests/report/test_report.py`; read the diff.
+After an intended change of the tables: `REGOLD=1 pytest` this file, and read the diff.
 """
 
 import csv
