@@ -3,13 +3,13 @@
     python benchmarks/bench_dag.py [--sizes 3x1x3 12x3x8 36x3x8] [--rounds N]
     python benchmarks/bench_dag.py --jobs [--rounds N]
 
-Sizes are categories x seeds x variants, of the four published data sets with all their images (tiny
+Sizes are categories x seeds x variants, of the four published datasets with all their images (tiny
 stand-ins). Made here, in a temporary copy of the project: the trees, and for the no-op run outputs
 of the right names without content, accepted by ``--touch``. The Snakefile, its planning and what
 Snakemake keeps about files are the real ones.
 
-``--jobs`` runs a cell at smoke scale, then starts each stage's own command again and ends it at its
-first batch: the first step of its loop, or for those without one the first call of a network.
+``--jobs`` makes one run at smoke scale, then starts each stage's own command again and ends it at
+its first batch: the first step of its loop, or for those without one the first call of a network.
 """
 
 import argparse

@@ -80,7 +80,7 @@ def here(margins: np.ndarray, masks: np.ndarray, repeat: int) -> list[Row]:
     rows = [
         *ours_and_floor(margins, masks, repeat),
         Row("ours: regions remembered", "hash of the masks; part of the above", known),
-        Row("ours: regions labelled", "once per data set", labelled),
+        Row("ours: regions labelled", "once per dataset", labelled),
         Row(
             "ours: streaming, 8 images a batch", "as the first line, two passes", streaming, stream
         ),
@@ -162,7 +162,7 @@ def measure_memory(measure: str, folder: str) -> float:
 
 
 def _status(field: str) -> int:
-    """Of this process, in bytes, where the kernel tells (Linux)."""
+    """Of this process, in bytes, where the kernel reports it (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024

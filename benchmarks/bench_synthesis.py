@@ -55,11 +55,11 @@ def plain_anomaly(rng: np.random.Generator, image: np.ndarray, patch: np.ndarray
     turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(-90, 90), 1.0)
     mask = (cv2.warpAffine(field, turn, (size, size)) > 0.5).astype(np.float32)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    _, cover = cv2.threshold(grey, 100, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    _, foreground = cv2.threshold(grey, 100, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     kernel = np.ones((6, 6), np.uint8)
-    cover = cv2.morphologyEx(cover, cv2.MORPH_CLOSE, kernel)
-    cover = cv2.morphologyEx(cover, cv2.MORPH_OPEN, kernel)
-    m = (mask * (cover > 0))[..., None]
+    foreground = cv2.morphologyEx(foreground, cv2.MORPH_CLOSE, kernel)
+    foreground = cv2.morphologyEx(foreground, cv2.MORPH_OPEN, kernel)
+    m = (mask * (foreground > 0))[..., None]
     delta = rng.uniform(0.5, 1.0)
     i, p = image.astype(np.float32), patch.astype(np.float32)
     return ((1 - m) * i + m * (delta * p + (1 - delta) * i)).astype(np.uint8)
@@ -77,13 +77,13 @@ def run(size: int, images: int, rounds: int) -> None:
         update={"perlin": perlin, "sources": {"sdas": 1.0}, "empty_masks": "keep"}
     )
     begin = time.perf_counter()
-    covers = foregrounds(tensor, RULE)
+    masks = foregrounds(tensor, RULE)
     once = (time.perf_counter() - begin) / images
     synthesise = AnomalySynthesiser(params, {"sdas": tensor.flip(0)}, 0, "bench")
     ours, plain = [], []
     for turn in range(rounds):
         begin = time.perf_counter()
-        synthesise(tensor, covers, turn * images)
+        synthesise(tensor, masks, turn * images)
         middle = time.perf_counter()
         for index in range(images):
             plain_anomaly(rng, base[index], base[images - 1 - index])
