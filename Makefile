@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup project demo test test-all test-unit test-dag test-hard tables publish mlflow lint format schema print-python clean
+.PHONY: help setup project demo test test-unit test-dag test-hard tables publish mlflow lint format schema print-python clean
 
 help:  ## list the targets
 	@echo "RealNet-Bench. Targets:"
@@ -56,22 +56,20 @@ demo: project  ## run the benchmark on the embedded dataset and print the table
 	@echo "          results/evaluate/<dataset>/<category>/seed<k>/<variant>/qualitative.png"
 	@echo "Runs:     make mlflow (http://127.0.0.1:$(PORT))"
 
-# Tests that interrupt, corrupt and repeat runs are a part of their own: three parts share two cores.
+# Those that stop, damage and repeat runs, apart, so that three parts share two cores.
 HARD := $(foreach name,interruptions faults repeat dvc_remote tracing,tests/pipeline/test_$(name).py)
 
-test: project  ## unit tests, and the real DAG at smoke scale, in parallel
-	@echo "Three parts, two at a time; the output of each follows when it ends."
+test: project  ## unit tests, and the real DAG at smoke scale, side by side
+	@echo "Three parts, two side by side; the output of each follows when it has ended."
 	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-hard test-unit test-dag
-
-test-all: test  ## every test, including fuzzing and the longest runs
 
 test-unit: project  ## the unit tests alone
 	$(BIN)/python -m pytest tests --ignore=tests/pipeline
 
-test-dag: project  ## the real DAG alone: its results and its reruns
+test-dag: project  ## the real DAG alone: what it makes and what reruns
 	$(BIN)/python -m pytest tests/pipeline $(addprefix --ignore=,$(HARD))
 
-test-hard: project  ## the real DAG, interrupted, corrupted and repeated
+test-hard: project  ## the real DAG, stopped, damaged and repeated
 	$(BIN)/python -m pytest $(HARD)
 
 tables: project  ## regenerate tables and figures from the results, without training
