@@ -98,7 +98,7 @@ format: project  ## reformat with ruff and snakefmt
 	$(BIN)/ruff check --fix .
 	snakefmt Snakefile workflow
 
-schema: project  ## regenerate workflow/schemas/params.schema.yaml
+schema: project  ## write workflow/schemas/params.schema.yaml anew
 	$(BIN)/python -m realnet params schema > workflow/schemas/params.schema.yaml
 
 print-python:  ## print the path of the environment's interpreter
