@@ -21,9 +21,9 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/ablations.smk"
 
 
-# `snakemake --cores all` runs everything; `data`, `backbone`, `ddpm`, `sdas`, `afs`, `realnet`,
+# `snakemake --cores all` makes everything; `data`, `backbone`, `ddpm`, `sdas`, `afs`, `realnet`,
 # `evaluate` and `report` stop after that layer; `tables` renders what has been evaluated.
-# `ablation_<group>` evaluates the variants of a group and writes their table; `ablations`: all.
+# `ablation_<group>` evaluates the variants of a group and makes their table; `ablations` all groups.
 rule all:
     default_target: True
     input:
@@ -31,7 +31,7 @@ rule all:
         TRACKED,
 
 
-# Repeated until done: results that could not be logged to MLflow.
+# Each time until it is done: results that MLflow could not be told of.
 remind_of_tracking()
 
 
@@ -43,6 +43,6 @@ onsuccess:
     remind_of_tracking()
 
 
-# A summary of what stopped and why; Snakemake reports it job by job, among other output.
+# What stopped and why, once more and together: Snakemake has told it job by job, between others.
 onerror:
     tell_failures()

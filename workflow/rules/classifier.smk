@@ -17,7 +17,7 @@ rule train_classifier:
     benchmark:
         "results/benchmarks/classifier/{dataset}/all/seed{seed}/{variant}.tsv"
     priority: 80
-    # As in ddpm.smk: the second attempt resumes.
+    # As in ddpm.smk: from the last checkpoint.
     retries: 1
     conda:
         "../envs/realnet.yaml"

@@ -18,9 +18,9 @@ import dag
 from realnet.core.errors import UserError
 from realnet.config.params import Params, read_yaml
 
-# For jobs: the same project and the interpreter that runs Snakemake, so that the environment need
-# not be activated; with `--sdm conda` it is that of workflow/envs/realnet.yaml. The path is not in
-# the commands, since a changed command triggers a rerun, which another path must not.
+# For jobs: the same project, and the interpreter that runs Snakemake, so that the environment need
+# not be activated; with `--sdm conda` it is the one of workflow/envs/realnet.yaml. The path is no
+# part of the commands, since a changed command is a reason to rerun and another path is not.
 in_conda = bool(workflow.deployment_settings.deployment_method)
 os.environ.update(
     REALNET_PYTHON="python" if in_conda else sys.executable,
@@ -31,7 +31,7 @@ os.environ.update(
 
 
 def user_error(error):
-    """Exit with one line on stderr; a WorkflowError would add the line of this file."""
+    """End with one line on stderr; a WorkflowError would add the place in this file."""
     raise SystemExit(f"realnet: {error}")
 
 
@@ -54,17 +54,17 @@ validate(config, "../schemas/params.schema.yaml", set_default=False)
 
 SEEDS = P.experiment.seeds
 VARIANTS = P.experiment.variants
-# Variants whose detector is a RealNet; others do not need the layers before it.
+# Those whose detector is a RealNet; others have no use for the layers before it.
 TRAINED = [variant for variant in VARIANTS if P.trains(variant)]
 GPU = 0 if P.compute.device == "cpu" else 1
 THREADS = P.compute.threads
-# One training may use several GPUs. With `auto` it uses those that its job gets: one, or the number
-# in `--set-resources train_ddpm:gpu=4`.
+# One training may take several GPUs. With `auto` it takes those that its job is given, which is one
+# or what `--set-resources train_ddpm:gpu=4` says.
 PROCESSES = 1 if P.compute.processes == "auto" else P.compute.processes
 
 
-# Names as in params.yaml. A result of any category can be requested by its path, also of a dataset
-# that is not in the matrix; the functions below refuse unknown ones.
+# Names as in params.yaml. A result of any category can be asked for by its path, also of a data set
+# that is not in the matrix; the functions below refuse what there is not.
 wildcard_constraints:
     dataset=r"\w+",
     category=r"\w+",
@@ -74,8 +74,8 @@ wildcard_constraints:
 
 
 def once(function):
-    """A function of the parameters, cached by its arguments, since every job calls it and it may
-    validate all parameters. A UserError ends the run with its one line."""
+    """A function of the parameters that every job asks, once for each of its arguments (it may
+    validate all parameters each time). A UserError ends the run with its one line."""
 
     @functools.cache
     def answer(*arguments):
@@ -102,31 +102,31 @@ def code(stage):
 
 
 def cfg(stage):
-    """The sections that the stage reads: a change of another parameter triggers no rerun."""
+    """What the stage reads, and nothing else: a change of another parameter is no reason to rerun."""
     return lambda wildcards: section(stage, getattr(wildcards, "variant", "base"))
 
 
 def demo_cfg():
-    """Like `cfg`, for the demo dataset: it depends only on `demo` in the section `data`."""
+    """As `cfg`, for the demo set: of the section `data` only `demo` has a say in what is drawn."""
     return json.dumps(
         {"data": {"root": "", "image_size": 64, "demo": config["data"]["demo"]}}
     )
 
 
 def prepare_cfg(dataset):
-    """Like `cfg`, with this dataset's layout alone: another's triggers no rerun."""
+    """As `cfg`, with this data set's layout alone: another's is no reason to rerun."""
     layouts = config["prepare"]["layouts"]
     own = {dataset: layouts[dataset]} if dataset in layouts else {}
     return json.dumps({"prepare": config["prepare"] | {"layouts": own}}, sort_keys=True)
 
 
 def shared(stage, variant):
-    variant_of(variant)  # exits if there is none
+    variant_of(variant)  # ends the run where there is none
     return P.shared_variant(stage, variant)
 
 
 def place(stage, dataset, category, seed, variant):
-    """The folder of a stage's result for this run, shared between variants where possible."""
+    """The folder of a stage's result for this cell of the matrix, shared where it can be."""
     return f"results/{stage}/{dataset}/{category}/seed{seed}/{shared(stage, variant)}"
 
 
@@ -136,7 +136,7 @@ def group(category):
 
 
 def layer(stage, name, variants=VARIANTS):
-    """`name` of every result of a stage that the matrix contains, each once."""
+    """`name` of every result of a stage that the matrix asks for, each once."""
     return list(
         dict.fromkeys(
             f"{place(stage, dataset, category, seed, variant)}/{name}"
@@ -165,7 +165,7 @@ def backbone_of(wildcards):
 
 
 def sdas_of(wildcards):
-    """The synthetic images, for variants that use them as a source of anomalies."""
+    """The synthetic images, for variants whose anomalies come (also) from them."""
     if uses_sdas(wildcards.variant):
         return upstream("sdas", "manifest.csv")(wildcards)
     return []
@@ -198,18 +198,18 @@ def weights_file(wildcards):
 
 
 def init_of(wildcards):
-    """The initial weights of a diffusion model, if `ddpm.init` names some."""
+    """The weights that a diffusion model starts from, where `ddpm.init` names some."""
     folder = variant_of(wildcards.variant).ddpm.init
     return [f"{folder}/config.json", f"{folder}/model.safetensors"] if folder else []
 
 
 def categories_of(dataset):
-    """Categories of a model for a whole dataset: those of the matrix, or all of another dataset."""
+    """What a model for a whole data set is trained on: the matrix, or all of another data set."""
     return MATRIX.get(dataset) or all_categories(dataset)
 
 
 def ddpm_categories(wildcards):
-    """Categories of one diffusion model, in the order of its classes."""
+    """What one diffusion model is trained on, in the order of its classes."""
     if wildcards.group == "all":
         return categories_of(wildcards.dataset)
     return [wildcards.group]
@@ -247,7 +247,7 @@ def classifier_folder(dataset, seed, variant):
 
 
 def classifier_of(wildcards):
-    """The guidance classifier of a dataset, if this variant's sampling uses one."""
+    """The guided classifier of a data set, where this variant's sampling uses one."""
     if uses_classifier(wildcards.variant):
         folder = classifier_folder(wildcards.dataset, wildcards.seed, wildcards.variant)
         return f"{folder}/model.safetensors"
@@ -260,21 +260,21 @@ def classifier_option(wildcards, input):
 
 
 def classifier_init(wildcards):
-    """The initial weights of a classifier, if `classifier.init` names some."""
+    """The weights that `classifier.init` names."""
     folder = P.variant(wildcards.variant).classifier.init
     return [f"{folder}/config.json", f"{folder}/model.safetensors"] if folder else []
 
 
 def report_cfg(*sections):
-    """The matrix (with `all` expanded, variants in order) and what the tables read."""
+    """The matrix (with `all` spelt out, variants in order) and what the tables read."""
     values = {key: config[key] for key in sections}
     values["experiment"] = config["experiment"] | {"datasets": MATRIX}
     return json.dumps(values, sort_keys=True)
 
 
 def of_group(name):
-    """Input function: `name` of every evaluation of the group's variants. What they need is checked
-    for requested groups only."""
+    """Input function: `name` of every evaluation of the group's variants, after a look at what they
+    need; of groups that nobody asks for, nothing is asked."""
 
     def files(wildcards):
         group = P.groups.get(wildcards.ablation)
@@ -289,7 +289,7 @@ def of_group(name):
 
 
 def group_cfg(wildcards):
-    """Like `report_cfg`, with the variants of the group alone."""
+    """As `report_cfg`, with the variants of the group alone."""
     group = P.groups[wildcards.ablation]
     values = {
         "experiment": {
@@ -305,8 +305,8 @@ def group_cfg(wildcards):
 
 
 def check_places():
-    """Before the first job: exit with one line if results are not writable. Snakemake would notice
-    it later and stop with a traceback."""
+    """Before the first job: one line where results cannot be written, which Snakemake would find
+    out in the middle, with a traceback, and stop everything."""
     for folder in ["results", *glob.glob("results/*/")]:
         if os.path.isdir(folder) and not os.access(folder, os.W_OK):
             user_error(
@@ -316,17 +316,17 @@ def check_places():
 
 
 def tell_failures():
-    """On stderr, after an error: stages of the matrix that started and have no result."""
+    """On stderr, after an error: stages of the matrix that were started and have no result."""
     cfg = report_cfg("variants", "report")
     words = ["-m", "realnet", "failures", "--stopped", "--params", cfg]
-    with contextlib.suppress(OSError):  # a report of errors must not raise one
+    with contextlib.suppress(OSError):  # an account of errors must not be one
         told = subprocess.run([sys.executable, *words], capture_output=True, text=True)
         if told.returncode == 1 and told.stdout:
             print(f"\n{told.stdout}", file=sys.stderr, flush=True)
 
 
 def remind_of_tracking():
-    """On stderr: runs that could not be logged to MLflow, by the receipt of `track_runs`."""
+    """On stderr: runs that MLflow could not be told of, by the receipt of `track_runs`."""
     if os.path.isfile(TRACKED):
         from realnet.tracking import reminder
 
@@ -335,14 +335,12 @@ def remind_of_tracking():
 
 
 def stage(command, gpu=False):
-    """Shell command of a stage: its output goes to the log, the last lines also to the terminal.
+    """Shell text of a stage: its output goes to the log, and its last words also to the terminal.
 
-    On a GPU it runs through `realnet.compute.gpu`, which gives concurrent jobs different devices.
+    On a GPU it runs behind `realnet.compute.gpu`, which gives concurrent jobs different devices.
     """
     python = '"$REALNET_PYTHON"'
-    lease = (
-        f"{python} -m realnet.compute.gpu --count {{resources.gpu}} -- " if gpu else ""
-    )
+    lease = f"{python} -m realnet.compute.gpu --count {{resources.gpu}} -- " if gpu else ""
     return (
         f"{lease}{python} -m realnet {command} > {{log}} 2>&1"
         " || {{ status=$?; [ $status -ne 137 ] || echo 'realnet: ended by SIGKILL; perhaps the"

@@ -54,7 +54,7 @@ rule data:
         ],
 
 
-# Not part of the benchmark: a figure of each foreground rule on an image.
+# Not part of the benchmark: each foreground rule on an image, for looking at.
 rule foregrounds:
     input:
         manifests=rules.data.input,

@@ -17,7 +17,7 @@ rule train_realnet:
     benchmark:
         "results/benchmarks/realnet/{dataset}/{category}/seed{seed}/{variant}.tsv"
     priority: 50
-    # As in ddpm.smk: the second attempt resumes.
+    # As in ddpm.smk: from the last checkpoint.
     retries: 1
     conda:
         "../envs/realnet.yaml"

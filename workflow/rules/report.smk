@@ -8,11 +8,11 @@ REPORT = [
     ),
     "results/tables/cells.csv",
     *expand("results/figures/{figure}.png", figure=["summary", "overview"]),
-    # Lists all figures; which exist depends on the data.
+    # Names all figures: which there are depends on the data.
     "results/figures/index.json",
     "results/report.html",
 ]
-# Shown in Snakemake's own report.
+# In Snakemake's own report.
 SHOWN = {
     f"{name}.csv" for name in ("main", "protocols", "ablation", "verdicts", *MATRIX)
 } | {os.path.basename(path) for path in REPORT if path.endswith(".png")}
@@ -76,7 +76,7 @@ rule track:
         TRACKED,
 
 
-# Renders what has been evaluated; trains nothing and needs neither data nor models.
+# Whatever has been evaluated, rendered again; trains nothing and needs neither data nor models.
 rule tables:
     log:
         "results/logs/tables.log",
