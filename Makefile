@@ -1,4 +1,4 @@
-# `make` lists the targets. Everything runs in one environment, $(VENV), made from requirements.lock.
+# `make` lists the targets. Everything runs in one environment, $(VENV), built from requirements.lock.
 
 VENV ?= .venv
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
@@ -24,27 +24,27 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo "Environment: $(VENV) (change it with VENV=…, its Python with PYTHON=…)"
 
-setup: project  ## make the environment: Python >= 3.11, make and git are enough
+setup: project  ## build the environment (needs Python >= 3.11, make, git)
 
 # The lock's checksum is part of the stamp's name: a new lock is a new stamp, a new clone is not.
 $(STAMP):
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { found=$$($(or $(PYTHON),python3) --version 2>&1 | head -n 1); \
-	  echo "make: needs Python 3.11 or newer, found $${found:-none}; install it or give PYTHON=…" >&2; exit 2; }
+	  echo "make: needs Python 3.11 or newer, found $${found:-none}; install it or set PYTHON=…" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { echo "make: $(PYTHON) -m venv failed; on Debian install python3-venv" >&2; exit 2; }
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.lock
 	@rm -f $(VENV)/.realnet-*
 	@touch $@
 
-# The project itself, editable. An environment may serve several clones: whoever uses it last
-# points it at itself. No network: everything it needs to build is in the lock.
+# The project itself, editable. Several clones may share an environment: the clone that uses it last
+# installs itself. Needs no network: the lock contains all build requirements.
 project: $(STAMP)
 	@test "$$(cat $(HERE) 2>/dev/null)" = "$(CURDIR)" || { \
 	  $(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e . \
 	  && echo "$(CURDIR)" > $(HERE); }
 
-demo: project  ## run the whole benchmark on the embedded data set and show the table
+demo: project  ## run the benchmark on the embedded dataset and print the table
 	@echo "RealNet-Bench demo, started $$(date +%H:%M); about 12 minutes on two cores"
 	snakemake --cores $(CORES) --rerun-incomplete --quiet rules host reason
 	@echo
@@ -53,7 +53,7 @@ demo: project  ## run the whole benchmark on the embedded data set and show the 
 	@echo "Report:   results/report.html (open it in a browser)"
 	@echo "Tables:   results/tables/   (main, demo, verdicts, per_category, ablation; csv, md, tex)"
 	@echo "Figures:  results/figures/ (summary, overview, and what index.json lists)"
-	@echo "          results/evaluate/<data set>/<category>/seed<k>/<variant>/qualitative.png"
+	@echo "          results/evaluate/<dataset>/<category>/seed<k>/<variant>/qualitative.png"
 	@echo "Runs:     make mlflow (http://127.0.0.1:$(PORT))"
 
 # Those that stop, damage and repeat runs, apart, so that three parts share two cores.
@@ -72,7 +72,7 @@ test-dag: project  ## the real DAG alone: what it makes and what reruns
 test-hard: project  ## the real DAG, stopped, damaged and repeated
 	$(BIN)/python -m pytest $(HARD)
 
-tables: project  ## render tables and figures again from the results, without training
+tables: project  ## regenerate tables and figures from the results, without training
 	snakemake --cores 1 --quiet rules host reason -- tables
 	@cat results/tables/main.md
 
@@ -83,7 +83,7 @@ publish: project  ## run every ablation (an hour on two cores) and write results
 
 mlflow: project  ## browse the runs at http://127.0.0.1:5000 (PORT=…)
 	@test -e mlflow.db || test -n "$$MLFLOW_TRACKING_URI" || $(BIN)/python -m realnet track --receipt results/tracking/runs.json
-	@echo "http://127.0.0.1:$(PORT)   and in it, as they open best:"
+	@echo "http://127.0.0.1:$(PORT)   prepared views:"
 	@sed -nE 's#.*"(runs|variants|cells)": "(/.*)".*#  \1: http://127.0.0.1:$(PORT)\2#p' results/tracking/runs.json 2>/dev/null || true
 	$(BIN)/mlflow --env-file mlflow.env ui --host 127.0.0.1 --port $(PORT) --workers 1
 
@@ -94,7 +94,7 @@ lint: project  ## ruff, mypy, snakemake --lint, snakefmt
 	snakemake --lint
 	snakefmt --check Snakefile workflow
 
-format: project  ## let ruff and snakefmt write
+format: project  ## reformat with ruff and snakefmt
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	snakefmt Snakefile workflow

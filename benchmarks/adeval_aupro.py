@@ -1,6 +1,6 @@
-"""ADEval's AUROC, AUPR and AU-PRO from histograms of 1000 strips, timed by itself.
+"""ADEval's AUROC, AUPR and AU-PRO from histograms with 1000 bins, timed in its own process.
 
-Run as anomalib_aupro.py. ADEval 1.1.0 calls ``np.trapz``, which NumPy 2.4 no longer has.
+Run like anomalib_aupro.py. ADEval 1.1.0 calls ``np.trapz``, which NumPy 2.4 no longer has.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ def main() -> None:
     def call() -> float:
         counted = adeval.EvalAccumulator(*bounds)
         counted.add_anomap_batch(margins, targets)
-        counted.add_image([0, 1], [0, 1])  # its summary divides by the images
+        counted.add_image([0, 1], [0, 1])  # its summary divides by the number of images
         counted.add_sample([0, 1], [0, 1])
         return counted.summary()["p_aupro"]
 

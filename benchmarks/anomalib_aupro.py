@@ -1,6 +1,6 @@
-"""anomalib's AU-PRO, timed by itself: the whole metric, and what is left when regions are given.
+"""anomalib's AU-PRO, timed in its own process: the whole metric, and without labelling regions.
 
-Run by the interpreter of an environment made from requirements-anomalib.txt; see bench_metrics.py.
+Run by the interpreter of an environment built from requirements-anomalib.txt; see bench_metrics.py.
 """
 
 import importlib.metadata
@@ -20,7 +20,7 @@ def main() -> None:
     metric.update(margins, masks.int())
 
     def whole() -> float:
-        metric._computed = None  # otherwise torchmetrics remembers the answer
+        metric._computed = None  # otherwise torchmetrics returns the cached value
         return float(metric.compute())
 
     labels = metric.perform_cca()

@@ -1,15 +1,15 @@
-"""What the workflow costs beside the work: planning, status and no-op runs, and each job's start.
+"""Overhead of the workflow: planning, status and no-op runs, and the start of each job.
 
     python benchmarks/bench_dag.py [--sizes 3x1x3 12x3x8 36x3x8] [--rounds N]
     python benchmarks/bench_dag.py --jobs [--rounds N]
 
 Sizes are categories x seeds x variants, of the four published datasets with all their images (tiny
-stand-ins). Made here, in a temporary copy of the project: the trees, and for the no-op run outputs
-of the right names without content, accepted by ``--touch``. The Snakefile, its planning and what
-Snakemake keeps about files are the real ones.
+placeholders). Created in a temporary copy of the project: the trees and, for the no-op run, empty
+outputs with the right names, accepted by ``--touch``. The Snakefile, its planning and Snakemake's
+metadata about files are the real ones.
 
-``--jobs`` makes one run at smoke scale, then starts each stage's own command again and ends it at
-its first batch: the first step of its loop, or for those without one the first call of a network.
+``--jobs`` runs the DAG at smoke scale, then starts the command of each stage again and stops it at
+its first batch: the first step of its loop or, without one, the first call of a network.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def measured(command: list[str], folder: Path) -> tuple[float, float, float, str
 
 
 def best(command: list[str], folder: Path, rounds: int) -> tuple[float, float, float, str]:
-    """The round with the least CPU time: what else runs on the machine can only add."""
+    """The round with the least CPU time: other load on the machine can only add."""
     return min((measured(command, folder) for _ in range(rounds)), key=lambda found: found[1])
 
 
@@ -83,7 +83,7 @@ def best(command: list[str], folder: Path, rounds: int) -> tuple[float, float, f
 
 
 def trees(root: Path, categories: int) -> dict[str, list[str]]:
-    """Stand-ins of the first ``categories`` published categories; the matrix of them."""
+    """Placeholders for the first ``categories`` published categories, and their matrix."""
     names = [(d, c) for d in ("mvtec_ad", "mpdd", "btad", "visa") for c in published()[d]]
     matrix: dict[str, list[str]] = {}
     for dataset, category in names[:categories]:
@@ -153,7 +153,7 @@ def jobs(rounds: int, work: Path) -> list[list[str]]:
 
 
 def overhead(work: Path, rounds: int, count: int = 60) -> list[list[str]]:
-    """What Snakemake itself takes for a job that does nothing."""
+    """Time that Snakemake itself takes for a job that does nothing."""
     folder = work / "empty"
     folder.mkdir()
     text = 'rule all:\n    input: expand("{n}", n=range(%d))\nrule one:\n    output: "{n}"\n'

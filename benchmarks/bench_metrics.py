@@ -1,17 +1,17 @@
-"""The pixel metrics beside other implementations, in one run on one category of 83 x 256 x 256.
+"""The pixel metrics compared with other implementations, on one category of 83 x 256 x 256.
 
     python benchmarks/bench_metrics.py [--small] [--full] [--out TABLE.md]
         [--anomalib-python peers/bin/python]
 
 Ours is *everything* in one call: pixel AUROC, AP and F1-max, and AU-PRO at five limits. The others
-compute what their line says. The floor is `np.sort` of the normal scores.
+compute what their row says. The lower bound is `np.sort` of the normal scores.
 
-anomalib, ADEval and the loops over thresholds need packages of their own
-(requirements-anomalib.txt): give their interpreter with ``--anomalib-python``; without it they are
-left out. The loops take minutes, so a part of their thresholds is walked and the time scaled,
-unless ``--full``. Everything is warm and repeated; ours and the floor also between the others, so
-that a busy moment does not decide. Times are the least and the median. Memory is measured in
-processes of its own, beyond scores and masks.
+anomalib, ADEval and the loops over thresholds need other packages
+(requirements-anomalib.txt): pass their interpreter with ``--anomalib-python``; without it they are
+skipped. The loops take minutes, so a part of their thresholds is evaluated and the time scaled,
+unless with ``--full``. Everything is warmed up and repeated; ours and the lower bound also between
+the others, to reduce the effect of other load. Times are minimum and median. Memory is measured in
+separate processes, beyond scores and masks.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def here(margins: np.ndarray, masks: np.ndarray, repeat: int) -> list[Row]:
 
     pro, auroc, ap, _ = everything(margins, masks)
     known = timed(lambda: metrics.label_regions(masks), 3 * repeat)[1]
-    # Other masks each time: nothing is remembered.
+    # Other masks each time, so that nothing is cached.
     others = iter([np.roll(masks, turn, axis=0) for turn in range(1, repeat + 2)])
     labelled = timed(lambda: metrics.label_regions(next(others)), repeat)[1]
     stream, streaming = timed(lambda: streamed(margins, masks), repeat)

@@ -1,11 +1,11 @@
-"""Anomaly synthesis: batched (this project) beside the plain per-image NumPy way, in one run.
+"""Anomaly synthesis: batched (this project) compared with plain per-image NumPy code.
 
     python benchmarks/bench_synthesis.py [--small]
 
 Both make a Perlin mask, restrict it to the foreground and blend, with the official recipe's
 settings. "Plain" is what an official-style loader does for each item: gradient noise with NumPy,
 rotation and foreground with OpenCV, blending in float. Ours computes the foreground of a training
-image once, when training starts; its cost is shown apart.
+image once, when training starts; its cost is shown separately.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def plain_perlin(rng: np.random.Generator, size: int, cells: tuple[int, int]) ->
 
 
 def plain_anomaly(rng: np.random.Generator, image: np.ndarray, patch: np.ndarray) -> np.ndarray:
-    """One anomalous image, uint8 [S, S, 3], the per-image way."""
+    """One anomalous image, uint8 [S, S, 3], by per-image code."""
     size = len(image)
     cells = tuple(int(2**e) for e in rng.integers(0, 6, 2))
     field = plain_perlin(rng, size, cells)

@@ -1,10 +1,10 @@
-"""`realnet data verify` with one and with several workers, next to the plain way, in one run.
+"""`realnet data verify` with one and several workers, compared with a plain loop.
 
     python benchmarks/bench_verify.py [--small] [--workers N]
 
-Made here: one category of 256 px PNGs with photo-like content, about 100 KB each, and masks. The
-plain way does less: per file, one after the other, open and decode it, then read it again for its
-SHA-256. Rates count images, not masks; the median of the rounds. Files come from the page cache.
+Generates one category of 256 px PNGs with photo-like content, about 100 KB each, and masks. The
+plain loop does less: file by file, it opens and decodes, then reads again for the SHA-256.
+Rates count images, not masks; the median of the rounds. Files come from the page cache.
 """
 
 import argparse

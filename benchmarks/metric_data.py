@@ -1,4 +1,4 @@
-"""A category of score maps to measure metrics on: made, the same every time."""
+"""A generated category of score maps to measure metrics on, always the same."""
 
 import cv2
 import numpy as np

@@ -1,7 +1,7 @@
-"""What the scripts of other implementations share: they time themselves, in their own process.
+"""Shared by the scripts of other implementations, which time themselves in their own process.
 
-Each is called as ``python SCRIPT.py FOLDER [--repeat N]``, perhaps by another environment's
-interpreter, and prints one line of JSON. FOLDER holds margins.npy (float32) and masks.npy (bool),
+Each is called as ``python SCRIPT.py FOLDER [--repeat N]``, possibly with the interpreter of another
+environment, and prints one line of JSON. FOLDER holds margins.npy (float32) and masks.npy (bool),
 both [N, H, W].
 """
 

@@ -1,12 +1,13 @@
-"""PRO by loops over linear thresholds, as most published code computes it; ours to restate.
+"""PRO by loops over linear thresholds, as most published code computes it; reimplemented here.
 
 ``official_pro``: what the RealNet authors' evaluation does. 1000 thresholds from the largest score
-down; at *each* of them every mask is labelled again, and the hits inside every region, its holes
+down; at *each* of them every mask is relabelled, and the hits inside every region, its holes
 filled, are divided by the region's area without them. The false positive rates up to 0.3 are then
-stretched over [0, 1]. ``sampled_pro``: the loop of many benchmarks, 200 thresholds, holes left out.
+stretched over [0, 1]. ``sampled_pro``: the loop of many benchmarks, 200 thresholds, without
+filling holes.
 
-Needs scikit-image; run as anomalib_aupro.py. ``--part K`` walks only K of the thresholds, evenly
-chosen, and scales the time; then there is no value.
+Needs scikit-image; run like anomalib_aupro.py. ``--part K`` evaluates only K evenly spaced
+thresholds and scales the time; then there is no value.
 """
 
 import importlib.metadata

@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Telemetry stays off whoever starts us. Set before mlflow is imported anywhere.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

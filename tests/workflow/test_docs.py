@@ -1,0 +1,84 @@
+"""Links, files, tests and commands that the pages name exist."""
+
+import re
+import tomllib
+
+import pytest
+import typer
+import yaml
+
+from realnet import __version__
+from realnet.cli import app
+from realnet.config.params import PROJECT
+
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md")
+PAGES = [*map(PROJECT.joinpath, NAMES), *sorted((PROJECT / "docs").glob("*.md"))]
+IDS = [page.relative_to(PROJECT).as_posix() for page in PAGES]
+BLOCK = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+
+
+def anchors(page):
+    """Of the headings, as GitHub derives them."""
+    heads = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_relative_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text("utf-8"))):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = page.parent / file if file else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_files_of_the_project_exist(page):
+    text = page.read_text("utf-8")
+    if page.name == "CHANGELOG.md":  # also names files of older versions
+        return
+    for path in re.findall(r"`((?:realnet|tests|workflow|benchmarks)/[\w./-]+)`", text):
+        assert (PROJECT / path).exists(), path
+
+
+def test_tests_named_on_the_page_of_reliability_exist():
+    text = (PROJECT / "docs/reliability.md").read_text("utf-8")
+    named = set(re.findall(r"`(\w+/test_\w+\.py)`", text))
+    assert len(named) > 10
+    for path in sorted(named):
+        assert (PROJECT / "tests" / path).is_file(), path
+
+
+def commands(command, name="realnet"):
+    """Full name -> options, of every command."""
+    if children := getattr(command, "commands", None):
+        return {k: v for n, c in children.items() for k, v in commands(c, f"{name} {n}").items()}
+    return {name: {option for p in command.params for option in p.opts} | {"--help"}}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_and_their_options_exist(page):
+    known = commands(typer.main.get_command(app))
+    lines = page.read_text("utf-8").replace("\\\n", " ")
+    for line in re.findall(r"(?:^ *|`)(realnet [a-z][^`\n#]*)", lines, re.MULTILINE):
+        words = [" ".join(line.split()[:n]) for n in (3, 2)]
+        name = next((name for name in words if name in known), None)
+        assert name or words[-1] in ("realnet data", "realnet params"), line
+        used = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", line))
+        assert not name or used <= known[name], line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_targets_of_make_exist(page):
+    makefile = (PROJECT / "Makefile").read_text("utf-8")
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_one_version():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["project"]
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text("utf-8"))
+    assert __version__ == project["version"] == citation["version"]
+    assert f"## [{__version__}]" in (PROJECT / "CHANGELOG.md").read_text("utf-8")
