@@ -37,6 +37,7 @@ remind_of_tracking()
 
 onstart:
     check_places()
+    check_code()
 
 
 onsuccess:

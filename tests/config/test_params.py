@@ -178,7 +178,7 @@ def test_stage_params_reads_json_and_files():
     from_json = stage_params(p.section_json("afs"), params_of("afs"))
     assert from_json.afs == p.afs == stage_params(str(FILE), params_of("afs")).afs
     assert not hasattr(from_json, "training")
-    with pytest.raises(UserError, match="is missing, stage afs needs it"):
+    with pytest.raises(UserError, match="backbone is missing, AfsParams needs it"):
         stage_params(p.section_json("evaluate"), params_of("afs"))
 
 

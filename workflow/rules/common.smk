@@ -14,9 +14,12 @@ from snakemake.utils import validate
 # The project beside this Snakefile comes first, whatever else the environment has installed.
 sys.path[:0] = [str(workflow.basedir), f"{workflow.basedir}/workflow/scripts"]
 
+import accept
 import dag
-from realnet.core.errors import UserError
 from realnet.config.params import Params, read_yaml
+from realnet.core.errors import UserError
+from realnet.provenance import stage_code
+from realnet.registry import CODE
 
 # For jobs: the same project, and the interpreter that runs Snakemake, so that the environment need
 # not be activated; with `--sdm conda` it is the one of workflow/envs/realnet.yaml. The path is no
@@ -44,6 +47,8 @@ try:
     MATRIX = dag.matrix(P)
     dag.check_files(P, MATRIX)
     dag.check_guidance(P, MATRIX, P.experiment.variants)
+    if workflow.is_main_process:  # and not each of its jobs
+        stage_code.refresh(Path(workflow.basedir))
 except UserError as error:
     user_error(error)
 config.clear()
@@ -96,9 +101,11 @@ all_categories = once(dag.categories_of)
 
 
 def code(stage):
-    """The stage's source files as inputs. Small files are compared by content, so a `git checkout`
-    costs nothing; local(), since a default storage provider has no code."""
-    return [local(path) for path in dag.closure(dag.CODE[stage])]
+    """The file with the fingerprints of the stage's code, as an input. Snakemake compares small
+    files by content. local(), since a default storage provider has no code."""
+    if stage not in CODE:
+        user_error(f"realnet/registry.py: CODE has no {stage}")
+    return local(f"workflow/code/{stage}.json")
 
 
 def cfg(stage):
@@ -315,6 +322,32 @@ def check_places():
             )
 
 
+def check_code():
+    """Before the first job: accept changed code where `realnet code --accept` asks for it; and stop
+    where results of version 0.1.0 would be recomputed only since reruns were decided otherwise.
+    """
+    if os.getenv("REALNET_ACCEPT_CODE"):
+        jobs = accept.code_only(workflow)
+        accept.accept(workflow, jobs)
+        others = accept.others(workflow, jobs)
+        print(
+            f"realnet: accepted the results of {len(jobs)} jobs; {others} other jobs remain to be run"
+            " (changed parameters or data, or no results)",
+            file=sys.stderr,
+        )
+        raise SystemExit(0)
+    jobs = [
+        job
+        for job in accept.code_only(workflow)
+        if accept.recorded_by_old_version(workflow, job)
+    ]
+    if jobs and not os.getenv("REALNET_RECOMPUTE"):
+        user_error(
+            f"{len(jobs)} jobs have results of version 0.1.0, which recorded code in another way."
+            " Keep these results: `realnet code --accept`. Recompute them: set REALNET_RECOMPUTE=1"
+        )
+
+
 def tell_failures():
     """On stderr, after an error: stages of the matrix that were started and have no result."""
     cfg = report_cfg("variants", "report")
@@ -340,7 +373,9 @@ def stage(command, gpu=False):
     On a GPU it runs behind `realnet.compute.gpu`, which gives concurrent jobs different devices.
     """
     python = '"$REALNET_PYTHON"'
-    lease = f"{python} -m realnet.compute.gpu --count {{resources.gpu}} -- " if gpu else ""
+    lease = (
+        f"{python} -m realnet.compute.gpu --count {{resources.gpu}} -- " if gpu else ""
+    )
     return (
         f"{lease}{python} -m realnet {command} > {{log}} 2>&1"
         " || {{ status=$?; [ $status -ne 137 ] || echo 'realnet: ended by SIGKILL; perhaps the"

@@ -58,7 +58,7 @@ rule data:
 rule foregrounds:
     input:
         manifests=rules.data.input,
-        code=[local(path) for path in dag.closure("realnet.plots.foreground_rules")],
+        code=code("foregrounds"),
     output:
         "results/figures/foregrounds.png",
     log:

@@ -1,6 +1,5 @@
 """What the Snakefile needs to know before it can draw the DAG; plain functions, no Snakemake."""
 
-import ast
 import json
 import re
 from collections.abc import Sequence
@@ -18,49 +17,8 @@ from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.items import read_manifest
 from realnet.datasets.layouts import list_categories, list_category
 
-# Where the code of each stage starts: what this module imports, directly or not, is the stage's
-# code, and a change there reruns the stage. Not `realnet.cli`, or a new option of one command
-# would rerun everything.
-CODE = {
-    "demo": "realnet.datasets.demo.demo_dataset",
-    "data": "realnet.stages.data",
-    "backbone": "realnet.models.features",
-    "ddpm": "realnet.stages.ddpm",
-    "classifier": "realnet.stages.classifier",
-    "sdas": "realnet.stages.sdas",
-    "sia": "realnet.stages.sia",
-    "sia_shard": "realnet.stages.sia_shard",
-    "afs": "realnet.stages.afs",
-    "realnet": "realnet.stages.realnet",
-    "patchcore": "realnet.detectors.patchcore",
-    "evaluate": "realnet.stages.evaluate",
-    "report": "realnet.report",
-    "ablation": "realnet.report.groups",
-    "track": "realnet.tracking",
-}
-
 # In results/tables, beside one for each data set.
 TABLES = ("main", "protocols", "per_category", "ablation", "verdicts")
-
-# What may lie beside a module as a part of it.
-BESIDE = {".yaml", ".j2", ".css", ".js"}
-
-# Imported everywhere, but no result follows from them: the values that a stage reads from its
-# parameters are a trigger of their own, and the rest words errors and records.
-NOT_CODE = {
-    "realnet",
-    "realnet.config",
-    "realnet.config.params",
-    "realnet.config.sections",
-    "realnet.config.stage_params",
-    "realnet.core.environment_errors",
-    "realnet.core.errors",
-    "realnet.core.progress",
-    "realnet.core.stopping",
-    "realnet.provenance.record",
-    "realnet.registry",
-    "realnet.stages.job",
-}
 
 
 def settings(values: dict[str, Any], overrides: dict[str, Any]) -> Params:
@@ -266,58 +224,3 @@ def sia_shard_section(params: Params, variant: str, shard: int) -> str:
 
 def _root(params: Params, dataset: str) -> Path:
     return PROJECT / params.data.root / dataset
-
-
-# --- code as input -------------------------------------------------------------------------------
-
-
-def closure(module: str, root: Path = PROJECT) -> list[str]:
-    """The files of ``module`` and of every project module it imports, relative to ``root``.
-
-    Found in the syntax tree, so nothing is imported and an import inside a function counts.
-    Files that a module names beside it (`foreground.yaml`, `style.css`) count as code. UserError:
-    no such module.
-    """
-    if _source(module, root) is None:
-        raise UserError(f"workflow/scripts/dag.py: CODE names {module}, which is no module here")
-    package = module.partition(".")[0]
-    todo, found = [module], set()
-    while todo:
-        name = todo.pop()
-        path = _source(name, root)
-        if name.partition(".")[0] != package or path is None or name in found | NOT_CODE:
-            continue
-        found.add(name)
-        todo += _imports(path, name)
-        todo += [name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)]
-    files = {_source(name, root) for name in found}
-    for file in set(files):
-        text = file.read_text(encoding="utf-8")
-        beside = (path for path in file.parent.iterdir() if path.suffix in BESIDE)
-        files |= {path for path in beside if f'"{path.name}"' in text}
-    return sorted(file.relative_to(root).as_posix() for file in files)
-
-
-def _source(module: str, root: Path) -> Path | None:
-    base = root.joinpath(*module.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
-@cache
-def _imports(path: Path, module: str) -> tuple[str, ...]:
-    """Names that a file imports; those of functions are among them, and stand for no file."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: package.count(".") + 2 - node.level]
-                base = ".".join([*above, base] if base else above)
-            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return tuple(names)
