@@ -45,7 +45,7 @@ def digest(content: str | bytes) -> str:
 
 def syntax(tree: ast.Module) -> str:
     """The syntax tree of a module as text, without what changes no result; the tree is changed."""
-    return _dump(_Strip(_message_names(tree)).visit(tree))
+    return _dump(_Strip(_names_with_meaning(tree)).visit(tree))
 
 
 def is_typing_only(node: ast.stmt) -> bool:
@@ -56,8 +56,9 @@ def is_typing_only(node: ast.stmt) -> bool:
 class _Strip(ast.NodeTransformer):
     """Removes what changes no result."""
 
-    def __init__(self, message_names: set[str]):
-        self.message_names = message_names
+    def __init__(self, names_with_meaning: set[str]):
+        self.names_with_meaning = names_with_meaning
+        self.functions = 0  # around the node that is visited
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
@@ -71,7 +72,10 @@ class _Strip(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
-        return self.generic_visit(node)
+        self.functions += 1
+        self.generic_visit(node)
+        self.functions -= 1
+        return node
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None
@@ -85,7 +89,7 @@ class _Strip(ast.NodeTransformer):
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         if isinstance(node.exc, ast.Call):
-            _blank(node.exc)
+            node.exc.args = [ast.Constant("") if self._is_words(a) else a for a in node.exc.args]
         return self.generic_visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
@@ -94,15 +98,26 @@ class _Strip(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if _is_message_call(node):
-            _blank(node)
+            node.args = [ast.Constant("") if _is_text(part) else part for part in node.args]
         return self.generic_visit(node)
 
-    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
         (first, *more) = node.targets
-        named = not more and isinstance(first, ast.Name) and first.id in self.message_names
-        if named and _is_text(node.value):
-            node.value = ast.Constant("")
-        return self.generic_visit(node)
+        return (
+            None if not more and self._is_message(first, node.value) else self.generic_visit(node)
+        )
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST | None:
+        return None if self._is_message(node.target, node.value) else self.generic_visit(node)
+
+    def _is_words(self, node: ast.expr) -> bool:
+        name = isinstance(node, ast.Name) and node.id not in self.names_with_meaning
+        return name or _is_text(node)
+
+    def _is_message(self, target: ast.expr, value: ast.expr) -> bool:
+        """Whether a text is assigned to a local variable that only messages read."""
+        local = self.functions > 0 and isinstance(target, ast.Name)
+        return local and target.id not in self.names_with_meaning and _is_text(value)
 
 
 def _plain(block: list[ast.stmt]) -> list[ast.stmt]:
@@ -114,11 +129,6 @@ def _plain(block: list[ast.stmt]) -> list[ast.stmt]:
         elif node.value is not None:
             plain.append(ast.Assign([node.target], node.value))
     return plain
-
-
-def _blank(call: ast.Call) -> None:
-    """Empty the texts among the arguments, together with the values that f-strings show."""
-    call.args = [ast.Constant("") if _is_text(part) else part for part in call.args]
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -137,19 +147,17 @@ def _is_text(node: ast.expr) -> bool:
     return False
 
 
-def _message_names(tree: ast.AST) -> set[str]:
-    """Names that are read in messages only, so that text assigned to them is one."""
-    inside, everywhere = set(), set()
+def _names_with_meaning(tree: ast.AST) -> set[str]:
+    """Names that are read outside messages, or belong to more than one function."""
+    in_messages, everywhere, shared = set(), set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             everywhere.add(node)
-        if isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and _is_message_call(node)):
-            inside.update(
-                part
-                for part in ast.walk(node)
-                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)
-            )
-    return {node.id for node in inside} - {node.id for node in everywhere - inside}
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            shared.update(node.names)
+        elif isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and _is_message_call(node)):
+            in_messages.update(part for part in ast.walk(node) if isinstance(part, ast.Name))
+    return {node.id for node in everywhere - in_messages} | shared
 
 
 def _is_message_call(node: ast.Call) -> bool:

@@ -45,6 +45,10 @@ SAME = {
     "message in a raise": ('"empty"', '"has no values"'),
     "values shown in a raise": ("{x.shape}: ", "shape {tuple(x.shape)}: "),
     "message in a variable": ("is negative", "is below 0"),
+    "message without a variable": (
+        '        message = f"strength {strength} is negative"\n        raise ValueError(message)',
+        '        raise ValueError("negative")',
+    ),
     "printed text": ('print("adding"', 'print("noise of strength"'),
     "annotation": ("x: np.ndarray,", "x: Any,"),
     "annotation of a variable": ('key = "seed"', 'key: str = "seed"'),
@@ -86,6 +90,11 @@ def test_a_changed_meaning_changes_the_fingerprint(change):
 def test_text_in_a_variable_counts_where_it_is_also_used_otherwise():
     both = 'def f():\n    m = "{}"\n    if bad():\n        raise ValueError(m)\n    return m\n'
     assert of(both.format("a")) != of(both.format("b"))
+
+
+def test_a_constant_of_the_module_counts_since_others_may_import_it():
+    used = 'HINT = "{}"\n\ndef f():\n    raise ValueError(f"no: {{HINT}}")\n'
+    assert of(used.format("a")) != of(used.format("b"))
 
 
 def test_imports_for_types_alone_do_not_count():

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+from edits import reword
 
 from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
@@ -99,6 +100,19 @@ def copy(tmp_path_factory):
     for name in ("realnet", "workflow"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     return root
+
+
+def test_other_words_and_layout_change_no_file(copy):
+    refresh(copy)
+    paths = [path for path in (copy / "realnet").rglob("*.py")]
+    texts = [path.read_text() for path in paths]
+    for path in paths:
+        reword(path)
+    try:
+        assert refresh(copy, write=False) == []
+    finally:
+        for path, text in zip(paths, texts, strict=True):
+            path.write_text(text)
 
 
 def test_only_stages_that_have_a_changed_module_get_another_file(copy):
