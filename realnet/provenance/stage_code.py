@@ -101,9 +101,8 @@ def closure(
         todo += [name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)]
     files = {name: path for name, path in found.items() if _exports(path) is None}
     for path in set(files.values()):
-        text = _read(path).text
         for beside in path.parent.iterdir():
-            if beside.suffix in BESIDE and f'"{beside.name}"' in text:
+            if beside.suffix in BESIDE and beside.name in _read(path).strings:
                 files[beside.relative_to(root).as_posix()] = beside
     return files
 
@@ -151,7 +150,7 @@ def _imports(path: Path, module: str) -> list[tuple[str, tuple[str, ...]]]:
 class _Module:
     """What is read from a file, once for all stages."""
 
-    text: str
+    strings: frozenset[str]  # constants in it
     fingerprint: str
     imports: tuple[tuple[int, str, tuple[str, ...]], ...]  # dots before it, module, names
     exports: dict[str, tuple[str, str]] | None  # where the file only imports
@@ -165,8 +164,7 @@ def _read(path: Path) -> _Module:
 @cache
 def _read_once(path: Path, _changed: int, _size: int) -> _Module:
     try:
-        text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{path}: cannot be parsed: {' '.join(str(error).split())}") from None
     imports: list[tuple[int, str, tuple[str, ...]]] = []
@@ -176,8 +174,10 @@ def _read_once(path: Path, _changed: int, _size: int) -> _Module:
         elif isinstance(node, ast.ImportFrom):
             names = tuple(alias.name for alias in node.names)
             imports.append((node.level, node.module or "", names))
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    strings = frozenset(value for value in constants if isinstance(value, str))
     exports = _re_exports(tree)  # before `syntax`, which takes the tree apart
-    return _Module(text, digest(syntax(tree)), tuple(imports), exports)
+    return _Module(strings, digest(syntax(tree)), tuple(imports), exports)
 
 
 def _re_exports(tree: ast.Module) -> dict[str, tuple[str, str]] | None:
