@@ -82,7 +82,7 @@ def test_bases_that_are_missing_or_go_in_a_circle(tmp_path, monkeypatch):
     for name, base in {"a": "b", "b": "c", "c": "b", "d": "nowhere"}.items():
         (tmp_path / f"workflow/presets/{name}.yaml").write_text(f"base: {base}\n")
     for name, said in {
-        "a": "leads back",
+        "a": "is circular",
         "d": r"presets/d\.yaml: preset 'nowhere' is none of",
     }.items():
         with pytest.raises(UserError, match=said):
