@@ -54,7 +54,7 @@ rule data:
         ],
 
 
-# Not part of the benchmark: each foreground rule on an image, for looking at.
+# Not part of the benchmark: a figure with each foreground rule applied to an image.
 rule foregrounds:
     input:
         manifests=rules.data.input,

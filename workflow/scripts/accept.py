@@ -13,9 +13,13 @@ from realnet.provenance.stage_code import FOLDER
 OLD_CODE = "realnet/"  # version 0.1.0 had the modules themselves as inputs
 
 
-def code_only(workflow: Any) -> list[Any]:
-    """Jobs that Snakemake would rerun, and whose code alone differs from what it has recorded."""
-    return [job for job in workflow.dag.needrun_jobs() if _is_code_only(workflow, job)]
+def code_only(workflow: Any, old: bool = False) -> list[Any]:
+    """Jobs that Snakemake would rerun, and whose code alone differs from what it has recorded.
+
+    old: only those whose results were made by version 0.1.0.
+    """
+    jobs = [job for job in workflow.dag.needrun_jobs() if not old or _is_old(workflow, job)]
+    return [job for job in jobs if _is_code_only(workflow, job)]
 
 
 def others(workflow: Any, jobs: list[Any]) -> int:
@@ -23,8 +27,7 @@ def others(workflow: Any, jobs: list[Any]) -> int:
     return sum(bool(job.output) for job in workflow.dag.needrun_jobs()) - len(jobs)
 
 
-def recorded_by_old_version(workflow: Any, job: Any) -> bool:
-    """Whether a job's results were made by version 0.1.0."""
+def _is_old(workflow: Any, job: Any) -> bool:
     return any(path.startswith(OLD_CODE) for path in _recorded(workflow, job))
 
 
