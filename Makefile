@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup project demo test test-unit test-dag test-hard tables publish mlflow lint format schema print-python clean
+.PHONY: help setup project demo test test-unit test-dag test-hard tables publish mlflow lint format code schema print-python clean
 
 help:  ## list the targets
 	@echo "RealNet-Bench. Targets:"
@@ -87,19 +87,23 @@ mlflow: project  ## browse the runs at http://127.0.0.1:5000 (PORT=…)
 	@sed -nE 's#.*"(runs|variants|cells)": "(/.*)".*#  \1: http://127.0.0.1:$(PORT)\2#p' results/tracking/runs.json 2>/dev/null || true
 	$(BIN)/mlflow --env-file mlflow.env ui --host 127.0.0.1 --port $(PORT) --workers 1
 
-lint: project  ## ruff, mypy, snakemake --lint, snakefmt
+lint: project  ## ruff, mypy, snakemake --lint, snakefmt, fingerprints
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	snakemake --lint
 	snakefmt --check Snakefile workflow
+	$(BIN)/python -m realnet code --check
 
 format: project  ## reformat with ruff and snakefmt
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	snakefmt Snakefile workflow
 
-schema: project  ## write workflow/schemas/params.schema.yaml anew
+code: project  ## write workflow/code: fingerprints of the code of each stage
+	$(BIN)/python -m realnet code
+
+schema: project  ## write workflow/schemas/params.schema.yaml
 	$(BIN)/python -m realnet params schema > workflow/schemas/params.schema.yaml
 
 print-python:  ## print the path of the environment's interpreter

@@ -21,7 +21,7 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/ablations.smk"
 
 
-# `snakemake --cores all` makes everything; `data`, `backbone`, `ddpm`, `sdas`, `afs`, `realnet`,
+# `snakemake --cores all` runs everything; `data`, `backbone`, `ddpm`, `sdas`, `afs`, `realnet`,
 # `evaluate` and `report` stop after that layer; `tables` renders what has been evaluated.
 # `ablation_<group>` evaluates the variants of a group and makes their table; `ablations` all groups.
 rule all:
@@ -31,18 +31,19 @@ rule all:
         TRACKED,
 
 
-# Each time until it is done: results that MLflow could not be told of.
+# At every start: a reminder of runs that could not be logged to MLflow.
 remind_of_tracking()
 
 
 onstart:
     check_places()
+    check_code()
 
 
 onsuccess:
     remind_of_tracking()
 
 
-# What stopped and why, once more and together: Snakemake has told it job by job, between others.
+# All failed stages and why, together: Snakemake reports them one by one, among other jobs.
 onerror:
-    tell_failures()
+    report_failures()

@@ -134,8 +134,41 @@ _ALL = (
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _ALL}
 
-# Not results of a run (one dataset x category x seed x variant), but read parameters as stages do.
+# What is not the result of a run, but reads parameters as stages do.
 OTHERS: dict[str, type[StageParams]] = {"demo": params.DemoParams, "report": params.ReportParams}
+
+# Where the code of every rule starts: what this module imports, directly or not, is its code, and a
+# change of meaning there is a reason to rerun. The names are those of the files in workflow/code.
+CODE: dict[str, str] = {
+    **{stage.name: stage.module for stage in _ALL},
+    "demo": "realnet.datasets.demo.demo_dataset",
+    "sia_shard": "realnet.stages.sia_shard",  # draws the images that the stage sia collects
+    "foregrounds": "realnet.plots.foreground_rules",
+    "report": "realnet.report",
+    "ablation": "realnet.report.groups",
+    "track": "realnet.tracking",
+}
+
+# Modules, with all that is in them, that no result depends on: the parameters are a reason to rerun
+# of their own, and the rest words messages and records.
+NOT_CODE: tuple[str, ...] = (
+    "realnet.config",
+    "realnet.core.environment_errors",
+    "realnet.core.errors",
+    "realnet.core.progress",
+    "realnet.core.stopping",
+    "realnet.provenance.record",
+    "realnet.registry",
+    "realnet.stages.job",
+)
+# Code of the report, but not of what is computed in a run: pictures, and what is said of results.
+WITHOUT_RESULTS: tuple[str, ...] = ("realnet.plots", "realnet.provenance")
+RESULTS = frozenset({*(stage.name for stage in _ALL), "demo", "sia_shard"})
+
+
+def not_code(name: str) -> tuple[str, ...]:
+    """The modules that are no code of this key of :data:`CODE`."""
+    return NOT_CODE + (WITHOUT_RESULTS if name in RESULTS else ())
 
 
 def params_of(name: str) -> type[StageParams]:
@@ -147,9 +180,7 @@ def depends_on(name: str) -> frozenset[str]:
     """Every section that a stage's result depends on: its own, and those of all stages before."""
     stage = STAGES[name]
     own = frozenset(stage.sections) | frozenset(stage.chosen_by)
-    if (
-        name == "realnet"
-    ):  # of which it reads the pooling alone, and that only to select checkpoints
+    if name == "realnet":  # reads only the pooling of it, and only to select checkpoints
         own -= {"evaluate"}
     return own.union(*(depends_on(before) for before in stage.upstream))
 

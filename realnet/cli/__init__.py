@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from realnet import __version__
-from realnet.cli import data, models, results, stages
+from realnet.cli import code, data, models, results, stages
 from realnet.core import stopping
 from realnet.core.environment_errors import explain
 from realnet.core.errors import UserError
@@ -17,7 +17,7 @@ app = typer.Typer(
     help="RealNet-Bench: every stage by hand. The whole benchmark: snakemake --cores all",
 )
 app.add_typer(data.app, name="data")
-for group in (stages, models, results):
+for group in (stages, models, results, code):
     app.add_typer(group.app)
 
 

@@ -42,7 +42,7 @@ from realnet.registry import OVERLAID, depends_on, params_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = Path("workflow/presets")
-DEPTH, EXTENT = 40, 100_000  # of parameters: levels, and values in all; real ones have 8 and 3,000
+DEPTH = 40  # levels of parameters at most; real ones have 8
 
 
 class Params(Section):
@@ -102,7 +102,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _variants(self) -> "Params":
         if self.variants.get("base") != {}:
-            raise ValueError("variants.base must be there and empty ({}): it is these parameters")
+            raise ValueError("variants.base must exist and be empty ({}): it is these parameters")
         lists = {"experiment.variants": self.experiment.variants}
         lists |= {f"groups.{name}.variants": group.variants for name, group in self.groups.items()}
         for where, names in lists.items():
@@ -120,7 +120,7 @@ class Params(Section):
         return self
 
     def _near(self, name: str) -> str:
-        """For a name that is no variant: those that it may stand for, or the first few."""
+        """For an unknown variant: the most similar names, or the first few."""
         first = list(self.variants)[:8] + (["..."] if len(self.variants) > 8 else [])
         return ", ".join(get_close_matches(name, self.variants, n=3) or first)
 
@@ -182,7 +182,7 @@ def parse(values: dict[str, Any], where: str = "params.yaml") -> Params:
 
 def _one_line(error: ValidationError) -> str:
     errors = error.errors()
-    # `all`, or a list of names: that a list is not `all` tells nobody which of the names is wrong.
+    # `all`, or a list of names: the wrong name is reported, not that the list is not `all`.
     names = (e for e in errors if e["type"] == "string_pattern_mismatch")
     first = next(names, errors[0])
     parts = (str(part) for part in first["loc"])
@@ -223,25 +223,26 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values alone; and a key that stands twice is a mistake, not the last one of them."""
+    """Plain values only; a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                message = f"key {key.value!r} stands twice"
+                message = f"duplicate key {key.value!r}"
                 raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
 
 
 def check_plain(values: Any, where: str | Path) -> None:
-    """Parameters are what JSON can hold. UserError: what it cannot (a date, infinity, a key that is
-    no text), and values that are nested too deep or, with their aliases spelt out, too many: a few
-    lines of aliases of aliases are small in memory, and endless to whoever copies them.
+    """Check that parameters are what JSON can hold.
+
+    Raises:
+        UserError: a date, infinity, a key that is not text, or values nested too deeply (as by an
+            alias of a mapping inside itself).
     """
     todo: list[tuple[tuple[Any, ...], Any]] = [((), values)]
-    count = 0
     while todo:
         place, value = todo.pop()
         key = ".".join(map(str, place[:8]))
@@ -265,9 +266,6 @@ def check_plain(values: Any, where: str | Path) -> None:
             )
         else:
             continue
-        count += len(parts)
-        if count > EXTENT:
-            raise UserError(f"{where}: more than {EXTENT:,} values, with all aliases spelt out")
         todo += [((*place, name), part) for name, part in parts]
 
 
@@ -281,21 +279,21 @@ def resolve(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> 
 
 
 def _all_variants(values: dict[str, Any]) -> dict[str, Any]:
-    """``experiment.variants: all`` spelt out: those of every group, each once, in their order."""
+    """Expand ``experiment.variants: all``: the variants of every group, each once, in order."""
     experiment, groups = values.get("experiment"), values.get("groups")
     if not isinstance(experiment, dict) or experiment.get("variants") != "all":
         return values
     try:
         names = [name for group in groups.values() for name in group["variants"]]
     except (AttributeError, KeyError, TypeError):
-        message = "experiment.variants: all means those of `groups`, of which there are none"
+        message = "experiment.variants: all needs `groups`, and there are none"
         raise UserError(message) from None
     return values | {"experiment": experiment | {"variants": list(dict.fromkeys(names))}}
 
 
 def _laid_over(values: dict[str, Any], preset: dict[str, Any]) -> dict[str, Any]:
-    """A preset's `variants` and `groups` stand in the place of those below: an overlay that fits
-    one size of network is nonsense over another. What the command line says is added to them.
+    """A preset over the values below it. Its `variants` and `groups` replace those below, since an
+    overlay for one network size is wrong for another; the command line adds to them.
     """
     own = {key: {} for key in ("variants", "groups") if key in preset}
     return merge(values | own, preset)
@@ -308,7 +306,7 @@ def _overlay(preset: Any, named_in: str, above: tuple[Any, ...] = ()) -> dict[st
         raise UserError(f"{named_in}: preset {_short(preset)} is none of {', '.join(known)}")
     path = PROJECT / PRESETS / f"{preset}.yaml"
     if preset in above:
-        raise UserError(f"{named_in}: base: {preset} leads back to where it started")
+        raise UserError(f"{named_in}: base: {preset} is circular")
     values = read_yaml(path)
     if "base" not in values:
         return values

@@ -10,7 +10,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_]*$"  # of data sets, categories and variants
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_]*$"  # of datasets, categories and variants
 Name = Annotated[str, Field(pattern=NAME)]
 
 
@@ -71,7 +71,7 @@ class Compute(Section):
 
 
 class DemoData(Section):
-    """The embedded procedural data set (`realnet data demo`)."""
+    """The embedded procedural dataset (`realnet data demo`)."""
 
     seed: NonNegative
     image_size: Annotated[int, Field(ge=128)]
@@ -81,16 +81,16 @@ class DemoData(Section):
 
 
 class Data(Section):
-    root: str  # folder of raw data sets, relative to the project
+    root: str  # folder of raw datasets, relative to the project
     image_size: Annotated[int, Field(ge=16)]  # both sides, pixels; aspect ratio is not kept
     demo: DemoData
 
 
 class OwnLayout(Section):
-    """Where a data set of one's own keeps its images: globs below ``data/raw/<data set>``.
+    """Where a custom dataset keeps its images: globs below ``data/raw/<dataset>``.
 
     ``{category}`` and ``{defect}`` stand for one folder name (or part of a file name) each, and
-    ``{stem}`` for the image's file name without suffix. Without ``{category}`` the data set has a
+    ``{stem}`` for the image's file name without suffix. Without ``{category}`` the dataset has a
     single category, named like itself.
     """
 
@@ -120,7 +120,7 @@ class OwnLayout(Section):
             if name != "mask" and len(set(fields)) < len(fields):
                 raise ValueError(f"{name}: each field may occur once, got {pattern!r}")
             if pattern.startswith("/") or ".." in pattern.split("/"):
-                raise ValueError(f"{name}: must stay below the data set's folder, got {pattern!r}")
+                raise ValueError(f"{name}: must stay below the dataset's folder, got {pattern!r}")
         if "{stem}" not in (self.mask or "{stem}"):
             raise ValueError(f"mask: needs the field {{stem}}, got {self.mask!r}")
         images = (self.train, self.test_good, self.test_defective)
@@ -130,10 +130,10 @@ class OwnLayout(Section):
 
 
 class Prepare(Section):
-    """How raw data sets become manifests (`realnet data prepare`)."""
+    """How raw datasets become manifests (`realnet data prepare`)."""
 
     allow_partial: bool  # go on with other image counts than the published ones
-    layouts: dict[Name, OwnLayout]  # own data sets that are not in MVTec-AD layout
+    layouts: dict[Name, OwnLayout]  # custom datasets that are not in MVTec-AD layout
 
 
 class Pretext(Section):
@@ -309,7 +309,7 @@ class SdasStart(Section):
 
 
 class Sia(Section):
-    """The Synthetic Industrial Anomaly data set (`snakemake sia`); no part of the benchmark.
+    """The Synthetic Industrial Anomaly dataset (`snakemake sia`); no part of the benchmark.
 
     Guidance, rounding and the start of the chain are those of `sdas`.
     """

@@ -6,23 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from realnet.provenance.page_records import relative
+from realnet.registry import STAGES
 from realnet.report.collect import Cell, Results
 
 # Where a stage leaves its record and its log, in the order in which stages run. `{group}` is the
-# category or, where one model serves all of them, `all`.
-PLACES = {
-    "data": "data/{dataset}/{category}",
-    "backbone": "backbone/{variant}",
-    "ddpm": "ddpm/{dataset}/{group}/seed{seed}/{variant}",
-    "classifier": "classifier/{dataset}/all/seed{seed}/{variant}",
-    "sdas": "sdas/{dataset}/{category}/seed{seed}/{variant}",
-    "afs": "afs/{dataset}/{category}/seed{seed}/{variant}",
-    "realnet": "realnet/{dataset}/{category}/seed{seed}/{variant}",
-    "patchcore": "patchcore/{dataset}/{category}/seed{seed}/{variant}",
-    "evaluate": "evaluate/{dataset}/{category}/seed{seed}/{variant}",
-}
-# What is there once a stage has succeeded, where that is not its record.
-RESULTS = {"data": "manifest.csv"}
+# category or, where one model serves all of them, `all`. SIA is no part of a run.
+PLACES = {stage.name: stage.path for stage in STAGES.values() if stage.name != "sia"}
 TAIL = 16_000  # bytes of a log that are looked at
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -67,7 +56,7 @@ def _stopped(results: Path, cell: Cell, folder: str) -> Iterator[tuple[str, Path
             for group in groups:
                 where = place.format(**cell._asdict() | {"variant": variant, "group": group})
                 log = results / "logs" / f"{where}.log"
-                done = (results / where / RESULTS.get(stage, "stage.json")).is_file()
+                done = (results / where / STAGES[stage].result).is_file()
                 if done or log.is_file():
                     break
             if done or log.is_file():

@@ -18,18 +18,13 @@ from realnet.config.params import Params, load
 from realnet.config.sections import Experiment
 from realnet.core.errors import UserError
 from realnet.core.io import read_json
+from realnet.registry import STAGES
 from realnet.tracking.names import GROUPS, WHOLE, metric_name
 
 LAYOUT = "2"  # raise it when runs are to be written anew though no result has changed
 
 # Stage -> what of its folder the run shows, under which name.
-FIGURES = {
-    "evaluate": {"qualitative.png": "heat_maps.png"},
-    "realnet": {"curves.png": "training_curves.png"},
-    "afs": {"afs.png": "selected_features.png"},
-    "sdas": {"grid.png": "sdas_strengths.png"},
-    "ddpm": {"samples.png": "ddpm_samples.png"},
-}
+FIGURES = {stage.name: stage.figures for stage in STAGES.values() if stage.figures}
 # Columns of a stage's table that become curves over the steps, by how their names start.
 CURVES = {
     "history.csv": ("{stage}", ("loss",)),

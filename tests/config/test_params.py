@@ -82,7 +82,7 @@ def test_bases_that_are_missing_or_go_in_a_circle(tmp_path, monkeypatch):
     for name, base in {"a": "b", "b": "c", "c": "b", "d": "nowhere"}.items():
         (tmp_path / f"workflow/presets/{name}.yaml").write_text(f"base: {base}\n")
     for name, said in {
-        "a": "leads back",
+        "a": "is circular",
         "d": r"presets/d\.yaml: preset 'nowhere' is none of",
     }.items():
         with pytest.raises(UserError, match=said):
@@ -178,7 +178,7 @@ def test_stage_params_reads_json_and_files():
     from_json = stage_params(p.section_json("afs"), params_of("afs"))
     assert from_json.afs == p.afs == stage_params(str(FILE), params_of("afs")).afs
     assert not hasattr(from_json, "training")
-    with pytest.raises(UserError, match="is missing, stage afs needs it"):
+    with pytest.raises(UserError, match="backbone is missing, AfsParams needs it"):
         stage_params(p.section_json("evaluate"), params_of("afs"))
 
 

@@ -322,18 +322,11 @@ def test_damaged_yaml(folder, data):
         outcome(lambda: parse(resolve(laid_over(VALUES, values))))
 
 
-def bomb(levels: int) -> str:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, levels)]
-    return "\n".join([*lines, f"variants: *a{levels - 1}"])
-
-
 HOSTILE = {
     "python object": "preset: !!python/object/apply:os.system ['touch pwned']",
     "python name": "preset: !!python/name:os.system",
     "python module": "!!python/module:os",
     "python tuple": "experiment: !!python/tuple [1]",
-    "billion laughs": bomb(9),
     "cycle of lists": "experiment: &a [*a]",
     "cycle of mappings": "experiment: &a {variants: *a}",
     "cycle in free values": "backbone: &a {arch_args: {x: *a}}",

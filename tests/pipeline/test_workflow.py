@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from edits import flip_operator, reword
 
 from realnet.core.io import read_csv
 
@@ -203,6 +204,10 @@ def test_lint_is_clean(finished):
     assert "Congratulations" in output, output
 
 
+def changed_in_dvc(copy) -> set[str]:
+    return set(json.loads(copy.run("dvc", "status", "--json").stdout))
+
+
 def test_dvc_goes_through_the_same_dag(finished):
     metrics = finished.root / "results/metrics.json"
     before = metrics.read_bytes()
@@ -211,4 +216,16 @@ def test_dvc_goes_through_the_same_dag(finished):
     assert finished.planned() == {}
     status = finished.run("dvc", "status").stdout
     assert "up to date" in status, status
+    assert changed_in_dvc(finished) == set()
+    scheduler = finished.root / "realnet/diffusion/scheduler.py"
+    text = scheduler.read_text()
+    reword(scheduler)
+    finished.run("realnet", "code")
+    assert changed_in_dvc(finished) == {"code"}  # which is there to find out, and changes no file
+    flip_operator(scheduler)
+    finished.run("realnet", "code")
+    assert changed_in_dvc(finished) == {"code", "ddpm", "classifier", "sdas", "sia"}
+    scheduler.write_text(text)
+    finished.run("realnet", "code")
+    assert changed_in_dvc(finished) == set()
     assert "pixel_auroc" in finished.run("dvc", "metrics", "show", "--json").stdout

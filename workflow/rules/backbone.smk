@@ -10,7 +10,7 @@ rule make_backbone:
         "results/logs/backbone/{variant}.log",
     benchmark:
         "results/benchmarks/backbone/{variant}.tsv"
-    # The longest single job of the demo, and every training waits for it.
+    # The longest single job of the demo; every training waits for it.
     priority: 100
     conda:
         "../envs/realnet.yaml"

@@ -14,28 +14,31 @@ from snakemake.utils import validate
 # The project beside this Snakefile comes first, whatever else the environment has installed.
 sys.path[:0] = [str(workflow.basedir), f"{workflow.basedir}/workflow/scripts"]
 
+import accept
 import dag
-from realnet.core.errors import UserError
 from realnet.config.params import Params, read_yaml
+from realnet.core.errors import UserError
+from realnet.provenance import stage_code
+from realnet.registry import CODE
 
 # For jobs: the same project, and the interpreter that runs Snakemake, so that the environment need
-# not be activated; with `--sdm conda` it is the one of workflow/envs/realnet.yaml. The path is no
-# part of the commands, since a changed command is a reason to rerun and another path is not.
+# not be activated; with `--sdm conda` it is the one of workflow/envs/realnet.yaml. The path is not
+# part of the commands, since a changed command is a reason to rerun, and another path is not.
 in_conda = bool(workflow.deployment_settings.deployment_method)
 os.environ.update(
     REALNET_PYTHON="python" if in_conda else sys.executable,
-    # A job ends with the process that started it, here or on a cluster's node.
+    # A job ends with the process that started it, here or on a node of a cluster.
     REALNET_PARENT=str(os.getpid()),
     PYTHONPATH=os.pathsep.join([str(workflow.basedir), os.getenv("PYTHONPATH", "")]),
 )
 
 
 def user_error(error):
-    """End with one line on stderr; a WorkflowError would add the place in this file."""
+    """Exit with one line on stderr; a WorkflowError would add the line of this file."""
     raise SystemExit(f"realnet: {error}")
 
 
-# `config` is params.yaml with `--config` laid over it, but a preset belongs between the two.
+# `config` is params.yaml overlaid by `--config`, but a preset belongs between the two.
 try:
     P = dag.settings(
         read_yaml(f"{workflow.basedir}/params.yaml"),
@@ -44,6 +47,8 @@ try:
     MATRIX = dag.matrix(P)
     dag.check_files(P, MATRIX)
     dag.check_guidance(P, MATRIX, P.experiment.variants)
+    if workflow.is_main_process:  # and not each of its jobs
+        stage_code.refresh(Path(workflow.basedir))
 except UserError as error:
     user_error(error)
 config.clear()
@@ -54,17 +59,17 @@ validate(config, "../schemas/params.schema.yaml", set_default=False)
 
 SEEDS = P.experiment.seeds
 VARIANTS = P.experiment.variants
-# Those whose detector is a RealNet; others have no use for the layers before it.
+# Variants whose detector is a RealNet; others do not need the layers before it.
 TRAINED = [variant for variant in VARIANTS if P.trains(variant)]
 GPU = 0 if P.compute.device == "cpu" else 1
 THREADS = P.compute.threads
-# One training may take several GPUs. With `auto` it takes those that its job is given, which is one
-# or what `--set-resources train_ddpm:gpu=4` says.
+# One training may use several GPUs. With `auto` it uses those that its job is given: one, or what
+# `--set-resources train_ddpm:gpu=4` says.
 PROCESSES = 1 if P.compute.processes == "auto" else P.compute.processes
 
 
-# Names as in params.yaml. A result of any category can be asked for by its path, also of a data set
-# that is not in the matrix; the functions below refuse what there is not.
+# Names as in params.yaml. A result of any category can be requested by its path, also of a dataset
+# that is not in the matrix; the functions below reject what does not exist.
 wildcard_constraints:
     dataset=r"\w+",
     category=r"\w+",
@@ -74,8 +79,8 @@ wildcard_constraints:
 
 
 def once(function):
-    """A function of the parameters that every job asks, once for each of its arguments (it may
-    validate all parameters each time). A UserError ends the run with its one line."""
+    """A function of the parameters, called once per set of arguments (it may validate all
+    parameters each time). A UserError ends the run with its one line."""
 
     @functools.cache
     def answer(*arguments):
@@ -96,37 +101,39 @@ all_categories = once(dag.categories_of)
 
 
 def code(stage):
-    """The stage's source files as inputs. Small files are compared by content, so a `git checkout`
-    costs nothing; local(), since a default storage provider has no code."""
-    return [local(path) for path in dag.closure(dag.CODE[stage])]
+    """The file with the fingerprints of the stage's code, as an input. Snakemake compares small
+    files by content. local(), since a default storage provider has no code."""
+    if stage not in CODE:
+        user_error(f"realnet/registry.py: CODE has no {stage}")
+    return local(f"workflow/code/{stage}.json")
 
 
 def cfg(stage):
-    """What the stage reads, and nothing else: a change of another parameter is no reason to rerun."""
+    """What the stage reads and nothing else, so that other parameters are no reason to rerun."""
     return lambda wildcards: section(stage, getattr(wildcards, "variant", "base"))
 
 
 def demo_cfg():
-    """As `cfg`, for the demo set: of the section `data` only `demo` has a say in what is drawn."""
+    """As `cfg`, for the demo dataset, which depends only on `demo` of the section `data`."""
     return json.dumps(
         {"data": {"root": "", "image_size": 64, "demo": config["data"]["demo"]}}
     )
 
 
 def prepare_cfg(dataset):
-    """As `cfg`, with this data set's layout alone: another's is no reason to rerun."""
+    """As `cfg`, with the layout of this dataset only."""
     layouts = config["prepare"]["layouts"]
     own = {dataset: layouts[dataset]} if dataset in layouts else {}
     return json.dumps({"prepare": config["prepare"] | {"layouts": own}}, sort_keys=True)
 
 
 def shared(stage, variant):
-    variant_of(variant)  # ends the run where there is none
+    variant_of(variant)  # ends the run if it does not exist
     return P.shared_variant(stage, variant)
 
 
 def place(stage, dataset, category, seed, variant):
-    """The folder of a stage's result for this cell of the matrix, shared where it can be."""
+    """The folder of a stage's result for this run, shared between variants where possible."""
     return f"results/{stage}/{dataset}/{category}/seed{seed}/{shared(stage, variant)}"
 
 
@@ -136,7 +143,7 @@ def group(category):
 
 
 def layer(stage, name, variants=VARIANTS):
-    """`name` of every result of a stage that the matrix asks for, each once."""
+    """`name` of every result of a stage that the matrix needs, each once."""
     return list(
         dict.fromkeys(
             f"{place(stage, dataset, category, seed, variant)}/{name}"
@@ -165,7 +172,7 @@ def backbone_of(wildcards):
 
 
 def sdas_of(wildcards):
-    """The synthetic images, for variants whose anomalies come (also) from them."""
+    """The SDAS images, for variants that use them as anomalies."""
     if uses_sdas(wildcards.variant):
         return upstream("sdas", "manifest.csv")(wildcards)
     return []
@@ -198,18 +205,18 @@ def weights_file(wildcards):
 
 
 def init_of(wildcards):
-    """The weights that a diffusion model starts from, where `ddpm.init` names some."""
+    """The weights that a diffusion model starts from, if `ddpm.init` names some."""
     folder = variant_of(wildcards.variant).ddpm.init
     return [f"{folder}/config.json", f"{folder}/model.safetensors"] if folder else []
 
 
 def categories_of(dataset):
-    """What a model for a whole data set is trained on: the matrix, or all of another data set."""
+    """What a model of a whole dataset is trained on: the categories of the matrix, or all."""
     return MATRIX.get(dataset) or all_categories(dataset)
 
 
 def ddpm_categories(wildcards):
-    """What one diffusion model is trained on, in the order of its classes."""
+    """The categories of one diffusion model, in the order of its classes."""
     if wildcards.group == "all":
         return categories_of(wildcards.dataset)
     return [wildcards.group]
@@ -247,7 +254,7 @@ def classifier_folder(dataset, seed, variant):
 
 
 def classifier_of(wildcards):
-    """The guided classifier of a data set, where this variant's sampling uses one."""
+    """The guidance classifier of a dataset, if the sampling of this variant uses one."""
     if uses_classifier(wildcards.variant):
         folder = classifier_folder(wildcards.dataset, wildcards.seed, wildcards.variant)
         return f"{folder}/model.safetensors"
@@ -266,15 +273,15 @@ def classifier_init(wildcards):
 
 
 def report_cfg(*sections):
-    """The matrix (with `all` spelt out, variants in order) and what the tables read."""
+    """The matrix (with `all` expanded, variants in order) and what the tables read."""
     values = {key: config[key] for key in sections}
     values["experiment"] = config["experiment"] | {"datasets": MATRIX}
     return json.dumps(values, sort_keys=True)
 
 
 def of_group(name):
-    """Input function: `name` of every evaluation of the group's variants, after a look at what they
-    need; of groups that nobody asks for, nothing is asked."""
+    """Input function: `name` of every evaluation of the group's variants. Checks the files that
+    they need, which is not done for groups that nobody requests."""
 
     def files(wildcards):
         group = P.groups.get(wildcards.ablation)
@@ -289,7 +296,7 @@ def of_group(name):
 
 
 def group_cfg(wildcards):
-    """As `report_cfg`, with the variants of the group alone."""
+    """As `report_cfg`, with the variants of the group only."""
     group = P.groups[wildcards.ablation]
     values = {
         "experiment": {
@@ -305,28 +312,50 @@ def group_cfg(wildcards):
 
 
 def check_places():
-    """Before the first job: one line where results cannot be written, which Snakemake would find
-    out in the middle, with a traceback, and stop everything."""
+    """Before the first job: one line if results cannot be written, where Snakemake would stop
+    later with a traceback."""
     for folder in ["results", *glob.glob("results/*/")]:
         if os.path.isdir(folder) and not os.access(folder, os.W_OK):
             user_error(
-                f"{folder}: cannot be written (no right to it, or a read-only disk); give this"
-                " user the right to it, or mount it writable"
+                f"{folder}: cannot be written (no permission, or a read-only disk); give this"
+                " user the permission, or mount it writable"
             )
 
 
-def tell_failures():
+def check_code():
+    """Before the first job: accept changed code if `realnet code --accept` asks for it; and stop
+    if results of version 0.1.0 would be recomputed only because code was recorded otherwise.
+    """
+    if os.getenv("REALNET_ACCEPT_CODE"):
+        jobs = accept.code_only(workflow)
+        accept.accept(workflow, jobs)
+        others = accept.others(workflow, jobs)
+        print(
+            f"realnet: accepted the results of {len(jobs)} jobs; {others} other jobs remain"
+            " to be run (changed parameters or data, or no results)",
+            file=sys.stderr,
+        )
+        raise SystemExit(0)
+    old = accept.code_only(workflow, old=True)
+    if old and not os.getenv("REALNET_RECOMPUTE"):
+        user_error(
+            f"{len(old)} jobs have results of version 0.1.0, which recorded code in another way."
+            " Keep these results: `realnet code --accept`. Recompute them: set REALNET_RECOMPUTE=1"
+        )
+
+
+def report_failures():
     """On stderr, after an error: stages of the matrix that were started and have no result."""
     cfg = report_cfg("variants", "report")
     words = ["-m", "realnet", "failures", "--stopped", "--params", cfg]
-    with contextlib.suppress(OSError):  # an account of errors must not be one
-        told = subprocess.run([sys.executable, *words], capture_output=True, text=True)
-        if told.returncode == 1 and told.stdout:
-            print(f"\n{told.stdout}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # reporting errors must not fail
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+        if done.returncode == 1 and done.stdout:
+            print(f"\n{done.stdout}", file=sys.stderr, flush=True)
 
 
 def remind_of_tracking():
-    """On stderr: runs that MLflow could not be told of, by the receipt of `track_runs`."""
+    """On stderr: runs that could not be logged to MLflow, by the receipt of `track_runs`."""
     if os.path.isfile(TRACKED):
         from realnet.tracking import reminder
 
@@ -335,12 +364,14 @@ def remind_of_tracking():
 
 
 def stage(command, gpu=False):
-    """Shell text of a stage: its output goes to the log, and its last words also to the terminal.
+    """Shell command of a stage: output goes to the log; after an error, its end is also printed.
 
-    On a GPU it runs behind `realnet.compute.gpu`, which gives concurrent jobs different devices.
+    On a GPU it runs through `realnet.compute.gpu`, which gives concurrent jobs different devices.
     """
     python = '"$REALNET_PYTHON"'
-    lease = f"{python} -m realnet.compute.gpu --count {{resources.gpu}} -- " if gpu else ""
+    lease = (
+        f"{python} -m realnet.compute.gpu --count {{resources.gpu}} -- " if gpu else ""
+    )
     return (
         f"{lease}{python} -m realnet {command} > {{log}} 2>&1"
         " || {{ status=$?; [ $status -ne 137 ] || echo 'realnet: ended by SIGKILL; perhaps the"

@@ -54,11 +54,11 @@ rule data:
         ],
 
 
-# Not part of the benchmark: each foreground rule on an image, for looking at.
+# Not part of the benchmark: a figure with each foreground rule applied to an image.
 rule foregrounds:
     input:
         manifests=rules.data.input,
-        code=[local(path) for path in dag.closure("realnet.plots.foreground_rules")],
+        code=code("foregrounds"),
     output:
         "results/figures/foregrounds.png",
     log:

@@ -18,8 +18,8 @@ rule train_ddpm:
     benchmark:
         "results/benchmarks/ddpm/{dataset}/{group}/seed{seed}/{variant}.tsv"
     priority: 80
-    # The second attempt goes on at the last checkpoint, which is no declared output. A user's
-    # mistake is tried twice too, but fails in seconds.
+    # The second attempt resumes from the last checkpoint, which is not a declared output. A user's
+    # mistake is tried twice too, but fails within seconds.
     retries: 1
     conda:
         "../envs/realnet.yaml"

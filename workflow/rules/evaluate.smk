@@ -2,7 +2,7 @@ rule evaluate_detector:
     input:
         manifest="results/data/{dataset}/{category}/manifest.csv",
         model=model_of("safetensors"),
-        # Also names the weights that were best on the test set, which not every training keeps.
+        # Also names the weights that were best on the test set, if the training keeps them.
         config=model_of("json"),
         code=code("evaluate"),
     output:

@@ -8,7 +8,7 @@ REPORT = [
     ),
     "results/tables/cells.csv",
     *expand("results/figures/{figure}.png", figure=["summary", "overview"]),
-    # Names all figures: which there are depends on the data.
+    # Lists all figures: which exist depends on the data.
     "results/figures/index.json",
     "results/report.html",
 ]
@@ -76,7 +76,7 @@ rule track:
         TRACKED,
 
 
-# Whatever has been evaluated, rendered again; trains nothing and needs neither data nor models.
+# Renders whatever has been evaluated; trains nothing and needs neither data nor models.
 rule tables:
     log:
         "results/logs/tables.log",

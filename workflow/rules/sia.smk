@@ -1,8 +1,8 @@
-# Not part of the benchmark (`all`): the Synthetic Industrial Anomaly data set, of the base variant.
-# One job per shard, so several GPUs share a category, and what was drawn stays when a run is killed.
+# Not part of the benchmark (`all`): the Synthetic Industrial Anomaly dataset, of the base variant.
+# One job per shard, so that several GPUs share a category and a killed run keeps finished shards.
 sia_shards = once(dag.sia_shards)
 sia_shard_section = once(dag.sia_shard_section)
-# As classifier_of, also where no detector is trained on guided images.
+# As classifier_of, also if no detector is trained on guided images.
 SIA_GUIDED = [v for v in P.variants if variant_of(v).sdas.guidance_scale > 0]
 SIA_COMMAND = (
     "sia --ddpm {params.ddpm:q} --manifest {input.manifest:q} {params.classifier}"
@@ -47,7 +47,7 @@ rule draw_sia_shard:
         stage(f"{SIA_COMMAND} --shard {{wildcards.shard}}", gpu=True)
 
 
-# Checks every image once more by its digest; draws nothing.
+# Checks the digest of every image; samples nothing.
 rule collect_sia:
     input:
         shards=lambda w: [

@@ -1,6 +1,5 @@
-"""What the Snakefile needs to know before it can draw the DAG; plain functions, no Snakemake."""
+"""What the Snakefile needs before it can build the DAG; plain functions, no Snakemake."""
 
-import ast
 import json
 import re
 from collections.abc import Sequence
@@ -18,49 +17,8 @@ from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.items import read_manifest
 from realnet.datasets.layouts import list_categories, list_category
 
-# Where the code of each stage starts: what this module imports, directly or not, is the stage's
-# code, and a change there reruns the stage. Not `realnet.cli`, or a new option of one command
-# would rerun everything.
-CODE = {
-    "demo": "realnet.datasets.demo.demo_dataset",
-    "data": "realnet.stages.data",
-    "backbone": "realnet.models.features",
-    "ddpm": "realnet.stages.ddpm",
-    "classifier": "realnet.stages.classifier",
-    "sdas": "realnet.stages.sdas",
-    "sia": "realnet.stages.sia",
-    "sia_shard": "realnet.stages.sia_shard",
-    "afs": "realnet.stages.afs",
-    "realnet": "realnet.stages.realnet",
-    "patchcore": "realnet.detectors.patchcore",
-    "evaluate": "realnet.stages.evaluate",
-    "report": "realnet.report",
-    "ablation": "realnet.report.groups",
-    "track": "realnet.tracking",
-}
-
-# In results/tables, beside one for each data set.
+# In results/tables, beside one for each dataset.
 TABLES = ("main", "protocols", "per_category", "ablation", "verdicts")
-
-# What may lie beside a module as a part of it.
-BESIDE = {".yaml", ".j2", ".css", ".js"}
-
-# Imported everywhere, but no result follows from them: the values that a stage reads from its
-# parameters are a trigger of their own, and the rest words errors and records.
-NOT_CODE = {
-    "realnet",
-    "realnet.config",
-    "realnet.config.params",
-    "realnet.config.sections",
-    "realnet.config.stage_params",
-    "realnet.core.environment_errors",
-    "realnet.core.errors",
-    "realnet.core.progress",
-    "realnet.core.stopping",
-    "realnet.provenance.record",
-    "realnet.registry",
-    "realnet.stages.job",
-}
 
 
 def settings(values: dict[str, Any], overrides: dict[str, Any]) -> Params:
@@ -69,7 +27,7 @@ def settings(values: dict[str, Any], overrides: dict[str, Any]) -> Params:
 
 
 def _plain(value: Any) -> Any:
-    """Give ``--config 'ddpm={steps: 5}'`` its number back: Snakemake hands it over as text."""
+    """Restore the number in ``--config 'ddpm={steps: 5}'``: Snakemake passes it as text."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -83,7 +41,7 @@ def _plain(value: Any) -> Any:
 
 
 def matrix(params: Params) -> dict[str, tuple[str, ...]]:
-    """Data set -> categories, ``all`` spelt out. UserError: an unknown data set or category."""
+    """Dataset -> categories, with ``all`` expanded. UserError: an unknown dataset or category."""
     found = {}
     for dataset, wanted in params.experiment.datasets.items():
         if dataset in (*TABLES, "cells") or dataset.startswith("ablation_"):
@@ -101,12 +59,12 @@ def matrix(params: Params) -> dict[str, tuple[str, ...]]:
 
 
 def categories_of(params: Params, dataset: str) -> tuple[str, ...]:
-    """All categories of a data set. UserError: it is not a known one, and has no images."""
+    """All categories of a dataset. UserError: it is not a known one, and has no images."""
     return KNOWN_CATEGORIES.get(dataset) or _own_categories(params, dataset)
 
 
 def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
-    """Of a data set that is not among the known ones: by its images or, without, its manifests."""
+    """Categories of a custom dataset: by its images or, without images, its manifests."""
     root = _root(params, dataset)
     known = list_categories(root, dataset, params.prepare.layouts)
     known = known or sorted(
@@ -114,7 +72,7 @@ def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
     )
     if not known:
         raise UserError(
-            f"data set {dataset!r} is not one of {', '.join(KNOWN_CATEGORIES)}, and"
+            f"dataset {dataset!r} is not one of {', '.join(KNOWN_CATEGORIES)}, and"
             f" {_short(root)} has no training images where its layout expects them; put your"
             f" images there, or say in prepare.layouts.{dataset} where they are"
         )
@@ -130,10 +88,10 @@ def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
 def check_files(
     params: Params, cells: dict[str, tuple[str, ...]], variants: Sequence[str] | None = None
 ) -> None:
-    """UserError for weights or textures that are not there, before any job has started.
+    """UserError for missing weights or textures, before any job has started.
 
-    variants: those asked for, of which no other is looked at; None: those of the matrix. What was
-    made of the files already is enough. Images are looked for by :func:`raw_files`.
+    variants: the ones to check; None: those of the matrix. Files whose result exists already are
+    not needed. Images are checked by :func:`raw_files`.
     """
     for name in params.experiment.variants if variants is None else variants:
         variant = params.variant(name)
@@ -156,19 +114,19 @@ def check_files(
 
 
 def _backbone_is_made(params: Params, name: str) -> bool:
-    """Whether the variant's backbone is there, and made with these parameters and no others."""
+    """Whether the variant's backbone exists and was made with these parameters."""
     record = PROJECT / "results/backbone" / params.shared_variant("backbone", name) / "stage.json"
     return _is_made(record, "backbone", params.variant(name))
 
 
 def _is_made(record: Path, section: str, params: Params) -> bool:
-    """Whether a result's ``stage.json`` is there, and says it was made with this section."""
+    """Whether a result's ``stage.json`` exists and records the same values of this section."""
     wanted = getattr(params, section).model_dump(mode="json")
     return record.is_file() and read_json(record)["params"][section] == wanted
 
 
 def _check_init(params: Params, name: str, cells: dict[str, tuple[str, ...]]) -> None:
-    """UserError: a diffusion model is still to be trained from weights that are not there."""
+    """UserError: a diffusion model is to be trained from weights that do not exist."""
     variant, whole = params.variant(name), params.ddpm.scope == "dataset"
     init, place = variant.ddpm.init, f"{params.shared_variant('ddpm', name)}/stage.json"
     records = [
@@ -198,13 +156,13 @@ def _short(path: Path) -> str:
 def raw_files(params: Params, dataset: str, category: str) -> list[str]:
     """What `data` reads: the demo's record, or the category's images, masks and split table.
 
-    Where the images are gone and their manifest is not: what the manifest names. Snakemake finds
-    that nothing can make those, and goes on with the manifest, so that tables can be made again.
-    UserError: no such category, or its folders do not hold what they should.
+    If the images are gone but their manifest is not: what the manifest names. Snakemake then keeps
+    the manifest, since no rule makes these files, and tables can still be rebuilt.
+    UserError: no such category, or its folders do not have the expected content.
     """
     known = categories_of(params, dataset)
     if category not in known:
-        raise UserError(f"data set {dataset}: no category {category!r}; one of {', '.join(known)}")
+        raise UserError(f"dataset {dataset}: no category {category!r}; one of {', '.join(known)}")
     if dataset == "demo":
         return [f"{params.data.root}/demo/dataset.json"]
     manifest = PROJECT / "results/data" / dataset / category / "manifest.csv"
@@ -214,7 +172,7 @@ def raw_files(params: Params, dataset: str, category: str) -> list[str]:
     own = params.prepare.layouts.get(dataset)
     files = list(_list_once(params.data.root, dataset, category, own))
     for path in files:
-        if "{" in path or "}" in path:  # Snakemake takes it for a wildcard, and has no other way
+        if "{" in path or "}" in path:  # Snakemake takes it for a wildcard, and has no escape
             raise UserError(f"{path}: file names with {{ or }} cannot be used; rename it")
     return files
 
@@ -223,7 +181,7 @@ def raw_files(params: Params, dataset: str, category: str) -> list[str]:
 def _list_once(
     data_root: str, dataset: str, category: str, own: OwnLayout | None
 ) -> tuple[str, ...]:
-    """A tree of tens of thousands of files is walked once, however often Snakemake asks."""
+    """Cached: a tree of tens of thousands of files is walked once."""
     root = PROJECT / data_root / dataset
     try:
         listing = list_category(root, dataset, category, {dataset: own} if own else None)
@@ -239,25 +197,25 @@ def _list_once(
 def check_guidance(
     params: Params, cells: dict[str, tuple[str, ...]], variants: Sequence[str]
 ) -> None:
-    """UserError: a variant whose sampling is guided, and a data set of a single category."""
+    """UserError: guided sampling of a dataset with a single category."""
     for name in variants:
         for dataset, categories in cells.items():
             if len(categories) < 2 and params.uses_classifier(name):
                 raise UserError(
                     f"sdas.guidance_scale is above 0 for variant {name}, but {dataset} has"
-                    f" one category ({categories[0]}), and none to be guided away from; set it to 0"
+                    f" only one category ({categories[0]}), and guidance needs two; set it to 0"
                 )
 
 
 def sia_shards(params: Params, variant: str) -> int:
-    """Into how many shards a category's SIA data set is cut."""
+    """Number of shards of a category's SIA dataset."""
     sia = params.variant(variant).sia
     return -(-sia.images // sia.shard)
 
 
 def sia_shard_section(params: Params, variant: str, shard: int) -> str:
-    """What one shard of SIA is drawn by: the section without the images behind the shard, since
-    more of those are no reason to draw it again."""
+    """The parameters of one SIA shard: without the number of images after the shard, since more of
+    them are no reason to sample it again."""
     values = json.loads(params.section_json("sia", variant))
     sia = values["sia"]
     sia["images"] = min(sia["images"], (shard + 1) * sia["shard"])
@@ -266,58 +224,3 @@ def sia_shard_section(params: Params, variant: str, shard: int) -> str:
 
 def _root(params: Params, dataset: str) -> Path:
     return PROJECT / params.data.root / dataset
-
-
-# --- code as input -------------------------------------------------------------------------------
-
-
-def closure(module: str, root: Path = PROJECT) -> list[str]:
-    """The files of ``module`` and of every project module it imports, relative to ``root``.
-
-    Found in the syntax tree, so nothing is imported and an import inside a function counts.
-    Files that a module names beside it (`foreground.yaml`, `style.css`) count as code. UserError:
-    no such module.
-    """
-    if _source(module, root) is None:
-        raise UserError(f"workflow/scripts/dag.py: CODE names {module}, which is no module here")
-    package = module.partition(".")[0]
-    todo, found = [module], set()
-    while todo:
-        name = todo.pop()
-        path = _source(name, root)
-        if name.partition(".")[0] != package or path is None or name in found | NOT_CODE:
-            continue
-        found.add(name)
-        todo += _imports(path, name)
-        todo += [name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)]
-    files = {_source(name, root) for name in found}
-    for file in set(files):
-        text = file.read_text(encoding="utf-8")
-        beside = (path for path in file.parent.iterdir() if path.suffix in BESIDE)
-        files |= {path for path in beside if f'"{path.name}"' in text}
-    return sorted(file.relative_to(root).as_posix() for file in files)
-
-
-def _source(module: str, root: Path) -> Path | None:
-    base = root.joinpath(*module.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
-@cache
-def _imports(path: Path, module: str) -> tuple[str, ...]:
-    """Names that a file imports; those of functions are among them, and stand for no file."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: package.count(".") + 2 - node.level]
-                base = ".".join([*above, base] if base else above)
-            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return tuple(names)
