@@ -82,12 +82,9 @@ def metrics(
         rates = [float(text) for text in limits.split(",") if text.strip()]
     except ValueError:
         raise UserError(f"--limits {limits}: expected numbers like 0.3,0.01") from None
-    from realnet.evaluation.maps import run
+    from realnet.evaluation.maps import Request, run
 
-    run(
-        json,
-        curves,
-        seed,
+    request = Request(
         scores=scores,
         masks=masks,
         labels=labels,
@@ -101,7 +98,9 @@ def metrics(
         suffix=suffix,
         subset=subset,
         resamples=bootstrap,
+        seed=seed,
     )
+    run(request, json, curves)
 
 
 @app.command()

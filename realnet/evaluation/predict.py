@@ -12,10 +12,11 @@ from PIL import Image
 
 from realnet.compute.runtime import start
 from realnet.config.sections import Compute
-from realnet.core.errors import UserError
+from realnet.core.errors import UserError, as_user_error
 from realnet.core.io import atomic, write_csv, write_png
 from realnet.datasets.images import read_image
 from realnet.detectors.base import AnyDetector, load
+from realnet.metrics import MetricInputError
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def predict(
     readable = _read(zip(names, images, strict=True), done.unreadable)
     while batch := list(itertools.islice(readable, batch_size)):
         pixels = torch.stack([_squashed(picture, detector) for _, _, picture in batch])
-        found, scores = detector.detect(pixels, runtime, batch_size, pool)
+        with as_user_error(MetricInputError):
+            found, scores = detector.detect(pixels, runtime, batch_size, pool)
         maps = detector.maps(found).numpy()
         for (name, path, picture), margin, level, score in zip(
             batch, found.numpy(), maps, scores, strict=True

@@ -1,15 +1,13 @@
 """Pictures of what a model finds: test images with ground truth, heat map and contours."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-
-from realnet.core.errors import UserError
-from realnet.metrics import image_separation
 
 HEAT = "inferno"
 TRUTH, FOUND = "#00e5ff", "#ff3d9a"  # contours: ground truth, prediction
@@ -20,47 +18,56 @@ COLUMNS = ("image", "ground truth", "heat map", "contours")
 TILE, GAP, ROW_TEXT, BLOCK_HEAD, BLOCK_GAP, TOP, BAR = 1.3, 0.05, 0.2, 0.62, 0.4, 0.62, 0.75
 
 
+@dataclass(frozen=True)
+class ScoredImages:
+    """N test images and what a model gives for them."""
+
+    images: np.ndarray  # uint8 [N, S, S, 3]
+    masks: np.ndarray | None  # bool [N, S, S]; None: the dataset has none
+    margins: np.ndarray  # float32 [N, S, S]
+    scores: np.ndarray  # float [N], of the images
+    labels: np.ndarray  # [N], anomalous where > 0
+    names: Sequence[str]  # N short captions, e.g. ``scratch/003``
+    separation: np.ndarray | None = None  # float64 [N], see Localisation.separation
+
+    def __post_init__(self) -> None:
+        count, size = len(self.images), self.images.shape[1:3]
+        parts = (self.masks, self.separation, self.scores, self.labels, self.names)
+        lengths = {len(part) for part in (self.margins, *parts) if part is not None}
+        if not count or lengths != {count} or size != self.margins.shape[1:]:
+            raise ValueError(
+                f"{count} images of {size} pixels do not match {sorted(lengths)} maps of"
+                f" {self.margins.shape[1:]} pixels, masks, scores, labels and names"
+            )
+
+
 def qualitative(
-    images: np.ndarray,
-    masks: np.ndarray | None,
-    margins: np.ndarray,
-    image_scores: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
+    shown: ScoredImages,
     n: int,
     threshold: float | None = 0.0,
     unit: str = "logit margin",
     title: str = "Test images",
 ) -> Figure:
-    """Best, median and worst defective test images, and the normal ones closest to an alarm.
+    """Best, median and worst defective test images, and the normal ones closest to a false alarm.
 
-    Defective images are ordered by :func:`realnet.metrics.image_separation` (their
-    share in the pixel AUROC), so "worst" is where localisation fails; normal images by image
-    score, highest first. No image is shown twice, and fewer than ``n`` of a kind where there are
-    not enough. Nothing is chosen by eye. Without masks there is no column of ground truth, and
-    defective images too are ordered by image score: "worst" is what would be missed.
+    Defective images are ordered by their separation (their contribution to the pixel AUROC), so
+    "worst" is where localisation fails; normal images by image score, highest first. No image is
+    shown twice, and fewer than ``n`` in a group where there are not enough. No image is chosen by
+    hand. Without masks there is no column of ground truth, and defective images are ordered by
+    image score: "worst" are the images that would be missed.
 
-    ``images`` uint8 [N, S, S, 3]; ``masks`` bool [N, S, S], or None: the data set has none;
-    ``margins`` float32 [N, S, S] logit margins; ``image_scores`` float [N]; ``labels`` [N], > 0 is
-    anomalous; ``names`` N short captions (e.g. ``scratch/003``). One heat scale for the whole
-    figure, :func:`heat_scale`; the contours are the ground truth and margin = ``threshold`` (0:
-    probability 1/2, where the model itself draws the line; not tuned on the test set; None: ground
-    truth alone). ``unit``: of the margins, which other methods have in their own.
+    All heat maps share one scale, :func:`heat_scale`; the contours are the ground truth and margin
+    = ``threshold`` (0: probability 1/2, the model's own decision boundary, not tuned on the test
+    set; None: ground truth alone). ``unit``: of the margins.
 
     Returns a figure outside pyplot's state; save it with ``realnet.core.io.save_figure``.
     """
-    count = len(images)
+    margins, masks, names, scores = shown.margins, shown.masks, shown.names, shown.scores
+    images, image_scores = shown.images, shown.scores
     truth = np.zeros(margins.shape, bool) if masks is None else masks
-    lengths = {len(v) for v in (truth, margins, image_scores, labels, names)}
-    if not count or lengths != {count} or images.shape[1:3] != margins.shape[1:]:
-        raise UserError(
-            f"qualitative figure: {count} images of {images.shape[1:3]} pixels do not match"
-            f" {sorted(lengths)} maps, masks, scores, labels and names of {margins.shape[1:]}"
-        )
-    separation = image_separation(margins, truth)
-    scores = np.asarray(image_scores)
+    separation = np.full(len(images), np.nan) if shown.separation is None else shown.separation
     ranking = ("separation", separation) if masks is not None else ("image score", scores)
-    groups = _choose(*ranking, scores, np.asarray(labels) > 0, n)
+    groups = _choose(*ranking, scores, shown.labels > 0, n)
     scale = heat_scale(margins)
     columns = [name for name in COLUMNS if masks is not None or name != "ground truth"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realnet.core.errors import UserError
 from realnet.core.io import save_figure
-from realnet.plots.qualitative import _choose, heat_scale, qualitative
+from realnet.metrics import image_separation
+from realnet.plots.qualitative import ScoredImages, _choose, heat_scale, qualitative
 
 
 def test_best_median_worst_by_separation_and_alarms_by_score():
@@ -64,7 +64,9 @@ def test_figure_is_drawn_and_repeats_bit_for_bit(tmp_path: Path, anomalous: int)
     digests = []
     for _ in range(2):
         names = [f"x_{i}" for i in range(5)]
-        figure = qualitative(images, masks, margins, np.arange(5.0), labels, names, 1)
+        separation = image_separation(margins, masks)
+        given = (images, masks, margins, np.arange(5.0), labels, names, separation)
+        figure = qualitative(ScoredImages(*given), 1)
         save_figure(tmp_path / "f.png", figure, dpi=40)
         digests.append(hashlib.sha256((tmp_path / "f.png").read_bytes()).hexdigest())
     assert digests[0] == digests[1]
@@ -74,8 +76,8 @@ def test_figure_is_drawn_and_repeats_bit_for_bit(tmp_path: Path, anomalous: int)
 
 
 def test_mismatched_lengths_are_refused():
-    with pytest.raises(UserError, match="do not match"):
-        qualitative(
+    with pytest.raises(ValueError, match="do not match"):
+        ScoredImages(
             *(np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4))),
-            *(np.zeros(2), np.zeros(2), ["a"], 1),
+            *(np.zeros(2), np.zeros(2), ["a"]),
         )

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from realnet.core.errors import UserError
 from realnet.metrics import (
+    MetricInputError,
     UndefinedMetricWarning,
     image_ap,
     image_auroc,
@@ -339,7 +339,7 @@ def test_confident_margins_still_rank_in_float64():
     ],
 )
 def test_bad_input_is_one_line(call, message: str):
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(MetricInputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
 
@@ -349,7 +349,7 @@ def test_a_single_nan_among_many_scores_is_found():
         margins, masks = np.zeros((1, 10, 100)), np.zeros((1, 10, 100), bool)
         masks[0, 0, :3] = True
         margins.flat[position] = np.nan
-        with pytest.raises(UserError, match="NaN"):
+        with pytest.raises(MetricInputError, match="NaN"):
             pixel_metrics(margins, masks)
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference import plain_metrics as plain
 
-from realnet.core.errors import UserError
 from realnet.metrics import (
     DefectPixels,
     Localisation,
+    MetricInputError,
     NormalCounts,
     UndefinedMetricWarning,
     localise,
@@ -231,9 +231,9 @@ def test_one_nan_is_an_error(on: str, dtype, among: bool, sign: int):
     margins[0, 0, 0] = np.inf
     places = np.argwhere(masks == among)
     margins[tuple(places[rng.integers(len(places))])] = math.copysign(math.nan, sign)
-    with pytest.raises(UserError, match="NaN"):
+    with pytest.raises(MetricInputError, match="NaN"):
         measured(torch.from_numpy(margins) if on == "torch" else margins, masks, on=on)
     defects = DefectPixels()
-    with pytest.raises(UserError, match="NaN"):
+    with pytest.raises(MetricInputError, match="NaN"):
         defects.add(margins, masks, 0)
         NormalCounts(defects).add(margins, masks, 0)

@@ -6,8 +6,7 @@ from scipy import ndimage
 from scipy.special import expit
 from sklearn.metrics import auc, roc_auc_score
 
-from realnet.core.errors import UserError
-from realnet.metrics import UndefinedMetricWarning, pixel_metrics
+from realnet.metrics import MetricInputError, UndefinedMetricWarning, pixel_metrics
 from realnet.metrics.official import key_metric, official_metrics, pro_official
 
 
@@ -85,7 +84,7 @@ def test_undefined_is_nan_and_named():
         assert np.isnan(pro_official(maps, np.zeros_like(masks)))
     with pytest.warns(UndefinedMetricWarning, match="one false positive rate"):
         assert np.isnan(pro_official(masks.astype(np.float32), masks))
-    with pytest.raises(UserError, match="pool 99"):
+    with pytest.raises(MetricInputError, match="pool 99"):
         official_metrics(maps, masks, 99)
-    with pytest.raises(UserError, match="expected equal"):
+    with pytest.raises(MetricInputError, match="expected equal"):
         official_metrics(maps[:2], masks, 4)

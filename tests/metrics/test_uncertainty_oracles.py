@@ -11,16 +11,15 @@ from scipy import ndimage
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from realnet.evaluation.stored import load_per_image, save_per_image
 from realnet.metrics import (
     BOOTSTRAPPED,
     PerImage,
     bootstrap,
     holm,
     interval,
-    load_per_image,
     mean_samples,
     per_image,
-    save_per_image,
     two_sided_p,
 )
 from realnet.metrics.uncertainty import metric_of, resample
