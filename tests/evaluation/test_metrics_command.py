@@ -622,7 +622,7 @@ def test_inputs_that_do_not_go_together(arrays, category, tmp_path):
     with pytest.raises(UserError, match=r"maps.pt: no such file"):
         measure(Request(tmp_path / "maps.pt", arrays[1]))
     (tmp_path / "maps.pt").write_bytes(b"torch")
-    with pytest.raises(UserError, match=r"maps.pt: unknown kind of file; expected .npy, .npz"):
+    with pytest.raises(UserError, match=r"maps.pt: unknown type of file; expected .npy, .npz"):
         measure(Request(tmp_path / "maps.pt", arrays[1]))
     with pytest.raises(UserError, match="--suffix and --subset are for folders"):
         measure(Request(arrays[0], arrays[1], subset=True))
