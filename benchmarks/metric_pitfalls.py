@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from realnet.evaluation.maps import measure
+from realnet.evaluation.maps import Request, measure
 from realnet.evaluation.maps.table import table as measured_table
 from realnet.metrics import image_ap, image_auroc, localise, pixel_metrics
 from realnet.metrics.official import pro_official
@@ -419,7 +419,7 @@ def example() -> str:
         files = [Path(folder) / name for name in ("maps.npy", "masks.npy")]
         for file, values in zip(files, (logits, masks), strict=True):
             np.save(file, values)
-        return measured_table(measure(*files))
+        return measured_table(measure(Request(*files)))
 
 
 def markdown(table: Table) -> str:

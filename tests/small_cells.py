@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from realnet.metrics import image_auroc, per_image, pixel_metrics, save_per_image
+from realnet.evaluation.stored import save_per_image
+from realnet.metrics import image_auroc, per_image, pixel_metrics
 
 METRICS = ("image_auroc", "pixel_auroc", "pro")
 IMAGES, SIDE = 24, 12

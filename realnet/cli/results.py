@@ -65,15 +65,16 @@ def metrics(
         bool, typer.Option("--resize-maps", help="To the size of the masks, bilinear.")
     ] = False,
     suffix: Annotated[
-        str, typer.Option(help="In a folder, only maps whose names end so, e.g. _margin.npy.")
+        str,
+        typer.Option(help="In a folder, only maps whose names end with this, e.g. _margin.npy."),
     ] = "",
     subset: Annotated[
-        bool, typer.Option("--subset", help="In a folder, pass over masks that have no map.")
+        bool, typer.Option("--subset", help="In a folder, ignore masks that have no map.")
     ] = False,
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="Resamples of the images for intervals; 0: none.")
+        int, typer.Option(min=0, help="Bootstrap resamples for the intervals; 0: no intervals.")
     ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
 ) -> None:
     """Image AUROC, pixel AUROC, PRO and more, exact, of any model's anomaly maps."""
     if resize_masks and resize_maps:
@@ -82,12 +83,9 @@ def metrics(
         rates = [float(text) for text in limits.split(",") if text.strip()]
     except ValueError:
         raise UserError(f"--limits {limits}: expected numbers like 0.3,0.01") from None
-    from realnet.evaluation.maps import run
+    from realnet.evaluation.maps import Request, run
 
-    run(
-        json,
-        curves,
-        seed,
+    request = Request(
         scores=scores,
         masks=masks,
         labels=labels,
@@ -101,7 +99,9 @@ def metrics(
         suffix=suffix,
         subset=subset,
         resamples=bootstrap,
+        seed=seed,
     )
+    run(request, json, curves)
 
 
 @app.command()

@@ -199,7 +199,9 @@ def evaluate(
     """Score the test images and measure image AUROC, pixel AUROC and PRO."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import EvaluateParams
-    from realnet.stages.evaluate import evaluate as run
+    from realnet.stages.evaluate import run
+    from realnet.stages.job import Job
 
-    stage = stage_params(params, EvaluateParams, variant)
-    run(stage, manifest, model, dataset, category, seed, variant, out)
+    inputs = {"manifest": manifest, "model": model}
+    sections = stage_params(params, EvaluateParams, variant)
+    run(Job(sections, out, dataset, (category,), seed, variant, inputs))

@@ -1,5 +1,8 @@
 """The one exception that means "the user can mend this"."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 MOST = 1500  # characters of a message
 
 
@@ -15,6 +18,15 @@ class UserError(Exception):
     def __init__(self, message: str = ""):
         line = "".join(map(_shown, str(message)))
         super().__init__(line if len(line) <= MOST else f"{line[: MOST - 400]} ... {line[-390:]}")
+
+
+@contextmanager
+def as_user_error(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn a library's errors of these kinds into a UserError with the same message."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(str(error)) from error
 
 
 def _shown(character: str) -> str:

@@ -1,1 +1,1 @@
-"""Scores of the test images, metrics on them, and what they look like."""
+"""Evaluation of a detector: from test images or anomaly maps to metrics, details and files."""

@@ -12,18 +12,19 @@ from PIL import Image
 
 from realnet.compute.runtime import start
 from realnet.config.sections import Compute
-from realnet.core.errors import UserError
+from realnet.core.errors import UserError, as_user_error
 from realnet.core.io import atomic, write_csv, write_png
 from realnet.datasets.images import read_image
 from realnet.detectors.base import AnyDetector, load
+from realnet.metrics import MetricInputError
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What became of the images, in the order given (one given twice is scored once)."""
+    """The results, in the order of the images; duplicates are scored once."""
 
     scores: list[tuple[Path, float]] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)  # a line each, with the reason
+    unreadable: list[str] = field(default_factory=list)  # one line per image, with the reason
 
 
 def predict(
@@ -42,14 +43,15 @@ def predict(
 
     With ``raw`` also ``<name>.npy``: the anomaly map of the paper and the official code (softmax of
     the anomalous class), float32 ``[S, S]`` in [0, 1] at the model's input size S. With ``margins``
-    also ``<name>_margin.npy``: its logit, float32 ``[S, S]``, which keeps an order where the map is
-    0 or 1 to the last bit. Of a PatchCore model both are its map of distances.
+    also ``<name>_margin.npy``: its logit, float32 ``[S, S]``, which still ranks pixels where
+    the map is saturated. For a PatchCore model both are its map of distances.
 
-    Each image is squashed to S x S; the heat map has the image's own size. The score is the maximum
-    of the map after averaging ``pool`` x ``pool`` windows: ``pool``, else the model's own (an
-    imported one has the official 16), else ``default_pool``. Names: see :func:`result_names`.
-    An image that cannot be read is left out and reported; the others are done all the same.
-    Precision ``auto`` is fp32 here, on a GPU too: it costs little, and bf16 shows in a map.
+    Each image is resized to S x S, ignoring its aspect ratio; the heat map has the size of the
+    image. The score is the maximum of the map after averaging ``pool`` x ``pool`` windows:
+    ``pool``, else that of the model (imported models have the official 16), else ``default_pool``.
+    Names: see :func:`result_names`.
+    An image that cannot be read is skipped and reported. Precision ``auto`` means fp32 here, also
+    on a GPU: it costs little, and bf16 is visible in a map.
     """
     if compute.precision == "auto":
         compute = compute.model_copy(update={"precision": "fp32"})
@@ -64,7 +66,8 @@ def predict(
     readable = _read(zip(names, images, strict=True), done.unreadable)
     while batch := list(itertools.islice(readable, batch_size)):
         pixels = torch.stack([_squashed(picture, detector) for _, _, picture in batch])
-        found, scores = detector.detect(pixels, runtime, batch_size, pool)
+        with as_user_error(MetricInputError):
+            found, scores = detector.detect(pixels, runtime, batch_size, pool)
         maps = detector.maps(found).numpy()
         for (name, path, picture), margin, level, score in zip(
             batch, found.numpy(), maps, scores, strict=True
@@ -83,7 +86,7 @@ def predict(
 def _read(
     given: Iterator[tuple[str, Path]], unreadable: list[str]
 ) -> Iterator[tuple[str, Path, Image.Image]]:
-    """The images one by one; of those that cannot be read, the reasons go to ``unreadable``."""
+    """Read the images one by one; errors are appended to ``unreadable``."""
     for name, path in given:
         try:
             if path.is_dir():
@@ -106,11 +109,11 @@ def _save(path: Path, values: np.ndarray) -> None:
 
 
 def result_names(images: Sequence[Path]) -> list[str]:
-    """A name for each image's files, none used twice.
+    """A unique name for the files of each image.
 
-    ``001`` for a/001.png; where two images share a name, all are told apart by as many folders as
-    it takes (``a_001``, ``b_001``), and by their suffix where even that is the same
-    (``a_001_jpg``). UserError where no such name helps.
+    ``001`` for a/001.png; where two images share a name, all are prefixed with as many folders as
+    needed (``a_001``, ``b_001``), and suffixed where even that is not unique (``a_001_jpg``).
+    UserError if no such name is unique.
     """
     parts = [Path(os.path.abspath(path)).parts[1:] for path in images]
     depth = max(map(len, parts), default=0)
@@ -132,8 +135,8 @@ def result_names(images: Sequence[Path]) -> list[str]:
 def overlay(picture: Image.Image, margin: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
     """The image under its heat map, uint8 ``[H, W, 3]``.
 
-    Colour is the map from ``ends[0]`` (nothing) to ``ends[1]`` (certain), the same for all images
-    of a model, so that their heat maps can be compared.
+    The colour scale runs from ``ends[0]`` (normal) to ``ends[1]`` (certainly anomalous), the same
+    for all images of a model, so that their heat maps are comparable.
     """
     import matplotlib
 

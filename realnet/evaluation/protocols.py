@@ -1,6 +1,6 @@
-"""One trained model under two protocols: ours (strict), and that of the official code.
+"""One trained model under two protocols: strict (ours), and that of the official code.
 
-A protocol is a choice of the checkpoint and a choice of the metrics, so there are four pairs:
+A protocol is a choice of checkpoint and a choice of metrics, so there are four combinations:
 
 =================  ====================  =========================================================
 name               checkpoint            metrics
@@ -11,114 +11,54 @@ name               checkpoint            metrics
 ``official_best``  best on the test set  official: what the paper's numbers are
 =================  ====================  =========================================================
 
-``strict_best`` minus ``strict_last`` is what choosing the checkpoint on the test set is worth;
-``official_last`` minus ``strict_last``, on the same maps, what the definitions are.
+``strict_best`` minus ``strict_last`` is the effect of selecting the checkpoint on the test set;
+``official_last`` minus ``strict_last``, on the same maps, the effect of the metrics' definitions.
 """
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
 
-from realnet.config.sections import Evaluate
-from realnet.metrics import (
-    LIMITS,
-    Localisation,
-    image_ap,
-    image_auroc,
-    image_f1_max,
-    localise,
-    pro_at,
-    summary,
-)
+from realnet.evaluation.assemble import COUNTS
 from realnet.metrics.official import KEYS, official_metrics
 
 LAST, BEST = "last", "best_on_test"
-# What is measured on pixels: all null where there are no masks.
-COUNTS = ("regions", "defect_pixels", "normal_pixels")
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pro", "aupimo", *COUNTS)
-DETAILS = ("pro_at", "by_defect", "by_size")
+Metrics = dict[str, float | None]
 
 
-def localisation(
-    margins: np.ndarray, masks: np.ndarray | None, labels: np.ndarray, params: Evaluate
-) -> Localisation | None:
-    """All metrics of the maps at ``params.pro_limit`` and the usual limits; None without masks."""
-    if masks is None:
-        return None
-    limits = (params.pro_limit, *(limit for limit in LIMITS if limit != params.pro_limit))
-    return localise(margins, masks, limits, labels)
+@dataclass(frozen=True)
+class CheckpointMetrics:
+    """Both kinds of metrics of one checkpoint; undefined metrics are NaN.
 
-
-def strict_metrics(
-    found: Localisation | None, scores: np.ndarray, labels: np.ndarray
-) -> dict[str, float | int | None]:
-    """The exact metrics, as fractions, and the pixel counts; None where undefined.
-
-    ``scores`` float64 [N] and ``labels`` [N], > 0 anomalous, of the images. ``aupimo``: the mean
-    over images with a defect pixel.
+    ``step``: number of updates at which it was taken; None where unknown (imported models).
     """
-    measured: dict[str, Any] = {
-        "image_auroc": image_auroc(scores, labels),
-        "image_ap": image_ap(scores, labels),
-        "image_f1_max": image_f1_max(scores, labels),
-    }
-    if found is None:
-        return _plain(measured) | dict.fromkeys(PIXEL_METRICS)
-    defective = found.aupimo[found.regions.defect_pixels > 0]
-    aupimo = float(defective.mean()) if len(defective) else math.nan
-    return _plain(measured | summary(found) | {"aupimo": aupimo})
+
+    strict: Metrics
+    official: Metrics
+    step: int | None
 
 
-def details(found: Localisation | None, kinds: Sequence[str]) -> dict[str, Any]:
-    """PRO at every limit, and metrics by kind of defect (of each image) and by region size."""
-    if found is None:
-        return dict.fromkeys(DETAILS)
-    return {
-        "pro_at": _plain(pro_at(found)),
-        "by_defect": {kind: _plain(part) for kind, part in found.by_defect(kinds).items()},
-        "by_size": {size: _plain(part) for size, part in found.by_size().items()},
-    }
-
-
-def official(
-    margins: np.ndarray, masks: np.ndarray | None, params: Evaluate
-) -> dict[str, float | None]:
-    """The official metrics of the same maps, whose labels come from masks: None without."""
+def official(margins: np.ndarray, masks: np.ndarray | None, pool: int) -> Metrics:
+    """Official metrics of logit margins [N, H, W]; labels come from the masks. None without."""
     if masks is None:
         return dict.fromkeys(KEYS)
-    return _plain(official_metrics(expit(margins), masks, params.image_score_pool))
+    return dict(official_metrics(expit(margins), masks, pool))
 
 
 def protocols(
-    last: tuple[dict[str, Any], dict[str, Any]],
-    best: tuple[dict[str, Any], dict[str, Any]] | None,
-    steps: int | None,
-    best_step: int | None,
-) -> dict[str, dict[str, Any] | None]:
-    """What ``metrics.json`` says under ``protocols``, by the names above.
+    last: CheckpointMetrics, best: CheckpointMetrics | None
+) -> dict[str, dict[str, object] | None]:
+    """The entry ``protocols`` of ``metrics.json``, by the names above.
 
-    ``last`` and ``best``: (strict, official) metrics of each checkpoint; ``best`` is None where the
-    training did not look at the test set, and so are its protocols. ``steps``, ``best_step``: the
-    updates after which the checkpoints were taken; None where unknown (imported models).
+    ``best`` is None where the training did not evaluate on the test set; its protocols are None.
     """
-    found = {}
-    for place, name in enumerate(("strict", "official")):
-        for suffix, checkpoint, step, both in (
-            ("last", LAST, steps, last),
-            ("best", BEST, best_step, best),
-        ):
-            measured = both and {k: v for k, v in both[place].items() if k not in COUNTS}
-            found[f"{name}_{suffix}"] = measured and {
+    found: dict[str, dict[str, object] | None] = {}
+    for kind in ("strict", "official"):
+        for suffix, checkpoint, measured in (("last", LAST, last), ("best", BEST, best)):
+            found[f"{kind}_{suffix}"] = measured and {
                 "checkpoint": checkpoint,
-                "step": step,
-                **measured,
+                "step": measured.step,
+                **{k: v for k, v in getattr(measured, kind).items() if k not in COUNTS},
             }
     return found
-
-
-def _plain(measured: dict[str, Any]) -> dict[str, Any]:
-    """NaN, which JSON has not, as None."""
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in measured.items()}

@@ -1,6 +1,6 @@
-"""Which residual maps RRS keeps, on normal and on anomalous images, and a few of them to look at.
+"""Statistics of the residual maps that RRS keeps on normal and anomalous images, and examples.
 
-Source: ours, after the paper's sec. 3.3 (the residuals' selection) and its figure of residuals.
+Source: ours, after sec. 3.3 of the paper (residual selection) and its figure of residuals.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from realnet.compute.runtime import Runtime
 from realnet.core.io import atomic
 from realnet.detectors.realnet_detector import Detector
 
-PER_CLASS = 64  # images counted of the normal and of the anomalous ones, evenly spaced
-EXAMPLES, MAPS = 3, 4  # anomalous images to look at, and maps of each that are kept, and dropped
-PICTURE = 128  # pixels; the examples' pictures are at most this large
+PER_CLASS = 64  # normal, and anomalous, images counted, evenly spaced
+EXAMPLES, MAPS = 3, 4  # anomalous example images; kept, and dropped, maps of each
+PICTURE = 128  # pixels; maximum size of the example pictures
 
 
 def save_residuals(
@@ -27,8 +27,8 @@ def save_residuals(
     batch_size: int,
     labels: np.ndarray,
 ) -> None:
-    """Write what :func:`residual_statistics` finds as npz; a detector without RRS has no file."""
-    path.unlink(missing_ok=True)  # of another method, which the workflow left
+    """Write :func:`residual_statistics` as npz; a detector without RRS has no such file."""
+    path.unlink(missing_ok=True)  # a file of another method that was left there
     if not isinstance(detector, Detector):
         return
     found = residual_statistics(detector, images, runtime, batch_size, labels)
@@ -44,23 +44,23 @@ def residual_statistics(
     batch_size: int,
     labels: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """What RRS does with the M residual maps of test images uint8 ``[N, 3, S, S]``.
+    """Which of the M residual maps RRS keeps on test images uint8 ``[N, 3, S, S]``.
 
     labels: 1 for anomalous, else 0, ``[N]``. Returns
 
-    - ``kept_max``, ``kept_mean`` int64 ``[2, M]``: in how many normal (row 0) and anomalous (row 1)
-      images each map is kept for its maximum, and for its mean; of ``counted`` int64 ``[2]`` images
-      (at most ``PER_CLASS`` of each, evenly spaced);
+    - ``kept_max``, ``kept_mean`` int64 ``[2, M]``: number of normal (row 0) and anomalous (row 1)
+      images in which each map is kept by its maximum, and by its mean; of ``counted`` int64
+      ``[2]`` images (at most ``PER_CLASS`` of each, evenly spaced);
     - ``layers``, ``blocks``, ``channels`` int64 ``[M]``: each map's layer of the backbone, its
       block, and its channel in that layer (of projections: its component);
-    - ``examples`` int64 ``[E]``: up to ``EXAMPLES`` anomalous images, evenly spaced, by their place
-      in ``images``; ``pictures`` uint8 ``[E, s, s, 3]``, s at most ``PICTURE``;
-    - ``kept_maps``, ``dropped_maps`` float16 ``[E, K, H, W]``: of each example the ``MAPS``
-      strongest kept maps (half of them the first by maximum, half by mean), and the weakest dropped
-      ones by maximum; as ranked, so in standard deviations where the ranking standardises;
-    - ``kept_slots``, ``dropped_slots`` int64 ``[E, K]``: their places among the M.
+    - ``examples`` int64 ``[E]``: indices into ``images`` of up to ``EXAMPLES`` anomalous images,
+      evenly spaced; ``pictures`` uint8 ``[E, s, s, 3]``, s at most ``PICTURE``;
+    - ``kept_maps``, ``dropped_maps`` float16 ``[E, K, H, W]``: for each example the ``MAPS``
+      strongest kept maps (half by maximum, half by mean), and the dropped maps of the smallest
+      maximum; as ranked, so in standard deviations if the ranking standardises;
+    - ``kept_slots``, ``dropped_slots`` int64 ``[E, K]``: their indices among the M.
 
-    With `model.rrs.mode` ``all`` nothing is selected; then the counts are zero and there are no
+    With `model.rrs.mode` ``all`` nothing is selected: the counts are zero, and there are no
     examples.
     """
     select, selector = detector.model.select, detector.selector
@@ -117,7 +117,7 @@ def _residuals(
 
 
 def _kept_by_maximum(select: torch.nn.Module) -> int:
-    """How many of the kept slots are by maximum; they come first."""
+    """Number of kept slots selected by maximum; they come first."""
     return {"max": select.kept, "mean": 0}.get(select.mode, select.kept - select.kept // 2)
 
 
@@ -142,7 +142,7 @@ def _example(select: torch.nn.Module, residuals: torch.Tensor, by_max: int) -> d
     dropped = peak.argsort()[: min(MAPS, int(left.sum()))]
 
     def maps(slots: torch.Tensor) -> np.ndarray:
-        """As many for every image, so they stack: those that are lacking are NaN."""
+        """``MAPS`` maps, padded with NaN so that the images stack."""
         shown = standard[slots].float().clamp(-6e4, 6e4).half().cpu().numpy()
         return np.concatenate([shown, np.full((MAPS - len(slots), *shown.shape[1:]), np.nan)])
 
@@ -158,7 +158,7 @@ def _example(select: torch.nn.Module, residuals: torch.Tensor, by_max: int) -> d
 
 
 def _pictures(images: torch.Tensor) -> np.ndarray:
-    """uint8 ``[E, s, s, 3]`` of images uint8 ``[E, 3, S, S]``, smaller where S is large."""
+    """uint8 ``[E, s, s, 3]`` from images uint8 ``[E, 3, S, S]``, with s at most ``PICTURE``."""
     if len(images) and images.shape[-1] > PICTURE:
         smaller = F.interpolate(images.float(), (PICTURE, PICTURE), mode="area")
         images = smaller.round().to(torch.uint8)

@@ -1,23 +1,24 @@
-"""Exact detection and localisation metrics, in rank form.
+"""Exact detection and localisation metrics, in rank form: arrays in, numbers out.
 
-Contract, for every function here:
+Contract of every function:
 
-- A score is better the larger it is on anomalies. Only the order of the scores counts, so every
-  strictly monotone map of them (logits, probabilities) gives the same metrics, as long as it
-  makes no new ties: pass float32 logit margins rather than float32 probabilities, which saturate.
-- Masks are anomalous where > 0, at the resolution at which they are given. Regions are
-  8-connected, labelled once per data set and remembered.
+- Scores are larger on anomalies. Only the order of the scores matters, so every strictly monotone
+  transformation of the maps (logits, probabilities) gives the same metrics, unless it creates new
+  ties: pass float32 logit margins rather than float32 probabilities, which saturate.
+- Masks are anomalous where > 0 and are evaluated at the resolution at which they are given.
+  Regions are 8-connected components, labelled once per dataset and cached.
 - Equal scores are one threshold (ties are merged) and curves are trapezoidal between thresholds;
   AU-PRO interpolates at its limit on the false positive rate.
-- Counts and their sums are integers. The order of images, the cut into batches, the number of
-  threads and the device change no bit.
-- A metric that its data do not define (one class only, no region) is NaN, with an
+- Counts and their sums are integers. The order of images, the batch size, the number of threads
+  and the device do not change a bit.
+- A metric that the data does not define (one class only, no region) is NaN, with an
   :class:`UndefinedMetricWarning`; it is never 0 and never flipped to 1 - AUC.
+- Arrays and options that cannot be measured raise :class:`MetricInputError`, a ``ValueError``.
 
 Every metric below is a sum over the *defect* pixels. With n normal pixels, a defect pixel of score
 s sees the false positive rates f0 = #{normal > s} / n just before and f1 = #{normal >= s} / n just
-after its threshold. It adds to the area under a curve of the true positive rate, up to a limit L,
-its weight times the area under its own step, which rises linearly from f0 to f1:
+after its threshold. Its contribution to the area under a curve of the true positive rate, up to a
+limit L, is its weight times the area under its own step, which rises linearly from f0 to f1:
 
     h(s) = L - (f0 + f1) / 2                if f1 <= L
            (L - f0)^2 / (2 (f1 - f0))       if f0 < L < f1
@@ -25,16 +26,17 @@ its weight times the area under its own step, which rises linearly from f0 to f1
 
 Equal weights and L = 1 give the AUROC; weights 1 / (regions * area of its region) give AU-PRO.
 So no curve is built: the normal scores are sorted (values only) and the defect scores looked up,
-O(N log N) time, with N the number of pixels. Limits, regions, kinds of defects, sizes and AUPIMO
-are other sums over the same ranks.
+in O(N log N) time for N pixels. Limits, regions, defect types, sizes and AUPIMO are other sums
+over the same ranks.
 
-``pixel.py``: the metrics of maps; ``image.py``: those of images; ``ranks.py``, ``regions.py``,
-``sums.py``: what they are made of; ``streaming.py``: of sets that do not fit; ``image_counts.py``,
-``uncertainty.py``: intervals and tests; ``curves.py``: curves to look at. More in docs/metrics.md.
+``pixel.py``: metrics of maps; ``image.py``: metrics of images; ``ranks.py``, ``regions.py``,
+``sums.py``: their parts; ``streaming.py``: test sets larger than memory; ``image_counts.py``,
+``uncertainty.py``: intervals and tests; ``curves.py``: curves for plots; ``official.py``: the
+official evaluation with its quirks. More in docs/metrics.md.
 """
 
-from realnet.metrics.arrays import UndefinedMetricWarning
-from realnet.metrics.curves import pr_curve, pro_curve, roc_curve, save_curves
+from realnet.metrics.arrays import MetricInputError, UndefinedMetricWarning
+from realnet.metrics.curves import pr_curve, pro_curve, roc_curve
 from realnet.metrics.image import (
     image_ap,
     image_auroc,
@@ -42,12 +44,7 @@ from realnet.metrics.image import (
     image_score,
     pooled_maximum,
 )
-from realnet.metrics.image_counts import (
-    PerImage,
-    load_per_image,
-    per_image,
-    save_per_image,
-)
+from realnet.metrics.image_counts import PerImage, per_image
 from realnet.metrics.pixel import (
     LIMITS,
     Localisation,
@@ -73,6 +70,7 @@ __all__ = [
     "LIMITS",
     "DefectPixels",
     "Localisation",
+    "MetricInputError",
     "NormalCounts",
     "PerImage",
     "Regions",
@@ -86,7 +84,6 @@ __all__ = [
     "image_separation",
     "interval",
     "label_regions",
-    "load_per_image",
     "localise",
     "mean_samples",
     "per_image",
@@ -96,8 +93,6 @@ __all__ = [
     "pro_at",
     "pro_curve",
     "roc_curve",
-    "save_curves",
-    "save_per_image",
     "summary",
     "two_sided_p",
 ]

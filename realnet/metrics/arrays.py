@@ -1,73 +1,85 @@
-"""What the metrics accept: NumPy and torch arrays of real numbers, checked."""
+"""Validation of the inputs: NumPy and torch arrays of real numbers."""
 
 import warnings
 from typing import Any
 
 import numpy as np
 
-from realnet.core.errors import UserError
+
+class MetricInputError(ValueError):
+    """An array or option that a metric cannot be computed from. The message is one line."""
 
 
 class UndefinedMetricWarning(UserWarning):
-    """A metric is NaN because the data do not define it."""
+    """A metric is NaN because the data does not define it."""
 
 
 def undefined(names: str, missing: str) -> None:
-    """Warn that the metrics ``names`` are NaN, since there is no ``missing``."""
+    """Warn that the metrics ``names`` are NaN because there are no ``missing``."""
     warnings.warn(f"{names}: undefined, no {missing}", UndefinedMetricWarning, stacklevel=4)
 
 
 def on_device(values: Any) -> bool:
-    """Whether this is a torch tensor on a GPU, where it is better counted than copied."""
+    """Whether ``values`` is a torch tensor on a GPU, where counting is cheaper than copying."""
     return hasattr(values, "detach") and values.device.type != "cpu"
 
 
 def array(values: Any) -> np.ndarray:
-    """NumPy array of a NumPy-like or torch (any device) input, in a dtype that sorts exactly."""
+    """Convert an array-like or a torch tensor (any device) to a NumPy array that sorts exactly.
+
+    float16 and bfloat16 become float32, bool becomes uint8; other dtypes stay.
+    Raises ValueError for a dtype that is not real.
+    """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if "bfloat16" in str(values.dtype) else values
     result = np.asarray(values)
     if result.dtype.kind not in "fiub":
-        raise UserError(f"scores and masks must be real numbers, found dtype {result.dtype}")
+        raise MetricInputError(f"scores and masks must be real numbers, found dtype {result.dtype}")
     if result.dtype == np.float16:
         return result.astype(np.float32)
     return result.view(np.uint8) if result.dtype == bool else result
 
 
 def maps(values: Any, name: str = "scores") -> np.ndarray:
-    """``[N, H, W]``, none of them 0. UserError: another shape."""
+    """Convert to an array of shape (N, H, W). Raises ValueError for another or an empty shape."""
     result = array(values)
     if result.ndim != 3 or 0 in result.shape:
-        raise UserError(f"{name}: expected images x height x width, found shape {result.shape}")
+        raise MetricInputError(
+            f"{name}: expected images x height x width, found shape {result.shape}"
+        )
     return result
 
 
 def binary(masks: Any) -> np.ndarray:
-    """bool ``[N, H, W]``, contiguous: where the mask is above 0. UserError: shape, NaN."""
+    """Contiguous bool array of shape (N, H, W), True where the mask is above 0.
+
+    Raises ValueError for another shape or NaN.
+    """
     values = maps(masks, "masks")
     if values.dtype.kind == "f" and np.isnan(values).any():
-        raise UserError("masks contain NaN")
+        raise MetricInputError("masks contain NaN")
     if str(getattr(masks, "dtype", "")) in ("bool", "torch.bool"):
         return np.ascontiguousarray(values).view(bool)  # no copy
     return np.ascontiguousarray(values > 0)
 
 
 def same_shape(margins: Any, shape: tuple[int, ...]) -> None:
-    """UserError: ``margins`` have not the ``shape`` of the masks."""
+    """Raise ValueError if ``margins`` do not have the ``shape`` of the masks."""
     if tuple(margins.shape) != shape:
-        raise UserError(
+        raise MetricInputError(
             f"scores have shape {tuple(margins.shape)}, masks {shape}: resize one to the"
             " other first"
         )
 
 
 def is_limit(limit: float, name: str = "pro_limit") -> None:
+    """Raise ValueError if ``limit`` is not in (0, 1]."""
     if not 0 < limit <= 1:
-        raise UserError(f"{name} is {limit}, expected a false positive rate in (0, 1]")
+        raise MetricInputError(f"{name} is {limit}, expected a false positive rate in (0, 1]")
 
 
 def no_nan(ascending: np.ndarray, name: str) -> None:
-    """NaN sorts last, so looking at the end of a sorted array is enough."""
+    """Raise ValueError for NaN, which sorts last: the last element of a sorted array decides."""
     if len(ascending) and ascending.dtype.kind == "f" and np.isnan(ascending[-1]):
-        raise UserError(f"{name} contain NaN: the model diverged, or the file is damaged")
+        raise MetricInputError(f"{name} contain NaN: the model diverged, or the file is corrupt")

@@ -1,15 +1,12 @@
-"""Curves to look at: every point lies exactly on the curve, and there are not too many of them.
+"""ROC, precision-recall and PRO curves for plots: a subset of the exact points of each curve.
 
 No metric is computed from these; the areas come from ranks (:mod:`.pixel`).
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from realnet.core.io import atomic
 from realnet.metrics.arrays import array, binary, maps, same_shape
 from realnet.metrics.regions import label_regions
 
@@ -17,9 +14,29 @@ Curve = tuple[np.ndarray, np.ndarray]  # x, y: float64 [K], x ascending
 
 
 def roc_curve(scores: Any, truth: Any, points: int = 1000) -> Curve:
-    """False and true positive rate, from (0, 0) to (1, 1), linear between thresholds.
+    """ROC curve: linear between thresholds, from (0, 0) to (1, 1).
 
-    ``scores``, ``truth`` (> 0 is anomalous) of one shape. Empty arrays where a class is missing.
+    Parameters
+    ----------
+    scores, truth : array-like of one shape
+        Scores, and truth: anomalous where > 0.
+    points : int
+        About how many points of the curve to return.
+
+    Returns
+    -------
+    tuple of ndarray
+        False and true positive rates, float64; empty where a class is missing.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not match.
+
+    Examples
+    --------
+    >>> [axis.tolist() for axis in roc_curve([1, 2, 3], [0, 0, 1])]
+    [[0.0, 0.0, 0.5, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0, 1.0]]
     """
     defect, normal = _sorted(scores, truth)
     if not len(defect) or not len(normal):
@@ -29,10 +46,15 @@ def roc_curve(scores: Any, truth: Any, points: int = 1000) -> Curve:
 
 
 def pr_curve(scores: Any, truth: Any, points: int = 1000) -> Curve:
-    """Recall and precision, a step function: draw it with ``drawstyle="steps-pre"``.
+    """Precision-recall curve, a step function: plot it with ``drawstyle="steps-pre"``.
 
-    Arguments and undefined cases as for :func:`roc_curve`. Begins at recall 0 with the precision
-    of the highest threshold.
+    Parameters and undefined cases as for :func:`roc_curve`. The first point has recall 0 and the
+    precision of the highest threshold.
+
+    Returns
+    -------
+    tuple of ndarray
+        Recall and precision, float64.
     """
     defect, normal = _sorted(scores, truth)
     if not len(defect) or not len(normal):
@@ -45,9 +67,19 @@ def pr_curve(scores: Any, truth: Any, points: int = 1000) -> Curve:
 
 
 def pro_curve(margins: Any, masks: Any, points: int = 1000) -> Curve:
-    """False positive rate and mean overlap per region, from (0, 0) to (1, 1).
+    """PRO curve: mean overlap per region over the false positive rate, from (0, 0) to (1, 1).
 
-    ``margins``, ``masks`` [N, H, W] as for ``localise``; undefined as :func:`roc_curve`.
+    Parameters
+    ----------
+    margins, masks : array-like of shape (N, H, W)
+        As for :func:`~realnet.metrics.localise`.
+    points : int
+        About how many points of the curve to return.
+
+    Returns
+    -------
+    tuple of ndarray
+        False positive rate and mean overlap, float64; undefined cases as for :func:`roc_curve`.
     """
     margins, masks = maps(margins), binary(masks)
     same_shape(margins, masks.shape)
@@ -65,17 +97,6 @@ def pro_curve(margins: Any, masks: Any, points: int = 1000) -> Curve:
     return _closed(_reach(normal, thresholds), overlap)
 
 
-def save_curves(path: Path, curves: Mapping[str, Curve]) -> None:
-    """As .npz with ``<curve>_x`` and ``<curve>_y``; those that are undefined are empty."""
-    flat = {
-        f"{name}_{axis}": values
-        for name, curve in curves.items()
-        for axis, values in zip("xy", curve, strict=True)
-    }
-    with atomic(path) as temporary, temporary.open("wb") as target:
-        np.savez_compressed(target, **flat)
-
-
 def _sorted(scores: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
     scores, truth = array(scores), array(truth) > 0
     same_shape(scores, truth.shape)
@@ -83,8 +104,8 @@ def _sorted(scores: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thresholds(defect: np.ndarray, normal: np.ndarray, points: int) -> np.ndarray:
-    """At most ``points`` of the scores, descending: evenly by rank in both classes, and closer
-    together among the highest normal ones, where curves bend."""
+    """At most ``points`` of the scores, descending: evenly spaced by rank in both classes, and
+    denser among the highest normal scores, where curves bend."""
     each = max(2, points // 3)
     rates = np.r_[np.linspace(0, 1, each), np.geomspace(1 / len(normal), 1, each)]
     places = np.rint((1 - rates) * (len(normal) - 1)).astype(np.int64)
@@ -93,7 +114,7 @@ def _thresholds(defect: np.ndarray, normal: np.ndarray, points: int) -> np.ndarr
 
 
 def _reach(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Share of the scores that are >= each threshold."""
+    """Share of the scores >= each threshold."""
     return 1 - np.searchsorted(ascending, thresholds) / len(ascending)
 
 

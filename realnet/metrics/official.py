@@ -1,8 +1,8 @@
-"""The official implementation's metrics, quirks included, so that like is compared with like.
+"""Metrics of the official RealNet evaluation, quirks included, for comparison with its numbers.
 
-They are never the headline. What differs from ``metrics/`` (source: the official evaluation):
+They are never the headline. Differences from the exact metrics (source: official evaluation):
 
-- an image is anomalous if its *resized* mask has a pixel left, whatever its folder says;
+- an image is anomalous if its *resized* mask has a pixel left; its folder is ignored;
 - an AUROC below 0.5 is replaced by 1 - AUROC;
 - PRO uses 1000 thresholds that are linear in the score, from the largest down; a region's overlap
   counts hits in its holes too but divides by its area without them, so it may exceed 1; the false
@@ -18,27 +18,49 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from realnet.core.errors import UserError
-from realnet.metrics import UndefinedMetricWarning, image_auroc, pixel_metrics
+from realnet.metrics.arrays import MetricInputError, UndefinedMetricWarning
+from realnet.metrics.image import image_auroc
+from realnet.metrics.pixel import pixel_metrics
 
 STEPS, LIMIT = 1000, 0.3
 KEYS = ("image_auroc_official", "pixel_auroc_official", "pro_official")
 
 
 def official_metrics(maps: Any, masks: Any, pool: int, pro: bool = True) -> dict[str, float]:
-    """The three numbers of the official evaluation of one category, as fractions (PRO may be > 1).
+    """The three metrics of the official evaluation of one category.
 
-    ``maps`` float32 [N, H, W], the softmax anomaly maps in [0, 1]; ``masks`` [N, H, W], > 0 is
-    anomalous; ``pool``: side of the average-pool window of the image score (official 16).
-    ``pro`` False leaves PRO out, as the evaluations during training do. NaN with an
-    :class:`UndefinedMetricWarning` where undefined. UserError: shapes, ``pool``.
+    Parameters
+    ----------
+    maps : array-like of shape (N, H, W)
+        Softmax anomaly maps in [0, 1]; converted to float32.
+    masks : array-like of shape (N, H, W)
+        Anomalous where > 0.
+    pool : int
+        Side of the average-pooling window of the image score (official 16).
+    pro : bool
+        Whether to compute PRO; the evaluations during training do not.
+
+    Returns
+    -------
+    dict of str to float
+        Fractions by the names of ``KEYS`` (PRO may exceed 1); NaN, with an
+        :class:`UndefinedMetricWarning`, where undefined.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not match, a window that does not fit.
     """
     maps = np.ascontiguousarray(maps, dtype=np.float32)
     masks = np.asarray(masks) > 0
     if maps.ndim != 3 or maps.shape != masks.shape:
-        raise UserError(f"official metrics: maps {maps.shape}, masks {masks.shape}; expected equal")
+        raise MetricInputError(
+            f"official metrics: maps {maps.shape}, masks {masks.shape}; expected equal"
+        )
     if not 1 <= pool <= min(maps.shape[1:]):
-        raise UserError(f"image score: pool {pool} does not fit maps of {maps.shape[1:]} pixels")
+        raise MetricInputError(
+            f"image score: pool {pool} does not fit maps of {maps.shape[1:]} pixels"
+        )
     pooled = F.avg_pool2d(torch.from_numpy(maps)[:, None], pool, stride=1)
     scores = pooled.flatten(1).amax(1).numpy()
     result = {
@@ -49,19 +71,19 @@ def official_metrics(maps: Any, masks: Any, pool: int, pro: bool = True) -> dict
 
 
 def key_metric(measured: dict[str, float]) -> float:
-    """What the official training maximises on the test set: mean of image and pixel AUROC."""
+    """Mean of image and pixel AUROC, which the official training maximises on the test set."""
     return (measured["image_auroc_official"] + measured["pixel_auroc_official"]) / 2
 
 
 def pro_official(maps: np.ndarray, masks: np.ndarray) -> float:
-    """The official PRO; the thresholds are walked by rank, so 1000 of them cost one sort.
+    """The official PRO; thresholds are looked up by rank, so 1000 of them cost one sort.
 
-    Arguments as for :func:`official_metrics`.
+    Parameters as for :func:`official_metrics`: ``maps`` float32, ``masks`` bool.
     """
     largest, smallest = maps.max(), maps.min()
-    # Rounding decides on which side a score falls that is equal to a threshold. The official code
-    # runs with NumPy before 1.24 only, where a float32 scalar times a Python number is float64; the
-    # comparison with the maps is in float32.
+    # Where a score equals a threshold, rounding decides the comparison. The official code requires
+    # NumPy before 1.24, where a float32 scalar times a Python number is float64; it compares with
+    # the maps in float32.
     step = np.float64(largest - smallest) / STEPS
     thresholds = (np.float64(largest) - np.arange(STEPS) * step).astype(np.float32)
     normal = np.sort(maps[~masks])

@@ -1,4 +1,4 @@
-"""Metrics of pixels and regions, all from one pass over ranks."""
+"""Pixel- and region-level metrics, all from one pass over ranks."""
 
 import itertools
 import math
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from realnet.core.errors import UserError
 from realnet.metrics.arrays import (
+    MetricInputError,
     array,
     binary,
     is_limit,
@@ -33,18 +33,18 @@ from realnet.metrics.regions import Regions, label_regions
 from realnet.metrics.sums import log_shares, mean, overlap_areas
 
 LIMITS = (0.3, 0.01, 0.05, 0.1, 1.0)
-SIZES = (0.001, 0.01, 0.1)  # of regions, as fractions of the image
+SIZES = (0.001, 0.01, 0.1)  # bin edges of region areas, as fractions of the image
 AUPIMO_BOUNDS = (1e-5, 1e-4)  # false positive rates
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """All metrics of one set of score maps; fractions, NaN where the data do not define them."""
+    """All localisation metrics of one set of anomaly maps: fractions, NaN where undefined."""
 
     limits: tuple[float, ...]
     regions: Regions
     ranks: Ranks  # of the defect pixels, region by region, among all normal pixels
-    ranks_in_normal: Ranks  # the same among those of normal images alone, as far as AUPIMO needs
+    ranks_in_normal: Ranks  # among pixels of normal images only, as far as AUPIMO needs
 
     @property
     def defect_pixels(self) -> int:
@@ -60,7 +60,7 @@ class Localisation:
 
     @cached_property
     def auroc(self) -> float:
-        """P(defect pixel > normal pixel) + P(equal) / 2, over all pixels of all images."""
+        """Pixel AUROC: P(defect pixel > normal pixel) + P(equal) / 2, pooled over all images."""
         return self.ranks.auroc() if self.defined else math.nan
 
     @cached_property
@@ -70,32 +70,33 @@ class Localisation:
 
     @cached_property
     def f1_max(self) -> float:
-        """F1 of the pixels at its best threshold, which is chosen on these very masks."""
+        """Largest F1 of the pixels over all thresholds, chosen on the same masks."""
         return self.ranks.f1_max() if self.defined else math.nan
 
     @cached_property
     def per_region(self) -> np.ndarray:
-        """Each region's own AU-PRO, float64 [R, limits]: the mean over regions is ``pro``."""
+        """AU-PRO of each region, float64 [R, limits]: their mean is ``pro``."""
         if not self.defined:
             return np.full((self.regions.count, len(self.limits)), math.nan)
         return overlap_areas(self.ranks, self.regions, self.limits)
 
     @cached_property
     def pro(self) -> dict[float, float]:
-        """Limit -> area under the curve of the mean overlap per region against the false positive
-        rate, up to the limit, divided by the limit."""
+        """AU-PRO by limit: area under the curve of the mean overlap per region over the false
+        positive rate, up to the limit, divided by the limit."""
         return {lim: mean(v) for lim, v in zip(self.limits, self.per_region.T, strict=True)}
 
     @cached_property
     def lost(self) -> np.ndarray:
-        """int64 [R]: twice the pairs (its pixel, normal pixel) that each region loses."""
+        """int64 [R]: twice the pairs (pixel of the region, normal pixel) ranked wrongly."""
         return self.regions.per_region(self.ranks.wrong[self.ranks.thresholds.inverse])
 
     @cached_property
     def separation(self) -> np.ndarray:
-        """The AUROC of each image's defect pixels against all normal pixels, float64 [N].
+        """AUROC of each image's defect pixels against all normal pixels, float64 [N].
 
-        NaN for images without defect. The pixel AUROC is their mean, weighted by defect pixels.
+        NaN for images without defect pixels. The pixel AUROC is the mean, weighted by defect
+        pixels.
         """
         images, pixels = self.regions.images, self.regions.defect_pixels
         lost = np.zeros(len(pixels), np.int64)
@@ -108,12 +109,12 @@ class Localisation:
 
     @cached_property
     def aupimo(self) -> np.ndarray:
-        """AUPIMO of each image, float64 [N]; NaN for images without defect.
+        """AUPIMO of each image, float64 [N]; NaN for images without defect pixels.
 
-        Source: Bertoldo et al. 2024. The mean, over false positive rates from 1e-5 to 1e-4 on a
-        logarithmic scale, of the share of the image's defect pixels that is found. The false
-        positive rate is that of *normal images* alone. Where the published code samples thresholds,
-        the area under the piecewise linear curve is computed here.
+        The mean recall of the image's defect pixels over false positive rates from 1e-5 to 1e-4 on
+        a logarithmic scale. The false positive rate is that of *normal images* only. The published
+        code samples thresholds; here the area under the piecewise linear curve is exact.
+        Source: Bertoldo et al. 2024.
         """
         pixels = self.regions.defect_pixels
         result = np.full(len(pixels), math.nan)
@@ -124,26 +125,26 @@ class Localisation:
             result[pixels > 0] = summed[pixels > 0] / pixels[pixels > 0]
         return result
 
-    def by_defect(self, kinds: Sequence[str]) -> dict[str, dict[str, float | int]]:
-        """Of each kind of defect, its pixels and regions against *all* normal pixels.
+    def by_defect(self, defects: Sequence[str]) -> dict[str, dict[str, float | int]]:
+        """Metrics of each defect type: its pixels and regions against *all* normal pixels.
 
-        ``kinds``: of each of the N images. Kinds without a defect pixel are left out.
-        Keys: ``pro`` (first limit), ``pixel_auroc``, ``regions``, ``defect_pixels``.
+        ``defects``: the defect type of each of the N images. Types without defect pixels are
+        omitted. Keys: ``pro`` (first limit), ``pixel_auroc``, ``regions``, ``defect_pixels``.
         """
-        if len(kinds) != self.regions.shape[0]:
-            raise UserError(
-                f"kinds of defects: {len(kinds)} given for {self.regions.shape[0]} images"
+        if len(defects) != self.regions.shape[0]:
+            raise MetricInputError(
+                f"defect types: {len(defects)} given for {self.regions.shape[0]} images"
             )
-        of_region = np.asarray(kinds, dtype=object)[self.regions.images]
+        of_region = np.asarray(defects, dtype=object)[self.regions.images]
         return {
-            kind: self._part(of_region == kind)
-            for kind in dict.fromkeys(sorted(of_region.tolist()))
+            defect: self._part(of_region == defect)
+            for defect in dict.fromkeys(sorted(of_region.tolist()))
         }
 
     def by_size(self, edges: Sequence[float] = SIZES) -> dict[str, dict[str, float | int]]:
-        """Of regions by their area; ``edges``: ascending fractions of the image's area.
+        """Metrics of the regions by area; ``edges``: ascending fractions of the image's area.
 
-        Keys as for :meth:`by_defect`; sizes without a region are there, with NaN.
+        Keys as for :meth:`by_defect`; bins without a region have NaN.
         """
         share = self.regions.areas / (self.regions.shape[1] * self.regions.shape[2])
         index = np.searchsorted(np.asarray(edges), share, side="right")
@@ -154,7 +155,7 @@ class Localisation:
         return {name: self._part(index == k) for k, name in enumerate(names)}
 
     def _part(self, chosen: np.ndarray) -> dict[str, float | int]:
-        """Metrics of the regions ``chosen``, bool [R]."""
+        """Metrics of some regions; ``chosen``: bool [R]."""
         pixels = int(self.regions.areas[chosen].sum())
         defined = self.defined and pixels > 0
         lost = sum(int(value) for value in self.lost[chosen]) if defined else 0
@@ -173,15 +174,44 @@ def localise(
     labels: Any = None,
     on: str | None = None,
 ) -> Localisation:
-    """All metrics of pixels and regions in one pass.
+    """All pixel- and region-level metrics in one pass.
 
-    ``margins`` [N, H, W], any real dtype (infinities are scores, NaN is an error); ``masks``
-    [N, H, W], > 0 is anomalous; NumPy or torch, on any device. ``limits``: of PRO, in (0, 1], the
-    headline first. ``labels`` [N], > 0 anomalous: which images are normal, for AUPIMO; default:
-    those without a defect pixel. ``on``: "numpy" or "torch", default torch for tensors on a GPU;
-    both give the same bits, since what is computed there are integers.
+    O(N log N) time for N pixels. Memory beyond the input: a copy of the normal scores, and one
+    byte per pixel.
 
-    O(N log N) time. Memory beyond the input: a copy of the normal scores, and one byte per pixel.
+    Parameters
+    ----------
+    margins : array-like of shape (N, H, W)
+        Anomaly maps of any real dtype, NumPy or torch on any device. Infinities are scores.
+    masks : array-like of shape (N, H, W)
+        Anomalous where > 0.
+    limits : sequence of float in (0, 1]
+        False positive rates up to which PRO is integrated, the headline first.
+    labels : array-like of shape (N,), optional
+        Anomalous where > 0: which images are normal, for AUPIMO. Default: those without defect
+        pixels.
+    on : {"numpy", "torch"}, optional
+        Default: torch for tensors on a GPU. Both count integers, so the results have the same bits.
+
+    Returns
+    -------
+    Localisation
+        NaN, with an :class:`UndefinedMetricWarning`, where one class of pixels is missing.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not match, NaN, a limit outside (0, 1].
+
+    References
+    ----------
+    AU-PRO: Bergmann et al. 2021. AUPIMO: Bertoldo et al. 2024. The rank form: ours.
+
+    Examples
+    --------
+    >>> found = localise([[[0.9, 0.2], [0.1, 0.3]]], [[[1, 0], [0, 0]]])
+    >>> found.auroc, found.pro[0.3]
+    (1.0, 1.0)
     """
     result = _localise(margins, masks, limits, labels, on)
     if not result.defined:
@@ -212,13 +242,15 @@ def warn_undefined(found: Localisation) -> None:
 
 
 def _normal(regions: Regions, labels: Any) -> np.ndarray:
-    """bool [N]: the normal images."""
+    """bool [N]: which images are normal."""
     normal = regions.defect_pixels == 0
     if labels is None:
         return normal
     labels = array(labels)
     if labels.shape != normal.shape:
-        raise UserError(f"labels: expected {len(normal)}, one per image, found {labels.shape}")
+        raise MetricInputError(
+            f"labels: expected {len(normal)}, one per image, found {labels.shape}"
+        )
     return normal & ~(labels > 0)
 
 
@@ -228,7 +260,7 @@ def _rank_numpy(
     """Among all normal pixels, and among those of the ``normal`` images."""
     thresholds = Thresholds.of(margins.reshape(-1)[regions.pixels])
     images = np.flatnonzero(normal)
-    run = len(images) and images[-1] - images[0] + 1 == len(images)  # then nothing is copied
+    run = len(images) and images[-1] - images[0] + 1 == len(images)  # then a view
     chosen = slice(images[0], images[-1] + 1) if run else images
 
     def count(piece: slice | None) -> Ranks:
@@ -243,7 +275,7 @@ def _rank_numpy(
 
 
 def _rank_torch(margins: Any, regions: Regions, normal: np.ndarray) -> tuple[Ranks, Ranks]:
-    """As :func:`_rank_numpy`, counted where the tensor is."""
+    """As :func:`_rank_numpy`, counted on the device of the tensor."""
     import torch
 
     margins = torch.as_tensor(margins)
@@ -262,25 +294,41 @@ def _rank_torch(margins: Any, regions: Regions, normal: np.ndarray) -> tuple[Ran
     return parts[0] + parts[1], parts[1]
 
 
-# --- plain results -------------------------------------------------------------------------------
+# --- results as dictionaries ---------------------------------------------------------------------
 
 
 def pixel_metrics(
     margins: Any, masks: Any, pro_limit: float = 0.3, limits: Sequence[float] = ()
 ) -> dict[str, Any]:
-    """Localisation metrics over all pixels of all images, pooled; arguments as :func:`localise`.
+    """Localisation metrics over the pooled pixels of all images.
 
-    Returns fractions, NaN with a warning where undefined: ``pixel_auroc``; ``pixel_ap``;
-    ``pixel_f1_max``; ``pro`` up to ``pro_limit``; with ``limits`` also ``pro_at``, which has PRO
-    at each of them by the limit's shortest text; and the counts ``regions``, ``defect_pixels``,
-    ``normal_pixels``.
+    Parameters
+    ----------
+    margins, masks : array-like of shape (N, H, W)
+        As for :func:`localise`.
+    pro_limit : float
+        False positive rate up to which ``pro`` is integrated.
+    limits : sequence of float
+        Further limits, reported in ``pro_at``.
+
+    Returns
+    -------
+    dict
+        ``pixel_auroc``, ``pixel_ap``, ``pixel_f1_max``, ``pro``: fractions, NaN with a warning
+        where undefined; the counts ``regions``, ``defect_pixels``, ``normal_pixels``; with
+        ``limits`` also ``pro_at``, PRO by the text of the limit (``"0.3"``).
+
+    Examples
+    --------
+    >>> pixel_metrics([[[0.9, 0.2], [0.1, 0.3]]], [[[1, 0], [0, 0]]])["pixel_ap"]
+    1.0
     """
     found = localise(margins, masks, (pro_limit, *(lim for lim in limits if lim != pro_limit)))
     return summary(found) | ({"pro_at": pro_at(found)} if limits else {})
 
 
 def summary(found: Localisation) -> dict[str, float | int]:
-    """What :func:`pixel_metrics` returns, without ``pro_at``."""
+    """The result of :func:`pixel_metrics`, without ``pro_at``."""
     return {
         "pixel_auroc": found.auroc,
         "pixel_ap": found.ap,
@@ -293,12 +341,13 @@ def summary(found: Localisation) -> dict[str, float | int]:
 
 
 def pro_at(found: Localisation) -> dict[str, float]:
+    """PRO by the text of its limit, e.g. ``"0.3"``, ascending."""
     return {f"{limit:g}": found.pro[limit] for limit in sorted(found.limits)}
 
 
 def image_separation(margins: Any, masks: Any) -> np.ndarray:
-    """How well each image's defect stands out: its own share of the pixel AUROC, float64 [N].
+    """AUROC of each image's defect pixels against all normal pixels, float64 [N].
 
-    See :attr:`Localisation.separation`; NaN, without a warning, where there is none.
+    See :attr:`Localisation.separation`; NaN, without a warning, where there is no defect pixel.
     """
     return _localise(margins, masks, (1.0,)).separation

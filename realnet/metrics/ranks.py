@@ -1,7 +1,7 @@
-"""Ranks of the defect scores among the normal ones: all that the metrics need to know.
+"""Ranks of the defect scores among the normal scores, from which every metric follows.
 
-With n normal scores, a defect score s sees #{normal > s} and #{normal >= s}: integers, so they can
-be counted piece by piece, in any order, by any number of threads, on any device, and added up
+For each defect score s the ranks are #{normal > s} and #{normal >= s}. They are integers, so
+they can be counted in parts, in any order, by any number of threads, on any device, and added
 without rounding. Only *values* of normal scores are sorted, never their positions.
 """
 
@@ -21,16 +21,16 @@ THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The distinct ones, U, of P defect scores."""
+    """The U distinct values of P defect scores."""
 
     values: np.ndarray  # [U], ascending
-    counts: np.ndarray  # int64 [U]: defect scores that are equal to it
-    inverse: np.ndarray  # int64 [P]: score -> its place in `values`
+    counts: np.ndarray  # int64 [U]: number of defect scores equal to each
+    inverse: np.ndarray  # int64 [P]: index of each score in `values`
 
     @classmethod
     def of(cls, defect: np.ndarray, name: str = "scores") -> "Thresholds":
-        """UserError: NaN among the scores, which are called ``name``."""
-        order = np.argsort(defect)  # unstable, but equal scores get the same ranks
+        """Of the ``defect`` scores, named ``name`` in errors. Raises ValueError for NaN."""
+        order = np.argsort(defect)  # an unstable sort is enough: equal scores get the same ranks
         ascending = defect[order]
         no_nan(ascending, name)
         first = np.ones(len(ascending), bool)
@@ -44,7 +44,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The thresholds, and how many of ``normals`` normal scores lie above or reach each."""
+    """Number of normal scores (of ``normals``) above, and at or above, each threshold."""
 
     thresholds: Thresholds
     above: np.ndarray  # int64 [U]: normal scores > threshold
@@ -62,11 +62,11 @@ class Ranks:
 
     @cached_property
     def wrong(self) -> np.ndarray:
-        """int64 [U]: twice the pairs that a defect score there loses (a tie is half a loss)."""
+        """int64 [U]: twice the pairs lost by a defect score at each threshold (ties half)."""
         return self.above + self.reaching
 
     def __add__(self, other: "Ranks") -> "Ranks":
-        """Of the same thresholds among the normal scores of both."""
+        """Ranks of the same thresholds among the normal scores of both."""
         return Ranks(
             self.thresholds,
             self.above + other.above,
@@ -74,7 +74,7 @@ class Ranks:
             self.normals + other.normals,
         )
 
-    # --- what follows from ranks alone ---
+    # --- metrics that depend on ranks alone ---
 
     def auroc(self) -> float:
         """1 - lost pairs / pairs: exact up to one division."""
@@ -82,33 +82,34 @@ class Ranks:
         return 1 - lost / (2 * self.defects * self.normals)
 
     def _lost(self) -> np.ndarray:
-        """Summed in parts that fit int64 (one product is below 2 normals * defects)."""
+        """Partial sums that do not overflow (one product is below 2 normals * defects)."""
         product = self.wrong.astype(np.uint64) * self.thresholds.counts.astype(np.uint64)
         return np.add.reduceat(product, np.arange(0, len(product), 4096))
 
     def ap(self) -> float:
-        """Sum of precision times recall step over the thresholds, the highest first."""
+        """Average precision: sum of precision times recall step over the thresholds."""
         precision = self.found / (self.found + self.reaching)
         return float(np.sum(precision * self.thresholds.counts) / self.defects)
 
     def f1_max(self) -> float:
-        """Only a defect score can be the best threshold: others add false positives alone."""
+        """Maximum F1, at a defect score: other thresholds only add false positives."""
         return float(np.max(2 * self.found / (self.defects + self.found + self.reaching)))
 
 
 def none_counted(thresholds: Thresholds) -> Ranks:
+    """Ranks among no normal scores: the neutral element of addition."""
     zero = np.zeros(len(thresholds.values), np.int64)
     return Ranks(thresholds, zero, zero, 0)
 
 
 def rank(thresholds: Thresholds, normal: np.ndarray, name: str = "scores") -> Ranks:
-    """Ranks among ``normal``, a copy that may be sorted in place. UserError: NaN in it."""
+    """Ranks among ``normal``, which is sorted in place. Raises ValueError for NaN."""
     normal.sort()
     no_nan(normal, name)
     values, n = thresholds.values, len(normal)
     reaching = np.searchsorted(normal, values, side="left")
-    # Ties between a defect and a normal score are few unless scores are coarse: the second search
-    # is for those alone.
+    # Ties between a defect and a normal score are rare unless scores are coarse: only tied
+    # thresholds need the second search.
     tied = np.flatnonzero(np.take(normal, reaching, mode="clip") == values) if n else reaching[:0]
     np.subtract(n, reaching, out=reaching)
     above = reaching.copy()
@@ -117,9 +118,9 @@ def rank(thresholds: Thresholds, normal: np.ndarray, name: str = "scores") -> Ra
 
 
 def rank_top(thresholds: Thresholds, normal: np.ndarray, rate: float) -> Ranks:
-    """Ranks among ``normal`` as far as the false positive rate is below ``rate``.
+    """Ranks among ``normal``, exact where the false positive rate is at most ``rate``.
 
-    Of thresholds that let more pass, no more is known than that they do.
+    For lower thresholds the counts are only known to exceed that rate.
     """
     n = len(normal)
     wanted = min(n, int(np.ceil(rate * n)) + 1)
@@ -130,7 +131,7 @@ def rank_top(thresholds: Thresholds, normal: np.ndarray, rate: float) -> Ranks:
 
 
 def in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """Results in order. Threads are enough: NumPy copies and sorts outside of Python's lock."""
+    """Map in threads, results in order. NumPy releases the GIL where it copies and sorts."""
     if len(items) < 2 or THREADS < 2:
         yield from map(function, items)
         return
@@ -139,6 +140,7 @@ def in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator
 
 
 def total(thresholds: Thresholds, parts: Iterable[Ranks]) -> Ranks:
+    """Sum of ranks that were counted in parts."""
     return sum(parts, none_counted(thresholds))
 
 
@@ -146,7 +148,7 @@ def total(thresholds: Thresholds, parts: Iterable[Ranks]) -> Ranks:
 
 
 def rank_on_device(thresholds: Thresholds, normal: Any) -> Ranks:
-    """As :func:`rank`, for a torch tensor on any device; the same integers."""
+    """As :func:`rank`, for a torch tensor on any device; returns the same integers."""
     import torch
 
     if normal.dtype in (torch.float16, torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Defect regions: the 8-connected components of the masks, labelled once and remembered."""
+"""Defect regions: the 8-connected components of the masks, labelled once and cached."""
 
 import hashlib
 from collections import OrderedDict
@@ -12,7 +12,7 @@ import numpy as np
 
 from realnet.metrics.arrays import binary
 
-_KEPT = 8  # data sets (or parts of them) whose regions are remembered
+_CACHED = 8  # sets of masks (datasets or batches of them) whose regions are cached
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Regions:
 
     shape: tuple[int, int, int]  # N, H, W
     areas: np.ndarray  # int64 [R], pixels
-    images: np.ndarray  # int64 [R]: the image that it lies in, ascending
-    pixels: np.ndarray  # int64 [P]: flat index into [N, H, W]; empty in the streaming form
+    images: np.ndarray  # int64 [R]: index of its image, ascending
+    pixels: np.ndarray  # int64 [P]: flat index into [N, H, W]; empty in streaming mode
 
     @property
     def count(self) -> int:
@@ -30,12 +30,12 @@ class Regions:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """int64 [R]: where each region's pixels begin."""
+        """int64 [R]: index of each region's first pixel in ``pixels``."""
         return np.cumsum(self.areas) - self.areas
 
     @cached_property
     def defect_pixels(self) -> np.ndarray:
-        """int64 [N]: defect pixels of each image."""
+        """int64 [N]: number of defect pixels of each image."""
         counts = np.bincount(self.images, weights=self.areas, minlength=self.shape[0])
         return counts.astype(np.int64)
 
@@ -59,17 +59,35 @@ _cache: "OrderedDict[tuple[Any, bytes], Regions]" = OrderedDict()
 
 
 def label_regions(masks: Any) -> Regions:
-    """The regions of ``masks`` [N, H, W], anomalous where > 0; NumPy or torch (any device).
+    """Label the defect regions: the 8-connected components of each mask.
 
-    Labelling takes as long as the metrics, and the masks of a data set do not change between
-    models. So the last few results are kept, and found again by a hash of the masks' bits.
-    UserError: shape, NaN.
+    Labelling takes as long as the metrics themselves, and the masks of a dataset are the same for
+    every model. So the last few results are cached, by a hash of the masks.
+
+    Parameters
+    ----------
+    masks : array-like of shape (N, H, W)
+        Anomalous where > 0; NumPy or torch (any device).
+
+    Returns
+    -------
+    Regions
+
+    Raises
+    ------
+    ValueError
+        For another shape, NaN.
+
+    Examples
+    --------
+    >>> label_regions([[[1, 0, 0], [0, 1, 0], [0, 0, 0]], [[1, 0, 1], [0, 0, 0], [0, 0, 0]]]).count
+    3
     """
     masks = binary(masks)
     key = (masks.shape, hashlib.blake2b(np.packbits(masks), digest_size=16).digest())
     if key not in _cache:
         _cache[key] = _label(masks)
-        while len(_cache) > _KEPT:
+        while len(_cache) > _CACHED:
             _cache.popitem(last=False)
     _cache.move_to_end(key)
     return _cache[key]

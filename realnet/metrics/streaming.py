@@ -1,11 +1,11 @@
-"""The same metrics of test sets that do not fit into memory: two passes, batch by batch.
+"""The same metrics for test sets larger than memory: two passes over batches.
 
-The first pass collects the scores of the defect pixels, the second counts the normal ones around
-each of them. What is kept is proportional to the *defect* pixels. Both are mergeable: shards,
-workers or devices may each see a part, in any order, and the result has the bits of one pass.
+The first pass collects the scores of the defect pixels, the second counts the normal pixels above
+each of them. Memory is proportional to the number of *defect* pixels. Both passes are mergeable:
+shards, workers or devices may each process a part, in any order, with bit-identical results.
 
     defects = DefectPixels()
-    for first, margins, masks in batches():       # first: index of the batch's first image
+    for first, margins, masks in batches():       # first: index of the first image of the batch
         defects.add(margins, masks, first)
     counts = NormalCounts(defects)
     for first, margins, masks in batches():
@@ -18,28 +18,27 @@ from typing import Any
 
 import numpy as np
 
-from realnet.core.errors import UserError
-from realnet.metrics.arrays import array, binary, is_limit, maps, same_shape
+from realnet.metrics.arrays import MetricInputError, array, binary, is_limit, maps, same_shape
 from realnet.metrics.pixel import LIMITS, Localisation, warn_undefined
 from realnet.metrics.ranks import Ranks, Thresholds, none_counted, rank
 from realnet.metrics.regions import Regions, label_regions
 
 
 class DefectPixels:
-    """First pass: the scores of the defect pixels, by image and region."""
+    """First pass: collects the scores of the defect pixels, by image and region."""
 
     def __init__(self) -> None:
         self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # image -> scores, areas
         self._size: tuple[int, int] | None = None
 
     def add(self, margins: Any, masks: Any, first: int) -> None:
-        """``margins``, ``masks`` [B, H, W] as for ``localise``; ``first``: the images' first index.
+        """Add a batch: ``margins``, ``masks`` [B, H, W] as for ``localise``; ``first``: its index.
 
-        UserError: shapes, another size than before, an image that was added already.
+        Raises ValueError for shapes that do not match, or an image added before.
         """
         margins, masks = _batch(margins, masks)
         if self._size not in (None, margins.shape[1:]):
-            raise UserError(f"maps of {margins.shape[1:]} pixels after maps of {self._size}")
+            raise MetricInputError(f"maps of {margins.shape[1:]} pixels after maps of {self._size}")
         self._size = margins.shape[1:]
         _once(range(first, first + len(margins)), self._found)
         regions = label_regions(masks)
@@ -52,34 +51,36 @@ class DefectPixels:
             self._found[first + index] = scores[start:end].copy(), regions.areas[own]
 
     def merge(self, other: "DefectPixels") -> None:
-        """Take over what another one has seen. UserError: an image that both have seen."""
+        """Add the images of another instance. Raises ValueError for an image that both contain."""
         if None not in (self._size, other._size) and self._size != other._size:
-            raise UserError(f"maps of {other._size} pixels merged with maps of {self._size}")
+            raise MetricInputError(f"maps of {other._size} pixels merged with maps of {self._size}")
         _once(other._found, self._found)
         self._size = self._size or other._size
         self._found |= other._found
 
     def finish(self) -> tuple[Regions, np.ndarray]:
-        """The regions of all images, in the order of their indices, and their scores [P].
+        """The regions of all images, in index order, and their pixels' scores [P].
 
-        UserError: nothing was added, or images are missing between 0 and the last index.
+        Raises ValueError if no image was added, or one before the last index is missing.
         """
         count = len(self._found)
         if not count or self._size is None:
-            raise UserError("metrics: no image was added")
+            raise MetricInputError("metrics: no image was added")
         absent = sorted(set(range(count)) - set(self._found))
         if absent:
-            raise UserError(f"metrics: image {absent[0]} of {max(self._found) + 1} was never added")
+            raise MetricInputError(
+                f"metrics: image {absent[0]} of {max(self._found) + 1} was never added"
+            )
         parts = [self._found[index] for index in range(count)]
         areas = np.concatenate([areas for _, areas in parts])
         images = np.repeat(np.arange(count), [len(areas) for _, areas in parts])
-        nowhere = np.empty(0, np.int64)  # where the pixels lie is not kept
+        nowhere = np.empty(0, np.int64)  # positions of the pixels are not stored
         regions = Regions((count, *self._size), areas, images, nowhere)
         return regions, np.concatenate([scores for scores, _ in parts])
 
 
 class NormalCounts:
-    """Second pass: how many normal pixels lie above each defect pixel."""
+    """Second pass: counts the normal pixels that score above each defect pixel."""
 
     def __init__(self, defects: DefectPixels):
         self.regions, scores = defects.finish()
@@ -88,15 +89,16 @@ class NormalCounts:
         self._seen: set[int] = set()
 
     def add(self, margins: Any, masks: Any, first: int, labels: Any = None) -> None:
-        """The batches of the first pass again, in any order and cut differently if need be.
+        """Add a batch of the same images, in any order and of any size.
 
-        ``labels`` [B] as for ``localise``. UserError: shapes, an image that was added already.
+        ``labels`` [B] as for ``localise``. Raises ValueError for shapes that do not match, an image
+        added before, or an image that was not in the first pass.
         """
         margins, masks = _batch(margins, masks)
         images = range(first, first + len(margins))
         _once(images, self._seen)
         if images.stop > self.regions.shape[0]:
-            raise UserError(f"metrics: image {images.stop - 1} was not there in the first pass")
+            raise MetricInputError(f"metrics: image {images.stop - 1} was not in the first pass")
         self._seen |= set(images)
         normal = ~masks.any(axis=(1, 2))
         if labels is not None:
@@ -107,21 +109,21 @@ class NormalCounts:
             setattr(self, name, getattr(self, name) + rank(self.thresholds, scores))
 
     def merge(self, other: "NormalCounts") -> None:
-        """Add what another one has counted, of the same defect pixels."""
+        """Add the counts of another instance. Raises ValueError for other defect pixels."""
         if not np.array_equal(self.thresholds.values, other.thresholds.values):
-            raise UserError("metrics: counts of different defect pixels cannot be merged")
+            raise MetricInputError("metrics: counts of different defect pixels cannot be merged")
         _once(other._seen, self._seen)
         self._seen |= other._seen
         self._normal += other._normal
         self._anomalous += other._anomalous
 
     def localisation(self, limits: Sequence[float] = LIMITS) -> Localisation:
-        """The metrics. UserError: an image of the first pass was not in the second."""
+        """The metrics. Raises ValueError if an image of the first pass was not in the second."""
         for limit in limits:
             is_limit(limit)
         absent = sorted(set(range(self.regions.shape[0])) - self._seen)
         if absent:
-            raise UserError(f"metrics: image {absent[0]} was not there in the second pass")
+            raise MetricInputError(f"metrics: image {absent[0]} was not in the second pass")
         ranks: Ranks = self._normal + self._anomalous
         found = Localisation(tuple(limits), self.regions, ranks, self._normal)
         if not found.defined:
@@ -138,4 +140,4 @@ def _batch(margins: Any, masks: Any) -> tuple[np.ndarray, np.ndarray]:
 def _once(images: Any, seen: Any) -> None:
     twice = sorted(set(images) & set(seen))
     if twice:
-        raise UserError(f"metrics: image {twice[0]} was added twice")
+        raise MetricInputError(f"metrics: image {twice[0]} was added twice")

@@ -1,4 +1,4 @@
-"""Sums over defect pixels, from their ranks: the areas under the curves that are never built."""
+"""Areas under curves as sums over defect pixels, from their ranks; no curve is built."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from realnet.metrics.regions import Regions
 
 
 def overlap_areas(ranks: Ranks, regions: Regions, limits: Sequence[float]) -> np.ndarray:
-    """Area under each region's overlap curve up to each limit, over the limit: float64 [R, limits].
+    """Area under each region's overlap curve up to each limit, divided by it: float64 [R, limits].
 
-    The sum of h (package docstring) over the region's pixels. Thresholds ascend, so their rates
-    descend: from ``first`` on they are within the limit, and at most the one before straddles it.
-    For those within, h is (2 n L - above - reaching) / (2 n), so whole numbers are summed.
+    The sum of h (see the package docstring) over the pixels of a region. Thresholds ascend, so
+    their rates descend: from ``first`` on they are within the limit, and at most the one before
+    straddles it. Within the limit h is (2 n L - above - reaching) / (2 n), a sum of integers.
     """
     n, inverse = ranks.normals, ranks.thresholds.inverse
     before, after = ranks.above / n, ranks.reaching / n  # float64 [U], descending
@@ -33,16 +33,16 @@ def overlap_areas(ranks: Ranks, regions: Regions, limits: Sequence[float]) -> np
             k = first - 1
             step = (limit - before[k]) ** 2 / (2 * (after[k] - before[k]))
             area = area + step * regions.per_region((inverse == k).astype(np.int64))
-        # A perfect result may exceed 1, and a hopeless one fall below 0, by rounding.
+        # Rounding may push a perfect result above 1 and the worst one below 0.
         columns.append(np.clip(area / (limit * regions.areas), 0, 1))
     return np.stack(columns, axis=1)
 
 
 def log_shares(ranks: Ranks, low: float, high: float) -> np.ndarray:
-    """Share of the rates in [low, high], on a logarithmic scale, at which a score is found: [U].
+    """Mean recall of each threshold over rates in [low, high] on a logarithmic scale: [U].
 
-    Found is 0 below the rate f0, 1 from f1 on, and (x - f0) / (f1 - f0) between; the share is the
-    integral of that in dx / x over log(high / low).
+    The recall is 0 below the rate f0, 1 from f1 on, and (x - f0) / (f1 - f0) between; the mean is
+    its integral in dx / x, divided by log(high / low).
     """
     f0, f1 = ranks.above / ranks.normals, ranks.reaching / ranks.normals
     start, end = np.clip(f0, low, high), np.clip(f1, low, high)
@@ -54,5 +54,5 @@ def log_shares(ranks: Ranks, low: float, high: float) -> np.ndarray:
 
 
 def mean(values: np.ndarray) -> float:
-    """The same bits in any order; NaN of nothing."""
+    """Mean, bit-identical for any order of the values; NaN for none."""
     return math.fsum(values.tolist()) / len(values) if len(values) else math.nan

@@ -1,32 +1,44 @@
-"""How far a metric would move with other test images: the image bootstrap, from statistics.
+"""Confidence intervals and paired tests by a stratified bootstrap of the test images.
 
-Images are drawn again, with replacement, within each kind of defect and among the normal ones
-(stratified), and every metric is computed on each such set. Maps are not needed for that: a
-:class:`PerImage` holds, for each image, how much of it reaches each of some hundred thresholds, and
-sums of those are the counts of any resampled set. Image metrics are exact on every resample. Pixel
-metrics are exact at the thresholds and linear between, which leaves errors around 1e-5, against
-intervals a thousand times as wide.
+Images are resampled with replacement within each defect type and among the normal ones, and every
+metric is computed on each resample. The maps are not needed: a :class:`PerImage` holds, for each
+image, its pixel counts at a few hundred thresholds, and their weighted sums are the counts of any
+resample. Image metrics are exact on every resample. Pixel metrics are exact at the thresholds and
+linear between them; the error is around 1e-5, a thousandth of the width of typical intervals.
 
-What this covers: the choice of test images. What it does not: another seed of the training, the
-choice of settings, the annotation. Source: Efron 1979, percentile interval; ours.
+This covers the choice of test images. It does not cover the training seed, the choice of
+parameters or the annotation. Source: Efron 1979, percentile interval; ours.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from realnet.core.errors import UserError
 from realnet.core.seeds import numpy_generator
+from realnet.metrics.arrays import MetricInputError
 from realnet.metrics.image_counts import PerImage
 
 BOOTSTRAPPED = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro")
 
 
 def resample(strata: np.ndarray, count: int, seed: int = 0, name: str = "") -> np.ndarray:
-    """How often each image is drawn, int64 [count, N].
+    """Draw bootstrap weights: how often each image occurs in each resample.
 
-    Within every stratum as many as it has. ``strata``, ``seed`` and ``name`` decide all: results of
-    two variants on the same images get the same draws, and may be compared in pairs.
+    The draws depend on ``strata``, ``seed`` and ``name`` only: two variants evaluated on the same
+    images get the same resamples, so that their samples are paired.
+
+    Parameters
+    ----------
+    strata : ndarray of shape (N,), str
+        Every resample has as many images of a stratum as the test set.
+    count : int
+        Number of resamples.
+    seed, name
+        Of the random generator.
+
+    Returns
+    -------
+    ndarray of shape (count, N), int64
     """
     weights = np.zeros((count, len(strata)), np.int64)
     for stratum in np.unique(strata).tolist():
@@ -40,17 +52,35 @@ def resample(strata: np.ndarray, count: int, seed: int = 0, name: str = "") -> n
 def bootstrap(
     stats: PerImage, metric: str, count: int = 1000, seed: int = 0, name: str = ""
 ) -> np.ndarray:
-    """The metric of ``count`` resampled test sets, float64 [count]; all NaN where undefined.
+    """The metric on ``count`` resampled test sets.
 
-    ``metric``: one of BOOTSTRAPPED. UserError: another one.
+    Parameters
+    ----------
+    stats : PerImage
+    metric : str
+        One of ``BOOTSTRAPPED``.
+    count, seed, name
+        As for :func:`resample`.
+
+    Returns
+    -------
+    ndarray of shape (count,), float64
+        All NaN where the metric is undefined.
+
+    Raises
+    ------
+    ValueError
+        For another metric.
     """
     return metric_of(stats, metric, resample(stats.strata, count, seed, name))
 
 
 def metric_of(stats: PerImage, metric: str, weights: np.ndarray) -> np.ndarray:
-    """The metric of test sets in which image i occurs ``weights[b, i]`` times, float64 [B]."""
+    """The metric on test sets where image i occurs ``weights[b, i]`` times: float64 [B]."""
     if metric not in BOOTSTRAPPED:
-        raise UserError(f"metric {metric!r}: no interval for it; one of {', '.join(BOOTSTRAPPED)}")
+        raise MetricInputError(
+            f"metric {metric!r}: no interval for it; one of {', '.join(BOOTSTRAPPED)}"
+        )
     weights = weights.astype(np.float64)
     pixels = metric.startswith("pixel") or metric == "pro"
     has_both = (
@@ -60,7 +90,7 @@ def metric_of(stats: PerImage, metric: str, weights: np.ndarray) -> np.ndarray:
     )
     if not has_both or (pixels and not stats.has_pixels):
         return np.full(len(weights), np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is NaN: undefined in that resample
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is NaN: undefined there
         return _METRICS[metric](stats, weights)
 
 
@@ -88,11 +118,11 @@ def _pixel_auroc(stats: PerImage, weights: np.ndarray) -> np.ndarray:
 
 
 def _pixel_ap(stats: PerImage, weights: np.ndarray) -> np.ndarray:
-    """Between two thresholds there are many pixels, defect and normal ones evenly mixed.
+    """Average precision, interpolated between thresholds as if their pixels were evenly mixed.
 
-    With F of T pixels found before a step of d among D, the precision after a share x of it is
-    (F + x d) / (T + x D), whose mean over x is d / D + (F - T d / D) log(1 + D / T) / D.
-    Source: Davis and Goadrich 2006.
+    With F defect pixels among T before a step that adds d defect pixels among D, the precision
+    after a share x of the step is (F + x d) / (T + x D); its mean over x is
+    d / D + (F - T d / D) log(1 + D / T) / D. Source: Davis and Goadrich 2006.
     """
     found = weights @ stats.found.astype(np.float64)
     total = found + weights @ stats.false.astype(np.float64)
@@ -144,30 +174,53 @@ def _area(x: np.ndarray, y: np.ndarray, limit: float) -> np.ndarray:
     return (inside * (y0 + slope * inside / 2)).sum(1) / limit
 
 
-# --- from samples to statements ------------------------------------------------------------------
+# --- intervals and tests from samples ------------------------------------------------------------
 
 
 def mean_samples(
     groups: Mapping[str, Sequence[PerImage]], metric: str, count: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """The mean over categories of the mean over seeds, of ``count`` resamples, float64 [count].
+    """Bootstrap samples of the mean over categories of the mean over seeds.
 
-    ``groups``: category -> the statistics of each seed. Seeds share their test images, so the same
-    images are drawn for all of them; categories are drawn independently. As for :func:`bootstrap`,
-    the samples of two variants are pairs.
+    Seeds share their test images, so the same resamples are used for all of them; categories are
+    resampled independently. As for :func:`bootstrap`, the samples of two variants are paired.
+
+    Parameters
+    ----------
+    groups : mapping of str to sequence of PerImage
+        Category -> the statistics of each seed.
+    metric, count, seed
+        As for :func:`bootstrap`.
+
+    Returns
+    -------
+    ndarray of shape (count,), float64
+
+    Raises
+    ------
+    ValueError
+        If the seeds of a category have different test images.
     """
     means = []
     for name, of_seeds in groups.items():
         weights = resample(of_seeds[0].strata, count, seed, name)
         for stats in of_seeds:
             if stats.key != of_seeds[0].key:
-                raise UserError(f"{name}: results of different test images have no common interval")
+                raise MetricInputError(
+                    f"{name}: results of different test images have no common interval"
+                )
         means.append(np.mean([metric_of(stats, metric, weights) for stats in of_seeds], axis=0))
     return np.mean(means, axis=0)
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval; NaN, NaN where a sample is undefined."""
+    """Percentile interval; (NaN, NaN) if a sample is NaN.
+
+    Examples
+    --------
+    >>> interval(np.arange(101.0), level=0.5)
+    (25.0, 75.0)
+    """
     if np.isnan(samples).any():
         return float("nan"), float("nan")
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
@@ -175,10 +228,19 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 def two_sided_p(difference: np.ndarray) -> float:
-    """Bootstrap p-value of "no difference", from samples of a paired difference; NaN: undefined.
+    """Two-sided bootstrap p-value of "no difference", from samples of a paired difference.
 
-    Twice the share of samples on the far side of 0 (half of those at 0), with one added above and
-    below, so that it is never 0. Source: Davison and Hinkley 1997, sec. 4.2.
+    Twice the share of samples on the other side of 0 (those at 0 count half), with one added to
+    numerator and denominator, so that it is never 0. NaN if a sample is NaN.
+
+    References
+    ----------
+    Davison and Hinkley 1997, sec. 4.2.
+
+    Examples
+    --------
+    >>> two_sided_p(np.full(999, 0.1))
+    0.002
     """
     if np.isnan(difference).any():
         return float("nan")
@@ -188,9 +250,18 @@ def two_sided_p(difference: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): the chance of one false alarm among all.
+    """p-values corrected for multiple testing: controls the family-wise error rate.
 
     NaN stays NaN and is not counted.
+
+    References
+    ----------
+    Holm 1979.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03, 0.005])
+    [0.03, 0.06, 0.06, 0.02]
     """
     p = np.asarray(p_values, np.float64)
     order = [k for k in np.argsort(p, kind="stable") if not np.isnan(p[k])]

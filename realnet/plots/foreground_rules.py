@@ -15,7 +15,7 @@ from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.images import load_images
 from realnet.datasets.items import Entry, read_manifest
 from realnet.datasets.layouts import Own, list_categories, list_category
-from realnet.plots.qualitative import FAINT, INK, bare
+from realnet.plots.style import FAINT, INK, bare
 from realnet.registry import params_of
 from realnet.synthesis.foreground import describe, foregrounds, rule_for
 

@@ -7,13 +7,15 @@ import numpy as np
 
 from realnet.core.errors import UserError
 from realnet.core.io import save_figure
-from realnet.metrics import PerImage, pr_curve, roc_curve, save_curves
+from realnet.evaluation.details import curves_of
+from realnet.evaluation.stored import save_curves
+from realnet.metrics import PerImage
 
 IMAGE, PIXEL, REGION, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8a8a"  # Okabe and Ito
 
 
 def curve_files(given: Path) -> tuple[Path, Path]:
-    """The figure and the points: OUT.png and OUT.npz, or curves.* in a folder. UserError."""
+    """Paths of the figure and the points: OUT.png and OUT.npz, or curves.* in a folder."""
     if given.suffix == ".png" and not given.is_dir():
         return given, given.with_suffix(".npz")
     if given.suffix and not given.is_dir():
@@ -22,34 +24,11 @@ def curve_files(given: Path) -> tuple[Path, Path]:
 
 
 def write_curves(figure: Path, points: Path, stats: PerImage, result: dict[str, Any]) -> None:
-    """Draw and save the curves. ``<curve>_x``, ``<curve>_y`` of image_roc, image_pr, roc, pr, pro;
+    """Plot and save the curves: ``<curve>_x``, ``<curve>_y`` of image_roc, image_pr, roc, pr, pro;
     empty where undefined."""
-    found = curves(stats)
+    found = curves_of(stats)
     save_curves(points, found)
     save_figure(figure, draw(found, result))
-
-
-def curves(stats: PerImage) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """x ascending, y. Those of pixels have the points that the statistics have thresholds for."""
-    nothing = (np.empty(0), np.empty(0))
-    found = {
-        "image_roc": roc_curve(stats.scores, stats.labels),
-        "image_pr": pr_curve(stats.scores, stats.labels),
-    } | dict.fromkeys(("roc", "pr", "pro"), nothing)
-    normal, defect = stats.normal_pixels.sum(), stats.defect_pixels.sum()
-    if not (stats.has_pixels and normal and defect):
-        return found
-    false, hits = stats.false.sum(0, dtype=np.int64), stats.found.sum(0, dtype=np.int64)
-    overlap = stats.overlap.sum(0, dtype=np.float64) / stats.regions.sum()
-    flagged = false + hits
-    precision = hits[flagged > 0] / flagged[flagged > 0]
-    recall = hits[flagged > 0] / defect
-    rate = false / normal
-    return found | {
-        "roc": (_ends(rate, 1), _ends(hits / defect, 1)),
-        "pr": (np.r_[0.0, recall], np.r_[precision[0], precision]),
-        "pro": (_ends(rate, 1), _ends(np.minimum(overlap, 1), 1)),
-    }
 
 
 def draw(found: dict[str, tuple[np.ndarray, np.ndarray]], result: dict[str, Any]) -> Any:
@@ -97,7 +76,3 @@ def _curve(axis: Any, curve: tuple, colour: str, label: str, **style: Any) -> No
 
 def _text(name: str, value: float | None) -> str:
     return f"{name} {'undefined' if value is None else f'{value:.4f}'}"
-
-
-def _ends(values: np.ndarray, last: float) -> np.ndarray:
-    return np.r_[0.0, values, last]

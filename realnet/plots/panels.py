@@ -1,11 +1,9 @@
 """Test images with heat maps: best, median and worst, and one of each kind of defect."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from realnet.datasets.images import read_image
@@ -13,55 +11,12 @@ from realnet.metrics import image_separation
 from realnet.plots import style
 from realnet.plots.chain import reference
 from realnet.plots.made import Drawn, Entry, Skipped, arrays, paged, part_of
-from realnet.plots.qualitative import heat_scale
+from realnet.plots.qualitative import SIDE, WORDS, Tile, heat_map_panels, heat_scale
 from realnet.report.collect import Results
 from realnet.report.published import title
 
 MOST_KINDS, PICTURE = 7, 256  # kinds of defect of a category; pixels of an image
-SIDE, GAP, TOP, WORDS = 0.3, 0.03, 0.02, 0.4
 ARRAYS = ("margins", "masks", "labels", "image_scores", "paths", "defects")
-
-
-class Tile(NamedTuple):
-    """A test image: uint8 ``[h, w, 3]`` or None where its file is not on this machine; mask bool
-    ``[S, S]`` or None; margin float ``[S, S]``; words above it; the category's heat scale."""
-
-    image: np.ndarray | None
-    mask: np.ndarray | None
-    margin: np.ndarray
-    words: str
-    scale: Any
-
-
-@style.styled
-def panels(categories: Mapping[str, Sequence[Tile]]) -> Figure:
-    """Category -> its tiles: in each the image above the heat map, with the outline of the mask."""
-    most = max(len(tiles) for tiles in categories.values())
-    tile = min((style.WIDTH - SIDE - 0.05) / most - GAP, 0.95)
-    block = WORDS + 2 * (tile + GAP) + 0.06
-    canvas = style.Canvas(TOP + len(categories) * block)
-    for row, (name, tiles) in enumerate(categories.items()):
-        top = TOP + row * block
-        height = 2 * (tile + GAP)
-        canvas.text(*(SIDE / 2, top + WORDS + height / 2, style.fitted(name, height)), rotation=90,
-                    ha="center", va="center", fontweight="bold", linespacing=1.0)  # fmt: skip
-        for column, one in enumerate(tiles):
-            left = SIDE + column * (tile + GAP)
-            rank, _, kind = one.words.rpartition(": ")
-            kind = style.wrapped(kind.replace("_", " "), tile + 0.04)
-            canvas.text(left + tile / 2, top + WORDS - 0.03, kind, va="bottom", ha="center",
-                        fontsize=style.SMALL, linespacing=0.95, color=style.FAINT)  # fmt: skip
-            above = top + WORDS - 0.04 - 0.107 * (kind.count("\n") + 1)
-            canvas.text(left + tile / 2, above, rank, va="bottom", ha="center",
-                        fontsize=style.SMALL, fontweight="bold")  # fmt: skip
-            upper = (left, top + WORDS, tile, tile)
-            lower = (left, top + WORDS + tile + GAP, tile, tile)
-            canvas.picture(*upper, one.image, "no image")
-            canvas.picture(*lower, one.margin, cmap=style.HEAT, norm=one.scale)
-            for place in (upper, lower) if one.mask is not None else ():
-                if place is lower or one.image is not None:
-                    canvas.outline(*place, one.mask)
-    return canvas.figure
 
 
 def chosen(order: np.ndarray, kinds: Sequence[str]) -> list[tuple[str, int]]:
@@ -136,7 +91,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
         )
         yield Drawn(
             *(paged(name, page), heading + part_of(page, len(parts)), caption),
-            panels({c: categories[c] for c in names}), dataset, style.PICTURES,
+            heat_map_panels({c: categories[c] for c in names}), dataset, style.PICTURES,
         )  # fmt: skip
 
 

@@ -1,129 +1,214 @@
-"""Pictures of what a model finds: test images with ground truth, heat map and contours."""
+"""Test images above their heat maps, with outlines: the one function that draws them.
 
-from collections.abc import Sequence
+Also the choice of images, and the figure, of the stage `evaluate`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from realnet.core.errors import UserError
-from realnet.metrics import image_separation
+from realnet.plots import style
 
-HEAT = "inferno"
-TRUTH, FOUND = "#00e5ff", "#ff3d9a"  # contours: ground truth, prediction
-INK, FAINT = "#222222", "#777777"
-COLUMNS = ("image", "ground truth", "heat map", "contours")
+SIDE, GAP, TOP, WORDS = 0.3, 0.03, 0.02, 0.4  # inches
+HEADING = 0.5  # inches, of title, note and colour bar
+TILE, LARGE_TILE = 0.95, 1.5  # inches, at most
+FOUND = "#ff3d9a"  # the contour of the prediction
 
-# Layout of the qualitative figure, inches.
-TILE, GAP, ROW_TEXT, BLOCK_HEAD, BLOCK_GAP, TOP, BAR = 1.3, 0.05, 0.2, 0.62, 0.4, 0.62, 0.75
+
+class Tile(NamedTuple):
+    """A test image: uint8 ``[h, w, 3]``, or None where its file is not available; mask bool
+    ``[S, S]`` or None; margin float ``[S, S]``; caption ``<bold>: <text>`` or ``<text>``; colour
+    scale; margin at which the prediction is outlined, or None."""
+
+    image: np.ndarray | None
+    mask: np.ndarray | None
+    margin: np.ndarray
+    words: str
+    scale: Normalize
+    threshold: float | None = None
+
+
+class Heading(NamedTuple):
+    """Title and note above the panels; ``scale`` and ``unit`` of the colour bar."""
+
+    title: str
+    note: str
+    scale: Normalize
+    unit: str
+
+
+@style.styled
+def heat_map_panels(
+    rows: Mapping[str, Sequence[Tile]], heading: Heading | None = None, most: float = TILE
+) -> Figure:
+    """Row name -> its tiles: each image above its heat map, with the outline of the mask.
+
+    ``most``: largest side of an image, inches.
+    """
+    longest = max(len(tiles) for tiles in rows.values())
+    tile = min((style.WIDTH - SIDE - 0.05) / longest - GAP, most)
+    block = WORDS + 2 * (tile + GAP) + 0.06
+    start = TOP + (HEADING if heading else 0)
+    canvas = style.Canvas(start + len(rows) * block)
+    if heading:
+        _heading(canvas, heading)
+    for row, (name, tiles) in enumerate(rows.items()):
+        top = start + row * block
+        height = 2 * (tile + GAP)
+        canvas.text(*(SIDE / 2, top + WORDS + height / 2, style.fitted(name, height)), rotation=90,
+                    ha="center", va="center", fontweight="bold", linespacing=1.0)  # fmt: skip
+        for column, one in enumerate(tiles):
+            left = SIDE + column * (tile + GAP)
+            _captions(canvas, one.words, left, top + WORDS, tile)
+            upper = (left, top + WORDS, tile, tile)
+            lower = (left, top + WORDS + tile + GAP, tile, tile)
+            canvas.picture(*upper, one.image, "no image")
+            canvas.picture(*lower, one.margin, cmap=style.HEAT, norm=one.scale)
+            for place in (upper, lower) if one.mask is not None else ():
+                if place is lower or one.image is not None:
+                    canvas.outline(*place, one.mask)
+            if one.threshold is not None and one.image is not None:
+                _prediction(canvas, upper, one.margin, one.threshold)
+    return canvas.figure
+
+
+def _captions(canvas: style.Canvas, words: str, left: float, bottom: float, tile: float) -> None:
+    """The bold part of a caption above the other one."""
+    bold, _, text = words.rpartition(": ")
+    text = style.wrapped(text.replace("_", " "), tile + 0.04)
+    canvas.text(left + tile / 2, bottom - 0.03, text, va="bottom", ha="center",
+                fontsize=style.SMALL, linespacing=0.95, color=style.FAINT)  # fmt: skip
+    above = bottom - 0.04 - 0.107 * (text.count("\n") + 1)
+    canvas.text(left + tile / 2, above, bold, va="bottom", ha="center",
+                fontsize=style.SMALL, fontweight="bold")  # fmt: skip
+
+
+def _prediction(
+    canvas: style.Canvas,
+    place: tuple[float, float, float, float],
+    margin: np.ndarray,
+    threshold: float,
+) -> None:
+    """The contour margin = ``threshold`` over a picture in the same place."""
+    if not margin.min() <= threshold < margin.max():  # else matplotlib warns of an empty contour
+        return
+    left, top, width, height = place
+    x = left + (np.arange(margin.shape[1]) + 0.5) * width / margin.shape[1]
+    y = top + (np.arange(margin.shape[0]) + 0.5) * height / margin.shape[0]
+    for colour, line in (("white", 1.8), (FOUND, 1.1)):
+        canvas.sheet.contour(x, y, margin, levels=[threshold], colors=[colour], linewidths=line)
+
+
+def _heading(canvas: style.Canvas, heading: Heading) -> None:
+    canvas.text(SIDE, 0.06, heading.title, fontsize=style.TITLE, fontweight="bold")
+    canvas.text(SIDE, 0.26, heading.note, fontsize=style.SMALL, color=style.FAINT)
+    cax = canvas.axes(canvas.width - 1.4, 0.2, 1.3, 0.09)
+    bar = canvas.figure.colorbar(
+        ScalarMappable(heading.scale, style.HEAT), cax=cax, orientation="horizontal", extend="both"
+    )
+    bar.outline.set_linewidth(0.4)
+    bar.ax.tick_params(labelsize=style.SMALL, width=0.4, length=2, colors=style.FAINT)
+    canvas.text(canvas.width - 0.75, 0.03, heading.unit, fontsize=style.SMALL, ha="center",
+                color=style.FAINT)  # fmt: skip
+
+
+def heat_scale(margins: np.ndarray) -> Normalize:
+    """One colour scale for many maps: from the median (background) to the 99.8th percentile.
+
+    Percentiles rather than extremes, so that one hot pixel does not darken all maps. Margins
+    rather than probabilities, which saturate and hide how confident the model is.
+    """
+    finite = margins[np.isfinite(margins)]
+    if not finite.size:
+        return Normalize(0.0, 1.0)
+    low, high = np.percentile(finite, (50, 99.8)).tolist()
+    return Normalize(low, max(high, low + 1e-3))
+
+
+# --- the figure of one evaluation ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """N test images and what a model gives for them."""
+
+    images: np.ndarray  # uint8 [N, S, S, 3]
+    masks: np.ndarray | None  # bool [N, S, S]; None: the dataset has none
+    margins: np.ndarray  # float32 [N, S, S]
+    scores: np.ndarray  # float [N], of the images
+    labels: np.ndarray  # [N], anomalous where > 0
+    names: Sequence[str]  # N short captions, e.g. ``scratch/003``
+    separation: np.ndarray | None = None  # float64 [N], see Localisation.separation
+
+    def __post_init__(self) -> None:
+        count, size = len(self.images), self.images.shape[1:3]
+        parts = (self.masks, self.separation, self.scores, self.labels, self.names)
+        lengths = {len(part) for part in (self.margins, *parts) if part is not None}
+        if not count or lengths != {count} or size != self.margins.shape[1:]:
+            raise ValueError(
+                f"{count} images of {size} pixels do not match {sorted(lengths)} maps of"
+                f" {self.margins.shape[1:]} pixels, masks, scores, labels and names"
+            )
 
 
 def qualitative(
-    images: np.ndarray,
-    masks: np.ndarray | None,
-    margins: np.ndarray,
-    image_scores: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
+    shown: ScoredImages,
     n: int,
     threshold: float | None = 0.0,
     unit: str = "logit margin",
     title: str = "Test images",
 ) -> Figure:
-    """Best, median and worst defective test images, and the normal ones closest to an alarm.
+    """Best, median and worst defective test images, and the normal ones closest to a false alarm.
 
-    Defective images are ordered by :func:`realnet.metrics.image_separation` (their
-    share in the pixel AUROC), so "worst" is where localisation fails; normal images by image
-    score, highest first. No image is shown twice, and fewer than ``n`` of a kind where there are
-    not enough. Nothing is chosen by eye. Without masks there is no column of ground truth, and
-    defective images too are ordered by image score: "worst" is what would be missed.
+    Defective images are ordered by their separation (their contribution to the pixel AUROC), so
+    "worst" is where localisation fails; normal images by image score, highest first. No image is
+    shown twice, and fewer than ``n`` in a group where there are not enough. No image is chosen by
+    hand. Without masks there is no outline of ground truth, and defective images are ordered by
+    image score: "worst" are the images that would be missed.
 
-    ``images`` uint8 [N, S, S, 3]; ``masks`` bool [N, S, S], or None: the data set has none;
-    ``margins`` float32 [N, S, S] logit margins; ``image_scores`` float [N]; ``labels`` [N], > 0 is
-    anomalous; ``names`` N short captions (e.g. ``scratch/003``). One heat scale for the whole
-    figure, :func:`heat_scale`; the contours are the ground truth and margin = ``threshold`` (0:
-    probability 1/2, where the model itself draws the line; not tuned on the test set; None: ground
-    truth alone). ``unit``: of the margins, which other methods have in their own.
+    All heat maps share one scale, :func:`heat_scale`. The second contour is margin = ``threshold``
+    (0: probability 1/2, the model's own decision boundary, not tuned on the test set; None: no
+    contour). ``unit``: of the margins.
 
     Returns a figure outside pyplot's state; save it with ``realnet.core.io.save_figure``.
     """
-    count = len(images)
-    truth = np.zeros(margins.shape, bool) if masks is None else masks
-    lengths = {len(v) for v in (truth, margins, image_scores, labels, names)}
-    if not count or lengths != {count} or images.shape[1:3] != margins.shape[1:]:
-        raise UserError(
-            f"qualitative figure: {count} images of {images.shape[1:3]} pixels do not match"
-            f" {sorted(lengths)} maps, masks, scores, labels and names of {margins.shape[1:]}"
+    separation = shown.separation
+    rank = shown.scores if shown.masks is None or separation is None else separation
+    scale = heat_scale(shown.margins)
+
+    def tile(index: int) -> Tile:
+        numbers = f"score {shown.scores[index]:.3g}"
+        if separation is not None and np.isfinite(separation[index]):
+            numbers += f", sep. {separation[index]:.3f}"
+        return Tile(
+            image=shown.images[index],
+            mask=None if shown.masks is None else shown.masks[index],
+            margin=shown.margins[index],
+            words=f"{numbers}: {shown.names[index]}",
+            scale=scale,
+            threshold=threshold,
         )
-    separation = image_separation(margins, truth)
-    scores = np.asarray(image_scores)
-    ranking = ("separation", separation) if masks is not None else ("image score", scores)
-    groups = _choose(*ranking, scores, np.asarray(labels) > 0, n)
-    scale = heat_scale(margins)
-    columns = [name for name in COLUMNS if masks is not None or name != "ground truth"]
 
-    across = min(2, len(groups))
-    rows = max(len(chosen) for _, _, chosen in groups)
-    block_width = len(columns) * (TILE + GAP) - GAP
-    block_height = BLOCK_HEAD + rows * (TILE + ROW_TEXT)
-    down = -(-len(groups) // across)
-    width = across * block_width + (across - 1) * BLOCK_GAP + BAR + 0.2
-    height = TOP + down * block_height + (down - 1) * 0.15 + 0.1
-    figure = Figure(figsize=(width, height), facecolor="white")
-
-    def axes(left: float, top: float, w: float = TILE, h: float = TILE) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
-
-    def text(left: float, top: float, content: str, **style) -> None:
-        figure.text(left / width, 1 - top / height, content, **{"va": "top", "color": INK, **style})
-
-    text(0.1, 0.1, title, fontsize=13, fontweight="bold")
-    text(0.1, 0.36, "contours: ", fontsize=8, color=FAINT)
-    predicted = {"fontsize": 8, "color": FOUND, "fontweight": "bold"}
-    line = "" if threshold is None else f"margin > {threshold:g}"
-    if masks is not None:
-        text(0.66, 0.36, "ground truth", fontsize=8, color="#0097a7", fontweight="bold")
-        text(1.62, 0.36, line, **predicted)
-    else:
-        text(0.66, 0.36, line, **predicted)
-        text(1.62, 0.36, "no masks, so no ground truth", fontsize=8, color=FAINT)
-    for block, (heading, note, chosen) in enumerate(groups):
-        left = 0.1 + (block % across) * (block_width + BLOCK_GAP)
-        top = TOP + (block // across) * (block_height + 0.15)
-        text(left, top + 0.06, heading, fontsize=10, fontweight="bold")
-        text(left + block_width, top + 0.08, note, fontsize=7.5, color=FAINT, ha="right")
-        for column, name in enumerate(columns):
-            centre = left + column * (TILE + GAP) + TILE / 2
-            text(centre, top + 0.42, name, fontsize=8, color=FAINT, ha="center")
-        for row, index in enumerate(chosen):
-            y = top + BLOCK_HEAD + row * (TILE + ROW_TEXT)
-            for column, name in enumerate(columns):
-                tile = axes(left + column * (TILE + GAP), y)
-                if name == "ground truth":
-                    show_mask(tile, truth[index])
-                elif name == "heat map":
-                    show_heat(tile, margins[index], scale)
-                else:
-                    show_image(tile, images[index])
-                if name == "contours":
-                    contours(tile, truth[index], margins[index], threshold)
-            caption = f"{names[index]}    score {image_scores[index]:.3g}"
-            if np.isfinite(separation[index]):
-                caption += f"    separation {separation[index]:.3f}"
-            text(left, y + TILE + 0.03, caption, fontsize=7, color=FAINT)
-    bar = axes(width - BAR, TOP + BLOCK_HEAD, 0.13, min(3.0, rows * (TILE + ROW_TEXT) - ROW_TEXT))
-    colour_bar(figure, bar, scale, unit)
-    return figure
+    groups = _choose(rank, shown.scores, np.asarray(shown.labels) > 0, n)
+    rows = {name: [tile(index) for index in indices] for name, indices in groups.items()}
+    outlines = ["no masks" if shown.masks is None else "blue: ground truth"]
+    outlines += [] if threshold is None else [f"pink: margin > {threshold:g}"]
+    by = "image score" if rank is shown.scores else "separation (sep.)"
+    note = f"{', '.join(outlines)}; defective images ordered by {by}"
+    return heat_map_panels(rows, Heading(title, note, scale, unit), LARGE_TILE)
 
 
 def _choose(
-    by: str, rank: np.ndarray, scores: np.ndarray, defective: np.ndarray, n: int
-) -> list[tuple[str, str, list[int]]]:
-    """(heading, note, image indices) of each non-empty group; ties keep the order of the files.
+    rank: np.ndarray, scores: np.ndarray, defective: np.ndarray, n: int
+) -> dict[str, list[int]]:
+    """Image indices of each non-empty group; ties keep the order of the files.
 
-    ``rank`` orders the defective images, ``by`` names it in the notes.
+    ``rank`` orders the defective images, ``scores`` the normal ones.
     """
     # A defect that vanished at this resolution has no separation: it belongs to the worst.
     rank = np.where(np.isfinite(rank), rank, -1.0)
@@ -134,66 +219,10 @@ def _choose(
     between = best_first[len(best) : total - len(worst)]
     start = max(0, (len(between) - n) // 2)
     alarms = [i for i in np.argsort(-scores, kind="stable").tolist() if not defective[i]][:n]
-    groups = [
-        ("Best", f"highest {by} of {total} defective", best),
-        ("Median", "middle of the ranking", between[start : start + n]),
-        ("Worst", f"lowest {by}, worst first", worst),
-        ("Closest to a false alarm", "normal images, highest scores", alarms),
-    ]
-    return [group for group in groups if group[2]]
-
-
-# --- parts, shared with the report's overview ----------------------------------------------------
-
-
-def heat_scale(margins: np.ndarray) -> Normalize:
-    """One colour scale for many maps: from the median (background) to the 99.8th percentile.
-
-    Percentiles rather than extremes, so that one hot pixel does not darken all maps. Margins
-    rather than probabilities, since these saturate and hide how sure the model is.
-    """
-    finite = margins[np.isfinite(margins)]
-    if not finite.size:
-        return Normalize(0.0, 1.0)
-    low, high = np.percentile(finite, (50, 99.8)).tolist()
-    return Normalize(low, max(high, low + 1e-3))
-
-
-def bare(axes: Axes) -> None:
-    """No ticks, a hairline frame."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(linewidth=0.4, color="#999999")
-
-
-def show_image(axes: Axes, image: np.ndarray) -> None:
-    axes.imshow(image, interpolation="bicubic", aspect="auto")
-    bare(axes)
-
-
-def show_mask(axes: Axes, mask: np.ndarray) -> None:
-    axes.imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-    bare(axes)
-
-
-def show_heat(axes: Axes, margin: np.ndarray, scale: Normalize) -> None:
-    axes.imshow(margin, cmap=HEAT, norm=scale, interpolation="bicubic", aspect="auto")
-    bare(axes)
-
-
-def contours(axes: Axes, mask: np.ndarray, margin: np.ndarray, threshold: float | None) -> None:
-    """Outline of the ground truth and of margin > ``threshold``, over an image already shown."""
-    drawn = [(mask.astype(float), 0.5, TRUTH)]
-    drawn += [] if threshold is None else [(margin, threshold, FOUND)]
-    for values, level, colour in drawn:
-        if values.min() <= level < values.max():  # else matplotlib warns of an empty contour
-            axes.contour(values, levels=[level], colors=[colour], linewidths=1.0)
-    bare(axes)
-
-
-def colour_bar(figure: Figure, axes: Axes, scale: Normalize, unit: str = "logit margin") -> None:
-    bar = figure.colorbar(ScalarMappable(scale, HEAT), cax=axes, extend="both")
-    bar.outline.set_linewidth(0.4)
-    bar.ax.tick_params(labelsize=7, width=0.4, length=2, colors=FAINT)
-    bar.set_label(unit, fontsize=8, color=FAINT)
+    groups = {
+        "Best": best,
+        "Median": between[start : start + n],
+        "Worst": worst,
+        "Nearest false alarms": alarms,
+    }
+    return {name: indices for name, indices in groups.items() if indices}

@@ -17,7 +17,8 @@ import numpy as np
 
 from realnet.core.errors import UserError
 from realnet.core.io import sha256
-from realnet.metrics import bootstrap, interval, load_per_image, two_sided_p
+from realnet.evaluation.stored import load_per_image
+from realnet.metrics import bootstrap, interval, two_sided_p
 from realnet.provenance.compare_inputs import Change, changes, same_test_images
 from realnet.report.collect import METRICS, Cell, address_of, number, read_cell
 from realnet.report.resamples import FILE

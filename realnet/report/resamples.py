@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from realnet.metrics import BOOTSTRAPPED, PerImage, load_per_image, mean_samples
+from realnet.evaluation.stored import load_per_image
+from realnet.metrics import BOOTSTRAPPED, PerImage, mean_samples
 from realnet.metrics import interval as interval_of
 from realnet.report.collect import METRICS, Cell, Results, Stat
 

@@ -1,142 +1,159 @@
 """Stage `evaluate`: score the test images with the last checkpoint, and measure.
 
-Where the training kept the checkpoint that was best on the test set, that one is measured too.
+If the training kept the checkpoint that was best on the test set, that one is measured too.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from realnet.compute.runtime import start
-from realnet.core.errors import UserError
+from realnet.config.stage_params import EvaluateParams
+from realnet.core.errors import UserError, as_user_error
 from realnet.core.io import atomic, save_figure, write_csv, write_json
-from realnet.datasets.images import load_images, load_masks
-from realnet.datasets.items import read_manifest
 from realnet.detectors.base import AnyDetector, load
-from realnet.evaluation.details import write_curves, write_intervals, write_regions
-from realnet.evaluation.protocols import (
-    LAST,
-    details,
-    localisation,
-    official,
-    protocols,
-    strict_metrics,
-)
+from realnet.evaluation.assemble import Assembled, Resampling, assemble, plain
+from realnet.evaluation.details import write_curves, write_regions
+from realnet.evaluation.protocols import LAST, protocols
 from realnet.evaluation.residuals import save_residuals
-from realnet.metrics import Localisation
-from realnet.plots.qualitative import qualitative
+from realnet.evaluation.score import Scored, TestSet, read_test_set, score
+from realnet.evaluation.stored import save_per_image
+from realnet.metrics import MetricInputError, per_image
+from realnet.plots.qualitative import ScoredImages, qualitative
 from realnet.provenance.record import Record
+from realnet.stages.job import Job
 
 
-def evaluate(
-    stage: Any,
-    manifest: Path,
-    model: Path,
-    dataset: str,
-    category: str,
-    seed: int,
-    variant: str,
-    out: Path,
-) -> None:
+def run(job: Job[EvaluateParams]) -> None:
     """Write ``metrics.json``, ``scores.npz``, ``images.csv``, ``regions.csv``, ``curves.npz``,
-    ``per_image.npz``, ``residuals.npz`` (of RealNet) and ``qualitative.png``.
+    ``per_image.npz``, ``residuals.npz`` (RealNet only) and ``qualitative.png``.
 
-    All is of the last checkpoint but ``protocols`` in ``metrics.json``, which has the exact and the
-    official metrics of both: see :mod:`realnet.evaluation.protocols`.
+    Inputs: ``manifest``, and ``model``: the folder of the stage `realnet` or `patchcore`.
 
-    Own data may come without masks. Then ``has_masks`` is false in ``metrics.json`` and in
-    ``scores.npz``, whose masks are all False; what is measured on pixels is null; image metrics
-    are as always, by the labels of the manifest.
+    All files describe the last checkpoint, except ``protocols`` in ``metrics.json``, which has the
+    exact and the official metrics of both: see :mod:`realnet.evaluation.protocols`.
+
+    A dataset may have no masks. Then ``has_masks`` is false in ``metrics.json`` and in
+    ``scores.npz``, whose masks are all False; pixel metrics are null; image metrics use the labels
+    of the manifest.
     """
-    runtime = start(stage.compute)
-    inputs = {"manifest": manifest, "model": model / "model.json"}
-    identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
-    record = Record("evaluate", stage.model_dump(), inputs, **identity)
-    params = stage.evaluate
+    runtime = start(job.params.compute)
+    params, model, manifest = job.params.evaluate, job.inputs["model"], job.inputs["manifest"]
+    record = Record(
+        "evaluate",
+        job.params.model_dump(),
+        {"manifest": manifest, "model": model / "model.json"},
+        **_identity(job),
+    )
     detector = load(model, runtime)
-    if (detector.meta["dataset"], detector.meta["category"]) != (dataset, category):
-        raise UserError(
-            f"{model}: trained for {detector.meta['dataset']}/{detector.meta['category']},"
-            f" not for {dataset}/{category}"
+    _check_trained_for(detector, model, job)
+    test = read_test_set(manifest, detector.image_size)
+    kept = detector.meta.get("best")  # of the checkpoint that was best on the test set
+
+    with as_user_error(MetricInputError):
+        last = score(detector, test, runtime, params, detector.meta.get("steps"))
+        best = kept and score(load(model, runtime, "best"), test, runtime, params, kept["step"])
+        statistics = per_image(
+            last.margins, test.truth, last.scores, test.labels, test.defects, params.pro_limit
         )
-    items = [item for item in read_manifest(manifest) if item.split == "test"]
-    size = detector.image_size
-    has_masks = any(item.mask_path for item in items)
-    images, masks = load_images(items, size), load_masks(items, size).numpy()
-    labels = np.array([item.label for item in items], np.uint8)
+        assembled = assemble(last.found, statistics, Resampling(job.category))
 
-    kinds = [item.defect for item in items]
-    truth = masks if has_masks else None
+    _write_scores(job.out, test, last)
+    write_regions(job.out / "regions.csv", last.found, test.paths, test.defects)
+    write_curves(job.out / "curves.npz", last.margins, test.truth, last.scores, test.labels)
+    save_per_image(job.out / "per_image.npz", statistics)
+    save_residuals(
+        *(job.out / "residuals.npz", detector, test.images, runtime, params.batch_size),
+        test.labels,
+    )
+    by_protocol = protocols(last.metrics, best.metrics if best else None)
+    measured = _measured(job, test, assembled, detector.method, by_protocol)
+    write_json(job.out / "metrics.json", measured)
+    save_figure(job.out / "qualitative.png", _figure(job, detector, test, last))
+    record.write(job.out, runtime.name)
 
-    def measured(
-        detector: AnyDetector,
-    ) -> tuple[np.ndarray, np.ndarray, Localisation | None, tuple[dict, dict]]:
-        """Margins, image scores, exact metrics of the maps, and the metrics of both kinds."""
-        settings = (runtime, params.batch_size, params.image_score_pool)
-        maps, scores = detector.detect(images, *settings)
-        margins = maps.numpy()
-        found = localisation(margins, truth, labels, params)
-        exact = strict_metrics(found, scores, labels)
-        # The official metrics are of probabilities, which another method's maps are not.
-        logits = truth if detector.method == "realnet" else None
-        return margins, scores, found, (exact, official(margins, logits, params))
 
-    margins, scores, found, last = measured(detector)
-    kept = detector.meta.get("best")
-    best = measured(load(model, runtime, "best"))[-1] if kept else None
+def _identity(job: Job[EvaluateParams]) -> dict[str, str | int]:
+    return {
+        "dataset": job.dataset,
+        "category": job.category,
+        "seed": job.seed,
+        "variant": job.variant,
+    }
 
+
+def _check_trained_for(detector: AnyDetector, model: Path, job: Job[EvaluateParams]) -> None:
+    trained = (detector.meta["dataset"], detector.meta["category"])
+    if trained != (job.dataset, job.category):
+        raise UserError(f"{model}: trained for {'/'.join(trained)}, not for {job.name}")
+
+
+def _write_scores(out: Path, test: TestSet, scored: Scored) -> None:
+    """``scores.npz``, from which everything can be measured again, and ``images.csv``."""
     with atomic(out / "scores.npz") as temporary:
         np.savez_compressed(
             temporary,
-            margins=margins,
-            masks=masks,
-            has_masks=np.array(has_masks),
-            image_scores=scores,
-            labels=labels,
-            paths=np.array([str(item.path) for item in items]),
-            defects=np.array(kinds),
+            margins=scored.margins,
+            masks=test.masks,
+            has_masks=np.array(test.has_masks),
+            image_scores=scored.scores,
+            labels=test.labels,
+            paths=np.array(test.paths),
+            defects=np.array(test.defects),
         )
     rows = [
         {"path": item.path, "label": item.label, "defect": item.defect, "score": float(score)}
-        for item, score in zip(items, scores, strict=True)
+        for item, score in zip(test.items, scored.scores, strict=True)
     ]
     write_csv(out / "images.csv", rows, ["path", "label", "defect", "score"])
-    write_regions(out / "regions.csv", found, [str(item.path) for item in items], kinds)
-    write_curves(out / "curves.npz", margins, truth, scores, labels)
-    drawn = (margins, truth, scores, labels, kinds, params.pro_limit, category)
-    intervals = write_intervals(out / "per_image.npz", *drawn)
-    save_residuals(out / "residuals.npz", detector, images, runtime, params.batch_size, labels)
-    lost = (labels == 1) & ~masks.any((1, 2))
-    write_json(
-        out / "metrics.json",
+
+
+def _measured(
+    job: Job[EvaluateParams],
+    test: TestSet,
+    assembled: Assembled,
+    method: str,
+    by_protocol: dict[str, dict[str, object] | None],
+) -> dict[str, object]:
+    """The content of ``metrics.json``."""
+    vanished = (test.labels == 1) & ~test.masks.any((1, 2))  # defects lost by resizing
+    return plain(
         {
-            **last[0],
-            **intervals,
-            **details(found, kinds),
-            **identity,
-            "method": detector.method,
+            **assembled.metrics,
+            **assembled.intervals,
+            **assembled.details,
+            **_identity(job),
+            "method": method,
             "checkpoint": LAST,
-            "has_masks": has_masks,
+            "has_masks": test.has_masks,
             "counts": {
-                "test_normal": int((labels == 0).sum()),
-                "test_anomalous": int((labels == 1).sum()),
-                "anomalous_without_pixels": int(lost.sum()) if has_masks else None,
+                "test_normal": int((test.labels == 0).sum()),
+                "test_anomalous": int((test.labels == 1).sum()),
+                "anomalous_without_pixels": int(vanished.sum()) if test.has_masks else None,
             },
-            "protocols": protocols(
-                last, best, detector.meta.get("steps"), kept["step"] if kept else None
-            ),
-        },
+            "protocols": by_protocol,
+        }
     )
-    names = [f"{item.defect}/{item.path.name}" for item in items]
-    pictures = images.permute(0, 2, 3, 1).numpy()
-    title = f"{dataset} / {category} · seed {seed} · {variant}"
-    figure = qualitative(
-        *(pictures, truth, margins, scores, labels, names),
-        n=params.figure_images,
+
+
+def _figure(
+    job: Job[EvaluateParams], detector: AnyDetector, test: TestSet, scored: Scored
+) -> Figure:
+    """The qualitative figure."""
+    shown = ScoredImages(
+        images=test.images.permute(0, 2, 3, 1).numpy(),
+        masks=test.truth,
+        margins=scored.margins,
+        scores=scored.scores,
+        labels=test.labels,
+        names=[f"{item.defect}/{item.path.name}" for item in test.items],
+        separation=scored.found.separation if scored.found else None,
+    )
+    return qualitative(
+        shown,
+        job.params.evaluate.figure_images,
         threshold=detector.threshold,
         unit="logit margin" if detector.method == "realnet" else "distance",
-        title=title,
+        title=f"{job.dataset} / {job.category} · seed {job.seed} · {job.variant}",
     )
-    save_figure(out / "qualitative.png", figure)
-    record.write(out, runtime.name)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from realnet.config.params import Params
+from realnet.core.errors import as_user_error
 from realnet.core.io import read_json
 from realnet.tracking.contents import LAYOUT, Content, flatten
 from realnet.tracking.names import QUALITY
@@ -82,7 +83,8 @@ def mean_intervals(cells: Sequence[Content]) -> dict[str, float]:
     folders = [folder for members in groups.values() for folder in members]
     if not all((folder / "per_image.npz").is_file() for folder in folders):
         return {}
-    from realnet.metrics import BOOTSTRAPPED, interval, load_per_image, mean_samples
+    from realnet.evaluation.stored import load_per_image
+    from realnet.metrics import BOOTSTRAPPED, MetricInputError, interval, mean_samples
 
     drawn = read_json(folders[0] / "metrics.json")["bootstrap"]
     statistics_of = {
@@ -91,7 +93,8 @@ def mean_intervals(cells: Sequence[Content]) -> dict[str, float]:
     }
     found = {}
     for metric in BOOTSTRAPPED:
-        samples = mean_samples(statistics_of, metric, drawn["count"], drawn["seed"])
+        with as_user_error(MetricInputError):
+            samples = mean_samples(statistics_of, metric, drawn["count"], drawn["seed"])
         low, high = interval(samples, drawn["level"])
         if not math.isnan(low):
             found |= {f"{metric}/low": low, f"{metric}/high": high}

@@ -12,10 +12,12 @@ import torch
 
 from realnet.compute.runtime import Runtime
 from realnet.config.sections import Training
+from realnet.core.errors import as_user_error
 from realnet.core.io import save_weights, write_csv
 from realnet.datasets.images import load_images, load_masks
 from realnet.datasets.items import Item
 from realnet.detectors.realnet_detector import FILES, Detector
+from realnet.metrics.arrays import MetricInputError
 from realnet.metrics.official import key_metric, official_metrics
 
 FIELDS = ["step", "image_auroc", "pixel_auroc", "key", "is_best"]
@@ -55,7 +57,8 @@ class BestOnTest:
         model.eval()
         margins = self.detector.margins(self.images, runtime, self.batch_size)
         model.train(training)
-        measured = official_metrics(margins.sigmoid(), self.masks, self.pool, pro=False)
+        with as_user_error(MetricInputError):  # NaN: the training has diverged
+            measured = official_metrics(margins.sigmoid(), self.masks, self.pool, pro=False)
         key = key_metric(measured)
         if not self.rows or key >= max(row["key"] for row in self.rows):
             # A copy, since the training goes on in place.

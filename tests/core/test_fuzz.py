@@ -38,10 +38,10 @@ from realnet.config.sections import OwnLayout
 from realnet.core.errors import UserError
 from realnet.datasets.items import FIELDS, Item, read_manifest
 from realnet.datasets.layouts import list_categories, list_category
-from realnet.evaluation.maps import measure
+from realnet.evaluation.maps import Request, measure
 from realnet.evaluation.maps.columns import read_labels, read_scores
 from realnet.evaluation.maps.files import read_map, read_truth
-from realnet.metrics import image_ap, image_auroc, image_f1_max, pixel_metrics
+from realnet.metrics import MetricInputError, image_ap, image_auroc, image_f1_max, pixel_metrics
 from realnet.registry import params_of
 
 sys.path.insert(0, str(PROJECT / "workflow/scripts"))
@@ -83,7 +83,7 @@ def outcome(function, *arguments, **options):
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return function(*arguments, **options)
-    except UserError as error:
+    except (UserError, MetricInputError) as error:
         line = str(error)
         assert line.strip() and line.isprintable(), repr(line)
         assert len(line) < 2_000, f"{len(line)} characters: {line[:300]}"
@@ -517,7 +517,7 @@ def test_measured_files_of_any_arrays(folder, data):
         np.save(folder / "labels.npy", data.draw(arrays(ROWS, MASK_KINDS)), allow_pickle=True)
         options["labels"] = folder / "labels.npy"
     given_masks = data.draw(st.sampled_from([folder / "masks.npy"] * 4 + [None]))
-    check_measured(outcome(measure, folder / "maps.npy", given_masks, **options))
+    check_measured(outcome(measure, Request(folder / "maps.npy", given_masks, **options)))
 
 
 EVALUATED = ("margins", "masks", "labels", "image_scores", "defects", "has_masks")
@@ -541,7 +541,7 @@ def test_evaluations_of_any_arrays(folder, data):
     for name in data.draw(st.lists(st.sampled_from(EVALUATED), max_size=1)):
         stored.pop(name, None)
     np.savez(folder / "scores.npz", **stored)
-    check_measured(outcome(measure, folder / "scores.npz", resamples=0))
+    check_measured(outcome(measure, Request(folder / "scores.npz", resamples=0)))
 
 
 def npy(values) -> bytes:
@@ -572,7 +572,7 @@ TRUTH = npy(np.arange(100).reshape(4, 5, 5) >= 60)
 def test_damaged_npy(folder, data):
     (folder / "d.npy").write_bytes(data)
     (folder / "t.npy").write_bytes(TRUTH)
-    check_measured(outcome(measure, folder / "d.npy", folder / "t.npy", resamples=0))
+    check_measured(outcome(measure, Request(folder / "d.npy", folder / "t.npy", resamples=0)))
     outcome(read_truth, folder / "d.npy")
 
 
@@ -582,7 +582,7 @@ def test_damaged_npy(folder, data):
 def test_damaged_npz(folder, data):
     (folder / "d.npz").write_bytes(data)
     (folder / "t.npy").write_bytes(TRUTH)
-    check_measured(outcome(measure, folder / "d.npz", folder / "t.npy", resamples=0))
+    check_measured(outcome(measure, Request(folder / "d.npz", folder / "t.npy", resamples=0)))
 
 
 @inputs(400)

@@ -22,10 +22,10 @@ from realnet.config.params import PROJECT, load, parse, read_yaml, resolve
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, sha256
 from realnet.datasets.items import read_manifest
-from realnet.evaluation.maps import measure
+from realnet.evaluation.maps import Request, measure
+from realnet.evaluation.stored import load_per_image
 from realnet.interop.adm import read_state
 from realnet.interop.safe_load import load_checkpoint
-from realnet.metrics.image_counts import load_per_image
 from realnet.models.features import read_weights_file
 from realnet.training.checkpoint import Checkpoints
 
@@ -214,7 +214,7 @@ def test_arrays_run_nothing(tmp_path, trap):
     np.save(tmp_path / "m.npy", np.ones((1, 1, 1)))
     for name in ("o.npy", "o.npz", "p.npy"):
         with pytest.raises(UserError, match=r"NumPy file of numbers|no array"):
-            measure(tmp_path / name, tmp_path / "m.npy")
+            measure(Request(tmp_path / name, tmp_path / "m.npy"))
     with pytest.raises(UserError, match="allow_pickle=False"):
         load_per_image(tmp_path / "o.npz")
     assert not trap.exists()

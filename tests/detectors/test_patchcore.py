@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate
 from PIL import Image, ImageDraw
 from sklearn.neighbors import NearestNeighbors
 
@@ -27,7 +28,6 @@ from realnet.detectors.patchcore import FILE, PatchCoreDetector, fit_patchcore
 from realnet.evaluation.predict import predict
 from realnet.models.features import build_network, write_backbone
 from realnet.registry import params_of
-from realnet.stages.evaluate import evaluate
 
 
 def drawn(*shape, seed=0):

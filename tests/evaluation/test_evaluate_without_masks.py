@@ -4,22 +4,22 @@ import shutil
 
 import numpy as np
 import pytest
+from evaluating import evaluate
 from sklearn.metrics import roc_auc_score
 
 from realnet.config.params import load, stage_params
 from realnet.core.io import read_csv, read_json
 from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.datasets.items import read_manifest
-from realnet.evaluation.maps import measure
-from realnet.evaluation.protocols import PIXEL_METRICS
+from realnet.evaluation.assemble import COUNTS, PIXEL_METRICS
+from realnet.evaluation.maps import Request, measure
 from realnet.metrics import pixel_metrics
 from realnet.models.features import make_backbone
-from realnet.plots.qualitative import qualitative
+from realnet.plots.qualitative import ScoredImages, qualitative
 from realnet.registry import params_of
 from realnet.report import report
 from realnet.stages.afs import select_features
 from realnet.stages.data import prepare
-from realnet.stages.evaluate import evaluate
 from realnet.stages.realnet import train_realnet
 from realnet.tracking import cell_content
 
@@ -61,8 +61,9 @@ def results(made, name):
 def test_image_metrics_are_given_and_pixel_metrics_are_null(made):
     bare, full = (read_json(results(made, name) / "metrics.json") for name in ("bare", "full"))
     assert (bare["has_masks"], full["has_masks"]) == (False, True)
-    assert [bare[name] for name in PIXEL_METRICS] == [None] * len(PIXEL_METRICS)
-    assert all(full[name] is not None for name in PIXEL_METRICS)
+    names = PIXEL_METRICS + COUNTS
+    assert [bare[name] for name in names] == [None] * len(names)
+    assert all(full[name] is not None for name in names)
     assert bare["image_auroc"] == full["image_auroc"] and bare["image_ap"] == full["image_ap"]
     scored = read_csv(results(made, "bare") / "images.csv")
     labels = [int(row["label"]) for row in scored]
@@ -73,7 +74,7 @@ def test_image_metrics_are_given_and_pixel_metrics_are_null(made):
 
 def test_the_null_metrics_are_all_that_is_measured_on_pixels():
     mask = np.arange(16).reshape(1, 4, 4) > 12
-    assert {*pixel_metrics(mask.astype(np.float32), mask), "aupimo"} == set(PIXEL_METRICS)
+    assert {*pixel_metrics(mask.astype(np.float32), mask), "aupimo"} == {*PIXEL_METRICS, *COUNTS}
 
 
 def test_scores_have_labels_of_the_manifest_and_say_that_there_are_no_masks(made, capsys):
@@ -85,7 +86,7 @@ def test_scores_have_labels_of_the_manifest_and_say_that_there_are_no_masks(made
         with np.load(results(made, "full") / "scores.npz") as full:
             assert full["has_masks"] and full["masks"].any()
             np.testing.assert_array_equal(bare["margins"], full["margins"])
-    measured = measure(results(made, "bare") / "scores.npz")
+    measured = measure(Request(results(made, "bare") / "scores.npz"))
     written = read_json(results(made, "bare") / "metrics.json")
     assert measured["image_auroc"] == written["image_auroc"]
     assert measured["pixel_auroc"] is None and measured["pro"] is None
@@ -97,12 +98,13 @@ def test_the_figure_orders_by_image_score_and_has_no_ground_truth():
     labels = np.array([0, 1, 1, 1, 0])
     margins = np.random.default_rng(0).normal(size=(5, 8, 8)).astype(np.float32)
     images = np.zeros((5, 8, 8, 3), np.uint8)
-    figure = qualitative(images, None, margins, scores, labels, list("abcde"), 1)
+    figure = qualitative(ScoredImages(images, None, margins, scores, labels, list("abcde")), 1)
     words = [text.get_text() for text in figure.texts]
-    assert not any("separation" in word for word in words) and "ground truth" not in words
-    captions = [word.split()[0] for word in words if " score " in word and word[1] == " "]
-    assert captions == ["b", "d", "c", "e"]  # best, median, worst; nearest to a false alarm
-    assert len(figure.axes) == 4 * 3 + 1
+    assert any("no masks" in word and "image score" in word for word in words)
+    assert not any("sep." in word or "ground truth" in word for word in words)
+    assert [word for word in words if len(word) == 1] == ["b", "d", "c", "e"]
+    (sheet,) = (axes for axes in figure.axes if axes.images)
+    assert len(sheet.images) == 2 * 4  # best, median, worst; nearest false alarm
 
 
 def test_tables_and_overview_say_so(made, capsys):

@@ -8,10 +8,12 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 from sklearn.metrics import roc_curve as sklearn_roc
 
-from realnet.evaluation.details import write_curves, write_intervals, write_regions
+from realnet.evaluation.assemble import Resampling, assemble, localisation
+from realnet.evaluation.details import write_curves, write_regions
+from realnet.evaluation.stored import load_per_image, save_per_image
 from realnet.metrics import (
-    load_per_image,
     localise,
+    per_image,
     pixel_metrics,
     pr_curve,
     pro_curve,
@@ -88,26 +90,41 @@ def test_regions_are_where_the_masks_are(maps, tmp_path: Path):
     assert mean == pytest.approx(pixel_metrics(margins, masks, 0.05)["pro"], abs=1e-12)
 
 
-def test_intervals_hold_the_value_and_come_again(maps, tmp_path: Path):
+def assembled(margins, masks, labels, name: str = "nut"):
+    statistics = per_image(margins, masks, margins.max((1, 2)), labels, KINDS)
+    return assemble(localisation(margins, masks, labels, 0.3), statistics, Resampling(name))
+
+
+def test_intervals_contain_the_value_and_repeat(maps):
     margins, masks = maps
-    labels, scores = masks.any((1, 2)), margins.max((1, 2))
-    drawn = (margins, masks, scores, labels, KINDS, 0.3, "nut")
-    first = write_intervals(tmp_path / "a.npz", *drawn)
-    assert first == write_intervals(tmp_path / "b.npz", *drawn)
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    labels = masks.any((1, 2))
+    first = assembled(margins, masks, labels)
+    assert first == assembled(margins, masks, labels)
     for metric in ("pixel_auroc", "pixel_ap", "pro"):
-        low, high = first["intervals"][metric]
-        assert low < pixel_metrics(margins, masks)[metric] < high
-    other = write_intervals(tmp_path / "c.npz", *drawn[:-1], "fabric")
-    assert other["intervals"] != first["intervals"]  # other draws
+        low, high = first.intervals["intervals"][metric]
+        assert low < pixel_metrics(margins, masks)[metric] == first.metrics[metric] < high
+    other = assembled(margins, masks, labels, "fabric")
+    assert other.intervals["intervals"] != first.intervals["intervals"]  # other draws
+
+
+def test_stored_statistics_are_the_same_bytes(maps, tmp_path: Path):
+    margins, masks = maps
+    statistics = per_image(margins, masks, margins.max((1, 2)), masks.any((1, 2)), KINDS)
+    for name in ("a.npz", "b.npz"):
+        save_per_image(tmp_path / name, statistics)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    for key, value in vars(load_per_image(tmp_path / "a.npz")).items():
+        np.testing.assert_array_equal(value, getattr(statistics, key), strict=True)
 
 
 def test_without_masks_there_are_intervals_of_images_alone(maps, tmp_path: Path):
     margins, masks = maps
     labels, scores = masks.any((1, 2)), margins.max((1, 2))
-    found = write_intervals(tmp_path / "p.npz", margins, None, scores, labels, KINDS, 0.3, "nut")
-    assert found["intervals"]["image_auroc"] is not None
-    assert found["intervals"]["pro"] is None
+    found = assembled(margins, None, labels)
+    assert found.intervals["intervals"]["image_auroc"] is not None
+    assert found.intervals["intervals"]["pro"] is None
+    assert set(found.details.values()) == {None}
+    save_per_image(tmp_path / "p.npz", per_image(margins, None, scores, labels, KINDS))
     assert not load_per_image(tmp_path / "p.npz").has_pixels
     write_curves(tmp_path / "curves.npz", margins, None, scores, labels)
     with np.load(tmp_path / "curves.npz") as curves:

@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from realnet.cli import app
 from realnet.core.errors import UserError
 from realnet.datasets.images import load_masks
 from realnet.datasets.items import Entry
-from realnet.evaluation.maps import inputs, measure, run
+from realnet.evaluation.maps import Request, inputs, measure, run
 from realnet.evaluation.maps.files import read_map, resize_mask
 from realnet.evaluation.maps.inputs import Reader, open_images
 from realnet.evaluation.maps.passes import two_passes
@@ -76,7 +77,7 @@ def test_mistakes_of_the_command_line_are_one_line(arrays, tmp_path: Path):
 
 def test_default_image_score_is_the_plain_maximum(arrays):
     scores_file, masks_file, scores, _ = arrays
-    result = measure(scores_file, masks_file)
+    result = measure(Request(scores_file, masks_file))
     assert result["image_auroc"] == image_auroc(scores.max(axis=(1, 2)), [0, 0, 0, 1, 1, 1])
 
 
@@ -84,7 +85,7 @@ def test_labels_override_the_masks(arrays, tmp_path: Path):
     scores_file, masks_file, scores, _ = arrays
     labels = np.array([1, 0, 1, 0, 1, 0])
     np.save(tmp_path / "labels.npy", labels)
-    result = measure(scores_file, masks_file, tmp_path / "labels.npy")
+    result = measure(Request(scores_file, masks_file, tmp_path / "labels.npy"))
     assert result["image_auroc"] == image_auroc(scores.max(axis=(1, 2)), labels)
 
 
@@ -98,17 +99,17 @@ def test_scores_npz_of_the_evaluation_alone(arrays, tmp_path: Path):
         labels=np.array([0, 0, 0, 1, 1, 1], np.uint8),
         image_scores=image_scores,
     )
-    result = measure(tmp_path / "scores.npz")
+    result = measure(Request(tmp_path / "scores.npz"))
     assert result["image_auroc"] == pytest.approx(6 / 9)
     assert result["pixel_auroc"] == pixel_metrics(scores, masks)["pixel_auroc"]
-    pooled = measure(tmp_path / "scores.npz", pool=2)
+    pooled = measure(Request(tmp_path / "scores.npz", pool=2))
     assert pooled["image_auroc"] == image_auroc(pooled_maximum(scores, 2), [0, 0, 0, 1, 1, 1])
 
 
 def test_undefined_is_null_and_said(arrays, tmp_path: Path, capsys):
     scores_file, _, _, masks = arrays
     np.save(tmp_path / "empty.npy", np.zeros_like(masks))
-    result = measure(scores_file, tmp_path / "empty.npy")
+    result = measure(Request(scores_file, tmp_path / "empty.npy"))
     assert result["pro"] is None
     assert result["image_auroc"] is None
     assert "undefined, no anomalous pixels" in capsys.readouterr().err
@@ -126,7 +127,7 @@ def test_damaged_files_are_named(arrays, tmp_path: Path, content: bytes, message
     bad = tmp_path / "bad.npy"
     bad.write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
-        measure(arrays[0], bad)
+        measure(Request(arrays[0], bad))
     assert str(bad) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -134,15 +135,15 @@ def test_damaged_files_are_named(arrays, tmp_path: Path, content: bytes, message
 def test_pickled_objects_are_refused(arrays, tmp_path: Path):
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="not a NumPy file of numbers"):
-        measure(arrays[0], tmp_path / "objects.npy")
+        measure(Request(arrays[0], tmp_path / "objects.npy"))
 
 
 def test_one_argument_must_be_a_scores_npz(arrays, tmp_path: Path):
     with pytest.raises(UserError, match="masks too"):
-        measure(arrays[0])
+        measure(Request(arrays[0]))
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(UserError, match="no array image_scores"):
-        measure(tmp_path / "other.npz")
+        measure(Request(tmp_path / "other.npz"))
 
 
 # --- folders -------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ def test_a_folder_gives_the_bits_of_the_stack(category, tmp_path, map_ending, ma
     margins, masks = category
     maps = tree(tmp_path / "maps", margins, map_ending)
     truth = tree(tmp_path / "truth", masks, mask_ending, skip="good")
-    result = measure(maps, truth)
+    result = measure(Request(maps, truth))
     found = localise(margins, masks, labels=[kind != "good" for kind in KINDS])
     assert {key: result[key] for key in pixel_metrics(margins, masks)} == pixel_metrics(
         margins, masks
@@ -204,7 +205,7 @@ def test_folders_of_a_category_are_found_below(category, tmp_path):
     tree(tmp_path / "bottle/test", masks, ".png")  # the photographs
     (tmp_path / "maps/test/crack/._000.tiff").write_bytes(b"a Mac was here")
     (tmp_path / "maps/test/notes.txt").write_text("ours")
-    result = measure(tmp_path / "maps", tmp_path / "bottle")
+    result = measure(Request(tmp_path / "maps", tmp_path / "bottle"))
     assert result["pro"] == pixel_metrics(margins, masks)["pro"]
 
 
@@ -213,7 +214,7 @@ def test_masks_beside_photographs(category, tmp_path):
     maps = tree(tmp_path / "maps", margins, ".tiff")
     tree(tmp_path / "truth", 255 - masks, ".png")
     tree(tmp_path / "truth", masks, "_mask.png")
-    assert measure(maps, tmp_path / "truth")["pro"] == pixel_metrics(margins, masks)["pro"]
+    assert measure(Request(maps, tmp_path / "truth"))["pro"] == pixel_metrics(margins, masks)["pro"]
 
 
 def test_maps_of_16_and_8_bits(category, tmp_path):
@@ -221,10 +222,10 @@ def test_maps_of_16_and_8_bits(category, tmp_path):
     share = (margins - margins.min()) / np.ptp(margins)
     deep, coarse = (share * 65535).astype(np.uint16), (share * 255).astype(np.uint8)
     truth = tree(tmp_path / "truth", masks, ".png", skip="good")
-    result = measure(tree(tmp_path / "deep", deep, ".png"), truth)
+    result = measure(Request(tree(tmp_path / "deep", deep, ".png"), truth))
     assert result["pro"] == pixel_metrics(deep, masks)["pro"]
     assert not any("8 bits" in note for note in result["notes"])
-    result = measure(tree(tmp_path / "coarse", coarse, ".png"), truth)
+    result = measure(Request(tree(tmp_path / "coarse", coarse, ".png"), truth))
     assert result["pro"] == pixel_metrics(coarse, masks)["pro"]
     assert any("8 bits" in note for note in result["notes"])
     assert any("ties" in note for note in result["notes"])
@@ -280,7 +281,7 @@ def test_images_without_kinds(category, tmp_path):
         write(tmp_path / f"maps/{name}_margin.npy", values)
         write(tmp_path / f"maps/{name}_heatmap.png", np.zeros((5, 5, 3), np.uint8))
         write(tmp_path / f"truth/{name}.png", mask)
-    result = measure(tmp_path / "maps", tmp_path / "truth", suffix="_margin.npy")
+    result = measure(Request(tmp_path / "maps", tmp_path / "truth", suffix="_margin.npy"))
     assert result["pro"] == pixel_metrics(margins, masks)["pro"]
     assert result["anomalous_images"] == 4
     assert list(result["by_defect"]) == ["anomalous"]
@@ -291,9 +292,9 @@ def test_a_subset(category, tmp_path):
     maps = tree(tmp_path / "maps", margins, ".tiff", skip="crack/001")
     truth = tree(tmp_path / "truth", masks, ".png", skip="good")
     with pytest.raises(UserError, match=r"crack/001: a mask without a map in .*--subset"):
-        measure(maps, truth)
+        measure(Request(maps, truth))
     left = [0, 2, 3, 4, 5, 6]
-    result = measure(maps, truth, subset=True)
+    result = measure(Request(maps, truth, subset=True))
     assert result["pro"] == pixel_metrics(margins[left], masks[left])["pro"]
 
 
@@ -304,12 +305,12 @@ def test_batches_change_nothing(category, tmp_path, monkeypatch):
     margins, masks = category
     np.save(tmp_path / "maps.npy", margins)
     np.save(tmp_path / "masks.npy", masks)
-    whole = measure(tmp_path / "maps.npy", tmp_path / "masks.npy")
+    whole = measure(Request(tmp_path / "maps.npy", tmp_path / "masks.npy"))
     read = []
     original = Reader._pair
     monkeypatch.setattr(Reader, "_pair", lambda *a: read.append(a[1]) or original(*a))
     monkeypatch.setattr(inputs, "BATCH_PIXELS", 1000)  # two images and a bit
-    assert measure(tmp_path / "maps.npy", tmp_path / "masks.npy") == whole
+    assert measure(Request(tmp_path / "maps.npy", tmp_path / "masks.npy")) == whole
     assert read == [*range(7), *range(7)]
 
 
@@ -326,20 +327,21 @@ def test_statistics_are_those_of_the_evaluation(monkeypatch, tmp_path):
     np.save(tmp_path / "maps.npy", margins)
     np.save(tmp_path / "masks.npy", masks)
     monkeypatch.setattr(inputs, "BATCH_PIXELS", 20000)
-    images = open_images(tmp_path / "maps.npy", tmp_path / "masks.npy")
-    images = inputs._with(images, kinds=kinds)
+    images = open_images(Request(tmp_path / "maps.npy", tmp_path / "masks.npy"))
+    images = replace(images, defects=kinds)
     passed = two_passes(Reader(images), 1, (0.3,))
     expected = per_image(margins, masks, margins.max((1, 2)), labels, kinds)
     for metric in BOOTSTRAPPED:
         ours = bootstrap(passed.statistics, metric, 200)
         np.testing.assert_allclose(ours, bootstrap(expected, metric, 200), atol=5e-4)
-    result = measure(tmp_path / "maps.npy", tmp_path / "masks.npy", resamples=300, seed=5)
+    result = measure(Request(tmp_path / "maps.npy", tmp_path / "masks.npy", resamples=300, seed=5))
     assert result["bootstrap"] == {"count": 300, "level": 0.95, "seed": 5}
     low, high = result["intervals"]["pro"]
     assert low < result["pro"] < high
     samples = bootstrap(passed.statistics, "image_auroc", 300, 5)
     assert np.ptp(samples) > 0
-    assert measure(tmp_path / "maps.npy", tmp_path / "masks.npy", resamples=0)["intervals"] is None
+    without = Request(tmp_path / "maps.npy", tmp_path / "masks.npy", resamples=0)
+    assert measure(without)["intervals"] is None
     assert interval(samples)[0] <= result["image_auroc"] <= interval(samples)[1]
 
 
@@ -352,12 +354,12 @@ def test_named_arrays_and_a_channel_too_many(category, tmp_path):
     np.savez(tmp_path / "one.npz", margins)
     expected = pixel_metrics(margins, masks)["pro"]
     file = tmp_path / "both.npz"
-    assert measure(Path(f"{file}:maps"), Path(f"{file}:truth"))["pro"] == expected
-    assert measure(tmp_path / "one.npz", Path(f"{file}:truth"))["pro"] == expected
+    assert measure(Request(Path(f"{file}:maps"), Path(f"{file}:truth")))["pro"] == expected
+    assert measure(Request(tmp_path / "one.npz", Path(f"{file}:truth")))["pro"] == expected
     with pytest.raises(UserError, match=r"has 2 arrays; name one of those in it \(maps, truth\)"):
-        measure(tmp_path / "one.npz", file)
+        measure(Request(tmp_path / "one.npz", file))
     with pytest.raises(UserError, match="has no array mask; name one"):
-        measure(tmp_path / "one.npz", Path(f"{file}:mask"))
+        measure(Request(tmp_path / "one.npz", Path(f"{file}:mask")))
 
 
 @pytest.mark.parametrize("dtype", [">f4", "f2", "f8", "i4", "u2", bool])
@@ -367,7 +369,7 @@ def test_any_real_dtype(category, tmp_path, dtype):
     np.save(tmp_path / "maps.npy", margins)
     np.save(tmp_path / "masks.npy", masks)
     expected = pixel_metrics(margins.astype(margins.dtype.newbyteorder("=")), masks)
-    assert measure(tmp_path / "maps.npy", tmp_path / "masks.npy")["pro"] == expected["pro"]
+    assert measure(Request(tmp_path / "maps.npy", tmp_path / "masks.npy"))["pro"] == expected["pro"]
 
 
 @pytest.mark.parametrize(
@@ -381,7 +383,7 @@ def test_labels_by_path(category, tmp_path, text):
     margins, _ = category
     maps = tree(tmp_path / "maps", margins, ".tiff")
     (tmp_path / "labels.csv").write_text(text)
-    result = measure(maps, labels=tmp_path / "labels.csv")
+    result = measure(Request(maps, labels=tmp_path / "labels.csv"))
     assert result["image_auroc"] == image_auroc(margins.max((1, 2)), [1, 1, 1, 1, 0, 0, 0])
     assert result["pro"] is None
     assert result["undefined"]["pro"] == "no masks"
@@ -391,7 +393,7 @@ def test_labels_by_path(category, tmp_path, text):
 
 def test_folder_names_alone_are_labels(category, tmp_path):
     margins, _ = category
-    result = measure(tree(tmp_path / "maps", margins, ".tiff"))
+    result = measure(Request(tree(tmp_path / "maps", margins, ".tiff")))
     assert result["image_auroc"] == image_auroc(margins.max((1, 2)), [1, 1, 1, 1, 0, 0, 0])
 
 
@@ -402,7 +404,8 @@ def test_labels_in_order_and_scores(category, tmp_path):
     rows = ["1,crack,0.9", "1,crack,0.2", "1,dent,0.8", "1,dent,0.7", *["0,good,0.5"] * 3]
     (tmp_path / "rows.csv").write_text("label,defect,score\n" + "\n".join(rows))
     table = tmp_path / "rows.csv"
-    result = measure(tmp_path / "maps.npy", tmp_path / "masks.npy", table, image_scores=table)
+    files = (tmp_path / "maps.npy", tmp_path / "masks.npy", table)
+    result = measure(Request(*files, image_scores=table))
     assert list(result["by_defect"]) == ["crack", "dent"]
     assert result["image_auroc"] == 0.75
     assert result["image_score_pool"] is None
@@ -417,12 +420,12 @@ def test_sizes_are_matched_on_demand(category, tmp_path):
     maps = tree(tmp_path / "maps", small, ".tiff")
     truth = tree(tmp_path / "truth", masks, ".png", skip="good")
     with pytest.raises(UserError, match="10 x 12 pixels, its mask 20 x 24; resize one with"):
-        measure(maps, truth)
+        measure(Request(maps, truth))
     shrunk = np.stack([resize_mask(mask > 0, 10, 12) for mask in masks])
-    result = measure(maps, truth, resize="masks")
+    result = measure(Request(maps, truth, resize="masks"))
     assert result["pro"] == pixel_metrics(small, shrunk)["pro"]
     grown = np.stack([cv2.resize(m, (24, 20), interpolation=cv2.INTER_LINEAR) for m in small])
-    result = measure(maps, truth, resize="maps")
+    result = measure(Request(maps, truth, resize="maps"))
     assert result["pro"] == pixel_metrics(grown, masks)["pro"]
 
 
@@ -432,7 +435,7 @@ def test_defects_lost_in_resizing_are_told(category, tmp_path):
     masks[0, 5, 5] = 255  # between the pixels that are kept
     maps = tree(tmp_path / "maps", margins[:, ::4, ::4].copy(), ".tiff")
     truth = tree(tmp_path / "truth", masks, ".png", skip="good")
-    notes = " / ".join(measure(maps, truth, resize="masks")["notes"])
+    notes = " / ".join(measure(Request(maps, truth, resize="masks"))["notes"])
     assert "1 image lost the whole defect when the mask was resized, the first" in notes
     assert "crack/000.tiff" in notes
     assert "7 regions became" in notes
@@ -447,7 +450,7 @@ def test_masks_are_resized_as_by_the_stages(category, tmp_path):
 
 def test_limits(arrays):
     scores_file, masks_file, scores, masks = arrays
-    result = measure(scores_file, masks_file, limits=(0.2, 0.07), pro_limit=0.4)
+    result = measure(Request(scores_file, masks_file, limits=(0.2, 0.07), pro_limit=0.4))
     assert result["pro_limit"] == 0.4
     assert result["pro"] == pixel_metrics(scores, masks, 0.4)["pro"]
     assert list(result["pro_at"]) == ["0.07", "0.2", "0.4"]
@@ -455,13 +458,13 @@ def test_limits(arrays):
 
 def test_official_numbers(arrays, tmp_path):
     scores_file, masks_file, scores, masks = arrays
-    with pytest.raises(UserError, match=r"found maps from .* if they are logits, say --logits"):
-        measure(scores_file, masks_file, compat=True)
+    with pytest.raises(UserError, match=r"found maps from .* for logits, use --logits"):
+        measure(Request(scores_file, masks_file, compat=True))
     expected = official_metrics(expit(scores), masks, 4)
-    result = measure(scores_file, masks_file, compat=True, logits=True, pool=4)
+    result = measure(Request(scores_file, masks_file, compat=True, logits=True, pool=4))
     assert {key: result[key] for key in expected} == expected
     np.save(tmp_path / "probabilities.npy", expit(scores))
-    again = measure(tmp_path / "probabilities.npy", masks_file, compat=True, pool=4)
+    again = measure(Request(tmp_path / "probabilities.npy", masks_file, compat=True, pool=4))
     assert {key: again[key] for key in expected} == expected
     assert again["image_auroc"] == result["image_auroc"]
 
@@ -469,7 +472,7 @@ def test_official_numbers(arrays, tmp_path):
 @pytest.mark.parametrize(("given", "figure"), [("c/out.png", "c/out.png"), ("c", "c/curves.png")])
 def test_curves(arrays, tmp_path, given, figure, capsys):
     scores_file, masks_file, scores, masks = arrays
-    run(curves=tmp_path / given, scores=scores_file, masks=masks_file)
+    run(Request(scores_file, masks_file), curves=tmp_path / given)
     assert "pro (FPR up to 0.3)" in capsys.readouterr().out
     assert np.asarray(Image.open(tmp_path / figure)).std() > 1
     with np.load((tmp_path / figure).with_suffix(".npz")) as stored:
@@ -487,7 +490,7 @@ def test_curves(arrays, tmp_path, given, figure, capsys):
 
 def test_table_without_files(arrays, tmp_path, capsys):
     np.save(tmp_path / "empty.npy", np.zeros((6, 12, 12)))
-    run(scores=arrays[0], masks=tmp_path / "empty.npy", resamples=0)
+    run(Request(arrays[0], tmp_path / "empty.npy", resamples=0))
     shown = capsys.readouterr().out
     assert "pro (FPR up to 0.3)  undefined (no anomalous pixels)" in shown
     assert "image_auroc          undefined (no anomalous images)" in shown
@@ -496,7 +499,7 @@ def test_table_without_files(arrays, tmp_path, capsys):
 
 def test_only_defects(arrays, tmp_path):
     np.save(tmp_path / "full.npy", np.ones((6, 12, 12)))
-    result = measure(arrays[0], tmp_path / "full.npy")
+    result = measure(Request(arrays[0], tmp_path / "full.npy"))
     assert result["undefined"]["pixel_auroc"] == "no normal pixels"
     assert result["undefined"]["image_auroc"] == "no normal images"
 
@@ -518,7 +521,7 @@ def test_only_defects(arrays, tmp_path):
 def test_wrong_stacks(arrays, values, message):
     np.save(arrays[0], values)
     with pytest.raises(UserError, match=message) as caught:
-        measure(arrays[0], arrays[1])
+        measure(Request(arrays[0], arrays[1]))
     assert "\n" not in str(caught.value)
 
 
@@ -527,13 +530,13 @@ def test_nan_is_located(arrays):
     scores[4, 3, 3] = np.nan
     np.save(scores_file, scores)
     with pytest.raises(UserError, match=r"scores.npy\[4\]: the map contains NaN \(1 pixels\)"):
-        measure(scores_file, masks_file)
+        measure(Request(scores_file, masks_file))
     masks = masks.astype(float)
     masks[2, 0, 0] = np.nan
     np.save(scores_file, np.zeros_like(scores))
     np.save(masks_file, masks)
     with pytest.raises(UserError, match=r"masks.npy\[2\]: the mask contains NaN"):
-        measure(scores_file, masks_file)
+        measure(Request(scores_file, masks_file))
 
 
 def spoil(name: str):
@@ -585,11 +588,11 @@ def spoil(name: str):
     ("name", "message"),
     [
         ("missing_mask", "maps/dent/002: no mask; expected .*truth/dent/002_mask.png"),
-        ("unreadable", "dent/002.tiff: not an image that can be read"),
+        ("unreadable", "dent/002.tiff: not a readable image"),
         ("empty_file", "dent/002.png: empty file"),
         ("colour", r"dent/002.tiff: shape \(20, 24, 3\); expected height x width \(a colour"),
         ("other_size", "good/006.tiff: 24 x 24 pixels, those before 20 x 24; expected maps of one"),
-        ("other_kind", "dent/002.tiff: dtype uint16, those before float32; expected one kind"),
+        ("other_kind", "dent/002.tiff: dtype uint16, those before float32; expected one dtype"),
         ("two_maps", "dent/002.tiff and 002.npy: two maps of one image"),
         ("two_masks", "dent/002.tif and 002.png: two masks of one image"),
         ("pages", "dent/002.tiff: holds 2 pages; expected one map"),
@@ -603,7 +606,7 @@ def test_wrong_folders(category, tmp_path, capfd, name, message):
     truth = tree(tmp_path / "truth", category[1], ".png", skip="good")
     spoil(name)(maps, truth)
     with pytest.raises(UserError, match=message) as caught:
-        measure(maps, truth)
+        measure(Request(maps, truth))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
 
@@ -611,35 +614,35 @@ def test_wrong_folders(category, tmp_path, capfd, name, message):
 def test_inputs_that_do_not_go_together(arrays, category, tmp_path):
     maps = tree(tmp_path / "maps", category[0], ".tiff")
     with pytest.raises(UserError, match="a file, beside a folder of maps"):
-        measure(maps, arrays[1])
+        measure(Request(maps, arrays[1]))
     with pytest.raises(UserError, match="a folder, beside a stack of maps"):
-        measure(arrays[0], maps)
+        measure(Request(arrays[0], maps))
     with pytest.raises(UserError, match="no such folder of masks"):
-        measure(maps, tmp_path / "none")
+        measure(Request(maps, tmp_path / "none"))
     with pytest.raises(UserError, match=r"maps.pt: no such file"):
-        measure(tmp_path / "maps.pt", arrays[1])
+        measure(Request(tmp_path / "maps.pt", arrays[1]))
     (tmp_path / "maps.pt").write_bytes(b"torch")
-    with pytest.raises(UserError, match=r"maps.pt: unknown kind of file; expected .npy, .npz"):
-        measure(tmp_path / "maps.pt", arrays[1])
+    with pytest.raises(UserError, match=r"maps.pt: unknown type of file; expected .npy, .npz"):
+        measure(Request(tmp_path / "maps.pt", arrays[1]))
     with pytest.raises(UserError, match="--suffix and --subset are for folders"):
-        measure(arrays[0], arrays[1], subset=True)
+        measure(Request(arrays[0], arrays[1], subset=True))
     with pytest.raises(UserError, match="there are no masks"):
-        measure(maps, resize="maps")
+        measure(Request(maps, resize="maps"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no anomaly maps .* found nothing"):
-        measure(tmp_path / "empty", maps)
+        measure(Request(tmp_path / "empty", maps))
     write(tmp_path / "flat/a.tiff", category[0][0])
     with pytest.raises(UserError, match="which images are anomalous"):
-        measure(tmp_path / "flat")
+        measure(Request(tmp_path / "flat"))
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("l.npy", np.zeros(5), r"labels of shape \(5,\); expected \(6,\), one an image"),
+        ("l.npy", np.zeros(5), r"labels of shape \(5,\); expected \(6,\), one per image"),
         ("l.npy", np.array([0, 1, np.nan, 0, 0, 0]), "labels contain NaN, the first at 2"),
         ("l.npy", np.array(["a"] * 6), "dtype <U1; expected real numbers"),
-        ("l.txt", "0 1", "unknown kind of file for labels; expected .npy or .csv"),
+        ("l.txt", "0 1", "unknown type of file for labels; expected .npy or .csv"),
         ("l.csv", "label\n0\n1\n", "2 rows for 6 images"),
         ("l.csv", "path,target\na,0\n", "no column label; expected a header with label, found"),
         ("l.csv", "", "no column label; .* found no rows"),
@@ -655,7 +658,7 @@ def test_wrong_labels(arrays, tmp_path, file, content, message):
     else:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
-        measure(arrays[0], arrays[1], path)
+        measure(Request(arrays[0], arrays[1], path))
 
 
 def test_images_without_kinds_need_masks_or_labels(category, tmp_path):
@@ -665,18 +668,19 @@ def test_images_without_kinds_need_masks_or_labels(category, tmp_path):
     write(tmp_path / "truth/a.png", masks[0])
     maps, truth, table = tmp_path / "maps", tmp_path / "truth", tmp_path / "labels.csv"
     with pytest.raises(UserError, match=r"maps/b and 1 more: no mask; .* or give --labels"):
-        measure(maps, truth)
+        measure(Request(maps, truth))
     table.write_text("path,label\na.png,1\nb.png,0\nc.png,0\n")
     masks[1:] = 0
-    assert measure(maps, truth, table)["pro"] == pixel_metrics(margins[:3], masks[:3])["pro"]
+    expected = pixel_metrics(margins[:3], masks[:3])["pro"]
+    assert measure(Request(maps, truth, table))["pro"] == expected
     table.write_text("path,label\na.png,1\nb.png,0\nc.png,1\n")
     with pytest.raises(UserError, match=r"c.tiff: anomalous in .*labels.csv, but without a mask"):
-        measure(maps, truth, table)
+        measure(Request(maps, truth, table))
 
 
 def test_a_detector_that_is_upside_down_is_told(arrays):
     np.save(arrays[0], -arrays[2])
-    result = measure(*arrays[:2])
+    result = measure(Request(*arrays[:2]))
     assert result["pixel_auroc"] < 0.5
     assert any(note.startswith("pixel_auroc is below 0.5") for note in result["notes"])
 
@@ -686,10 +690,10 @@ def test_labels_that_name_no_image_or_two(category, tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("path,label\ncrack/000.png,1\n")
     with pytest.raises(UserError, match="no row with a path for crack/001; expected one"):
-        measure(maps, labels=table)
+        measure(Request(maps, labels=table))
     table.write_text("path,label\na/crack/000.png,1\nb/crack/000.png,1\n")
     with pytest.raises(UserError, match="2 rows with a path for crack/000; expected one"):
-        measure(maps, labels=table)
+        measure(Request(maps, labels=table))
 
 
 @pytest.mark.parametrize(

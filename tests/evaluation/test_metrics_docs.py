@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realnet.cli import app
+from realnet.cli.results import app
 from realnet.metrics import pixel_metrics
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -92,8 +92,8 @@ def test_the_worked_example_of_the_rank_form():
 def test_the_options_in_the_examples_exist():
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")
     used = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", text))
-    (command,) = [c for c in app.registered_commands if c.callback.__name__ == "metrics"]
-    known = {"--" + name.replace("_", "-") for name in command.callback.__annotations__}
+    (command,) = [c.callback for c in app.registered_commands if c.callback.__name__ == "metrics"]
+    known = {"--" + name.replace("_", "-") for name in command.__annotations__}
     assert used <= known | {"--write"}
     assert {"--compat", "--resize-masks", "--suffix"} <= used
 

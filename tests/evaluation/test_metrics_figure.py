@@ -6,42 +6,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realnet.core.errors import UserError
 from realnet.core.io import save_figure
-from realnet.plots.qualitative import _choose, heat_scale, qualitative
+from realnet.metrics import image_separation
+from realnet.plots.qualitative import ScoredImages, _choose, heat_scale, qualitative
 
 
 def test_best_median_worst_by_separation_and_alarms_by_score():
     separation = np.array([np.nan, 0.9, 0.5, 0.7, 0.8, 0.6, 0.4, np.nan, 0.3, 1.0])
     scores = np.array([0.2, 0, 0, 0, 0, 0, 0, 0.7, 0, 0])
     defective = np.isfinite(separation)
-    groups = {
-        name: chosen for name, _, chosen in _choose("separation", separation, scores, defective, 2)
-    }
-    assert groups == {
+    assert _choose(separation, scores, defective, 2) == {
         "Best": [9, 1],
         "Median": [3, 5],
         "Worst": [8, 6],
-        "Closest to a false alarm": [7, 0],
+        "Nearest false alarms": [7, 0],
     }
 
 
 @pytest.mark.parametrize("defects", range(8))
 def test_no_image_is_shown_twice(defects: int):
     separation = np.where(np.arange(9) < defects, np.linspace(1, 0, 9), np.nan)
-    groups = _choose("separation", separation, np.zeros(9), np.arange(9) < defects, 3)
-    shown = [index for _, _, chosen in groups for index in chosen]
+    groups = _choose(separation, np.zeros(9), np.arange(9) < defects, 3)
+    shown = [index for chosen in groups.values() for index in chosen]
     assert len(shown) == len(set(shown))
     assert sum(index < defects for index in shown) == min(defects, 9)
 
 
 def test_a_defect_lost_at_this_resolution_is_among_the_worst():
     separation = np.array([0.9, np.nan, 0.8])
-    groups = {
-        name: chosen
-        for name, _, chosen in _choose("separation", separation, np.zeros(3), np.ones(3, bool), 1)
-    }
-    assert groups["Worst"] == [1]
+    assert _choose(separation, np.zeros(3), np.ones(3, bool), 1)["Worst"] == [1]
 
 
 def test_heat_scale_ignores_a_hot_pixel_and_constants():
@@ -64,18 +57,22 @@ def test_figure_is_drawn_and_repeats_bit_for_bit(tmp_path: Path, anomalous: int)
     digests = []
     for _ in range(2):
         names = [f"x_{i}" for i in range(5)]
-        figure = qualitative(images, masks, margins, np.arange(5.0), labels, names, 1)
+        separation = image_separation(margins, masks)
+        given = (images, masks, margins, np.arange(5.0), labels, names, separation)
+        figure = qualitative(ScoredImages(*given), 1)
         save_figure(tmp_path / "f.png", figure, dpi=40)
         digests.append(hashlib.sha256((tmp_path / "f.png").read_bytes()).hexdigest())
     assert digests[0] == digests[1]
-    rank = np.where(labels, 0.5, np.nan)
-    tiles = 4 * len(_choose("separation", rank, np.arange(5.0), labels, 1))
-    assert len(figure.axes) == tiles + 1  # and the colour bar
+    tiles = len(_choose(np.where(labels, 0.5, np.nan), np.arange(5.0), labels, 1))
+    (sheet,) = (axes for axes in figure.axes if axes.images and len(axes.images) > 1)
+    assert len(sheet.images) == 2 * tiles  # the image, and its heat map
+    outlined = min(anomalous, 3)  # best, median, worst
+    assert len(sheet.collections) >= 2 * 2 * outlined  # a white and a blue line on both
 
 
 def test_mismatched_lengths_are_refused():
-    with pytest.raises(UserError, match="do not match"):
-        qualitative(
+    with pytest.raises(ValueError, match="do not match"):
+        ScoredImages(
             *(np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4))),
-            *(np.zeros(2), np.zeros(2), ["a"], 1),
+            *(np.zeros(2), np.zeros(2), ["a"]),
         )

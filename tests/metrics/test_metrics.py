@@ -1,6 +1,5 @@
-"""Metrics against independent, slow second implementations, and the properties they promise."""
+"""The metrics against independent implementations, cases counted by hand, and bad input."""
 
-import itertools
 import warnings
 
 import numpy as np
@@ -9,160 +8,319 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from reference import plain_metrics as plain
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from realnet.core.errors import UserError
 from realnet.metrics import (
+    LIMITS,
+    Localisation,
+    MetricInputError,
     UndefinedMetricWarning,
     image_ap,
     image_auroc,
+    image_f1_max,
     image_score,
     image_separation,
+    label_regions,
+    localise,
     pixel_metrics,
     pooled_maximum,
 )
 
-# --- oracles: nothing shared with the implementation ----------------------------------------------
+SHAPES = ("noise", "coarse", "smooth")
 
 
-def regions_by_flood_fill(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """8-connected regions, by walking."""
-    open_pixels = set(zip(*np.nonzero(mask), strict=True))
-    regions = []
-    while open_pixels:
-        frontier = [open_pixels.pop()]
-        region = []
-        while frontier:
-            y, x = frontier.pop()
-            region.append((y, x))
-            for dy, dx in itertools.product((-1, 0, 1), repeat=2):
-                if (y + dy, x + dx) in open_pixels:
-                    open_pixels.remove((y + dy, x + dx))
-                    frontier.append((y + dy, x + dx))
-        regions.append(region)
-    return regions
+def case(kind: str, seed: int, images: int = 5, side: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Maps of few or many ties, with regions of one pixel up to half an image, and no region."""
+    rng = np.random.default_rng([seed, SHAPES.index(kind)])
+    masks = ndimage.gaussian_filter(rng.normal(size=(images, side, side)), (0, 1, 1)) > 0.35
+    masks[0] = False
+    masks[1] &= rng.random((side, side)) < 0.3
+    margins = rng.normal(size=masks.shape) + masks * rng.uniform(0, 2)
+    if kind == "coarse":
+        margins = np.round(margins)
+    if kind == "smooth":
+        margins = ndimage.gaussian_filter(margins, (0, 1, 1))
+    return margins.astype(np.float32), masks
 
 
-def curve_pro(margins: np.ndarray, masks: np.ndarray, limit: float) -> float:
-    """AU-PRO from its definition: the curve at every distinct score, cut and interpolated."""
-    regions = [(i, r) for i, mask in enumerate(masks) for r in regions_by_flood_fill(mask)]
-    normal = margins[~masks]
-    rates, overlaps = [0.0], [0.0]
-    for threshold in np.unique(margins)[::-1]:
-        found = margins >= threshold
-        rates.append(float(np.mean(normal >= threshold)))
-        overlaps.append(
-            float(np.mean([np.mean([found[i, y, x] for y, x in r]) for i, r in regions]))
-        )
-    area = 0.0
-    for k in range(1, len(rates)):
-        (x0, x1), (y0, y1) = rates[k - 1 : k + 1], overlaps[k - 1 : k + 1]
-        if x0 >= limit or x1 == x0:
-            continue
-        end = min(x1, limit)
-        y_end = y0 + (y1 - y0) * (end - x0) / (x1 - x0)
-        area += (end - x0) * (y0 + y_end) / 2
-    return area / limit
+def by_pixels(found: Localisation) -> dict[tuple[int, ...], np.ndarray]:
+    """Values of each region by its pixels, since the order within an image is nobody's business."""
+    ends = found.regions.starts + found.regions.areas
+    spans = zip(found.regions.starts, ends, strict=True)
+    pixels = [tuple(sorted(found.regions.pixels[start:end].tolist())) for start, end in spans]
+    return dict(zip(pixels, found.per_region, strict=True))
 
 
-def pair_count_auroc(scores: np.ndarray, truth: np.ndarray) -> float:
-    wins = 0.0
-    for positive in scores[truth]:
-        for negative in scores[~truth]:
-            wins += 1.0 if positive > negative else 0.5 if positive == negative else 0.0
-    return wins / (truth.sum() * (~truth).sum())
+# --- against other ways to compute ----------------------------------------------------------------
 
 
-def pair_count_pro(margins: np.ndarray, masks: np.ndarray, limit: float) -> float:
-    """The rank form, one defect pixel and one comparison with all normals at a time, O(P n)."""
-    regions = [(i, r) for i, mask in enumerate(masks) for r in regions_by_flood_fill(mask)]
-    normal = margins[~masks]
-    total = 0.0
-    for i, region in regions:
-        for y, x in region:
-            before = sum(v > margins[i, y, x] for v in normal) / len(normal)
-            after = sum(v >= margins[i, y, x] for v in normal) / len(normal)
-            if after <= limit:
-                height = limit - (before + after) / 2
-            elif before < limit:
-                height = (limit - before) ** 2 / (2 * (after - before))
-            else:
-                height = 0.0
-            total += height / len(region) / len(regions)
-    return total / limit
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_pro_of_every_region_is_the_pair_count(kind: str, seed: int):
+    margins, masks = case(kind, seed)
+    found = localise(margins, masks)
+    values = by_pixels(found)
+    regions = plain.all_components(masks)
+    assert len(values) == len(regions)
+    for column, limit in enumerate(LIMITS):
+        exact = plain.pair_pro(margins, masks, limit)
+        assert found.pro[limit] == pytest.approx(float(sum(exact) / len(exact)), abs=1e-14)
+        for (index, region), area in zip(regions, exact, strict=True):
+            key = tuple((np.flatnonzero(region) + index * region.size).tolist())
+            assert values[key][column] == pytest.approx(float(area), abs=1e-14)
 
 
-def case(seed: int, ties: bool, images: int = 4, side: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    masks = generator.random((images, side, side)) < 0.18
-    margins = generator.normal(size=masks.shape) + masks * generator.uniform(0, 3)
-    return (np.round(margins * 2) if ties else margins).astype(np.float32), masks
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("seed", range(5))
+def test_pro_is_the_area_under_the_sorted_curve(kind: str, seed: int):
+    margins, masks = case(kind, seed, images=8, side=40)
+    limits = (*LIMITS, 0.002, 0.77)
+    found = localise(margins, masks, limits)
+    curve = plain.pro_curve(margins.astype(np.float64), masks)
+    for limit in limits:
+        assert found.pro[limit] == pytest.approx(plain.area_below(*curve, limit), abs=1e-12)
 
 
-# --- against the oracles --------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_pixels_as_pairs_and_as_sklearn_counts_them(kind: str, seed: int):
+    margins, masks = case(kind, seed)
+    found = localise(margins, masks)
+    truth, scores = masks.ravel(), margins.ravel()
+    exact = plain.pair_auroc(scores, truth)
+    assert found.auroc == pytest.approx(float(exact), abs=1e-15)
+    assert found.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-13)
+    assert found.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-13)
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300))
+    assert found.f1_max == pytest.approx(best, abs=1e-13)
+    for index, mask in enumerate(masks):
+        if mask.any():
+            joined = np.r_[margins[index][mask], margins[~masks]]
+            own = plain.pair_auroc(joined, np.arange(len(joined)) < mask.sum())
+            assert found.separation[index] == pytest.approx(float(own), abs=1e-14)
+        else:
+            assert np.isnan(found.separation[index])
+    pixels = masks.sum((1, 2))
+    mean = np.nansum(found.separation * pixels) / pixels.sum()
+    assert mean == pytest.approx(found.auroc, abs=1e-12)
+    np.testing.assert_array_equal(image_separation(margins, masks), found.separation)
 
 
-@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
-def test_pixel_metrics_equal_their_definitions(seed: int, ties: bool, limit: float):
-    margins, masks = case(seed, ties)
-    result = pixel_metrics(margins, masks, limit)
-    assert result["pro"] == pytest.approx(curve_pro(margins, masks, limit), abs=1e-12)
-    assert result["pro"] == pytest.approx(pair_count_pro(margins, masks, limit), abs=1e-12)
-    flat, truth = margins.ravel(), masks.ravel()
-    assert result["pixel_auroc"] == pytest.approx(pair_count_auroc(flat, truth), abs=1e-12)
-    assert result["pixel_auroc"] == pytest.approx(roc_auc_score(truth, flat), abs=1e-12)
-    assert result["pixel_ap"] == pytest.approx(average_precision_score(truth, flat), abs=1e-12)
-    best = max(f1_score(truth, flat >= threshold) for threshold in np.unique(flat))
-    assert result["pixel_f1_max"] == pytest.approx(best, abs=1e-12)
-    assert result["regions"] == sum(len(regions_by_flood_fill(mask)) for mask in masks)
-    assert (result["defect_pixels"], result["normal_pixels"]) == (truth.sum(), (~truth).sum())
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_image_metrics_equal_sklearn(ties: bool):
-    generator = np.random.default_rng(1)
-    labels = generator.random(60) < 0.4
-    scores = generator.normal(size=60) + labels
-    scores = np.round(scores) if ties else scores
-    assert image_auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+def test_images_as_sklearn_counts_them(rounded: bool, seed: int):
+    rng = np.random.default_rng(seed)
+    labels = rng.random(70) < 0.7
+    scores = rng.normal(size=70) + labels
+    scores = np.round(scores) if rounded else scores
+    assert image_auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-14)
     expected = average_precision_score(labels, scores)
-    assert image_ap(scores, labels) == pytest.approx(expected, abs=1e-12)
+    assert image_ap(scores, labels) == pytest.approx(expected, abs=1e-14)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300))
+    assert image_f1_max(scores, labels) == pytest.approx(best, abs=1e-14)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_kinds_and_sizes_are_means_over_their_regions(kind: str):
+    margins, masks = case(kind, 7, images=6)
+    kinds = ["good", "hole", "cut", "hole", "cut", "cut"]
+    found = localise(margins, masks)
+    exact = np.array([float(area) for area in plain.pair_pro(margins, masks, 0.3)])
+    regions = plain.all_components(masks)
+    normal = margins[~masks]
+    for name, part in found.by_defect(kinds).items():
+        chosen = np.array([kinds[index] == name for index, _ in regions])
+        assert part["regions"] == chosen.sum() > 0
+        assert part["pro"] == pytest.approx(exact[chosen].mean(), abs=1e-13)
+        own = np.array(kinds) == name
+        scores = np.r_[margins[own][masks[own]], normal]
+        truth = np.arange(len(scores)) < masks[own].sum()
+        assert part["pixel_auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-13)
+    share = np.array([region.mean() for _, region in regions])
+    small, large = found.by_size(edges=(0.05,)).values()
+    assert small["pro"] == pytest.approx(exact[share < 0.05].mean(), abs=1e-13)
+    assert large["pro"] == pytest.approx(exact[share >= 0.05].mean(), abs=1e-13)
+    assert (small["regions"], large["regions"]) == ((share < 0.05).sum(), (share >= 0.05).sum())
 
 
 _levels = hnp.arrays(np.int8, (2, 5, 5), elements=st.integers(-4, 4))
 _masks = hnp.arrays(np.bool_, (2, 5, 5)).filter(lambda m: m.any() and not m.all())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(_levels, _masks, st.floats(0.01, 1.0))
-def test_any_small_case_equals_the_curve(levels: np.ndarray, masks: np.ndarray, limit: float):
+def test_any_small_case_equals_pair_counts_and_the_curve(levels, masks, limit: float):
     result = pixel_metrics(levels, masks, limit)
-    assert result["pro"] == pytest.approx(curve_pro(levels, masks, limit), abs=1e-9)
-    truth = masks.ravel()
-    assert result["pixel_auroc"] == pytest.approx(roc_auc_score(truth, levels.ravel()), abs=1e-12)
+    curve = plain.pro_curve(levels.astype(np.float64), masks)
+    assert result["pro"] == pytest.approx(plain.area_below(*curve, limit), abs=1e-9)
+    areas = plain.pair_pro(levels, masks, limit)
+    assert result["pro"] == pytest.approx(float(sum(areas) / len(areas)), abs=1e-12)
+    exact = plain.pair_auroc(levels.ravel(), masks.ravel())
+    assert result["pixel_auroc"] == pytest.approx(float(exact), abs=1e-15)
+    assert result["regions"] == len(areas)
+    assert (result["defect_pixels"], result["normal_pixels"]) == (masks.sum(), (~masks).sum())
 
 
-# --- cases with an answer known by hand -----------------------------------------------------------
+# --- AUPIMO ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pimo_case() -> tuple[np.ndarray, np.ndarray]:
+    """1.2 million normal pixels: a dozen of them at the lowest rate, 118 at the highest."""
+    rng = np.random.default_rng(3)
+    margins = rng.normal(size=(24, 256, 256)).astype(np.float32)
+    masks = np.zeros(margins.shape, bool)
+    for index in range(18, 24):
+        top, left = rng.integers(0, 200, 2)
+        masks[index, top : top + 40, left : left + 40] = True
+        margins[index] += masks[index] * np.float32(index - 18 + 0.5)
+    return margins, masks
+
+
+def test_aupimo_is_the_published_one_up_to_its_thresholds(pimo_case):
+    expected = plain.aupimo_of_thresholds(*pimo_case)
+    found = localise(*pimo_case).aupimo
+    assert np.isnan(found[:18]).all()
+    assert np.nanmin(found) < 0.1
+    assert np.nanmax(found) > 0.9
+    # Rates of 12, 13, ... pixels: the published code begins at the one closest to the bound.
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_aupimo_is_the_mean_recall_over_log_rates(pimo_case, coarse: bool):
+    margins, masks = pimo_case
+    margins = np.round(margins * 2) / 2 if coarse else margins  # then jumps span the whole window
+    expected = plain.aupimo_of_curve(margins, masks)
+    np.testing.assert_allclose(localise(margins, masks).aupimo, expected, atol=1e-6)
+
+
+def test_aupimo_counted_by_hand():
+    """100,000 normal pixels, 20 of which score 1, 2, ..., 20; one defect of four pixels."""
+    margins = np.zeros((2, 400, 250), np.float32)
+    margins[0].flat[:20] = np.arange(1, 21)
+    masks = np.zeros(margins.shape, bool)
+    masks[1, 0, :4] = True
+    margins[1, 0, :4] = 30, 19.5, 17.5, 2.5  # below 0, 1, 3 and 18 of them
+    margins[1, 5] = 99  # false alarms on defective images are none of its business
+    expected = (1 + 1 + (1 - np.log10(3)) + 0) / 4
+    assert localise(margins, masks).aupimo[1] == pytest.approx(expected, abs=1e-12)
+    # An image that is labelled anomalous without a mask is not a normal one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        assert np.isnan(localise(margins, masks, labels=[1, 1]).aupimo).all()
+
+
+# --- cases with an answer counted by hand ---------------------------------------------------------
+
+
+def test_annulus():
+    """Ring of 16 around a hole of 9; its hole is normal, and the first false alarm."""
+    masks = np.zeros((1, 20, 20), bool)
+    masks[0, 5:10, 5:10] = True
+    masks[0, 6:9, 6:9] = False
+    margins = np.zeros(masks.shape, np.float32)
+    margins[0, 5:10, 5:10] = 1
+    found = localise(margins, masks, limits=(0.3, 9 / 384, 0.01))
+    assert (found.regions.count, found.defect_pixels, found.normal_pixels) == (1, 16, 384)
+    # The curve rises from (0, 0) to (9 / 384, 1) and stays.
+    assert found.pro[0.3] == pytest.approx((0.3 - 9 / 384 / 2) / 0.3, abs=1e-15)
+    assert found.pro[9 / 384] == pytest.approx(0.5, abs=1e-15)
+    assert found.pro[0.01] == pytest.approx(0.01 / (9 / 384) / 2, abs=1e-15)
+    assert found.auroc == pytest.approx((375 + 9 / 2) / 384, abs=1e-15)
+    assert found.ap == pytest.approx(16 / 25, abs=1e-15)
+    assert found.f1_max == pytest.approx(2 * 16 / (16 + 25), abs=1e-15)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5, np.inf, -np.inf])
+def test_all_ties(value: float):
+    masks = np.zeros((2, 5, 5), bool)
+    masks[0, 0, :3], masks[1, 4, 4] = True, True
+    found = localise(np.full(masks.shape, value), masks)
+    for limit in LIMITS:
+        assert found.pro[limit] == pytest.approx(limit / 2, abs=1e-15)
+    assert found.auroc == 0.5
+    assert found.ap == pytest.approx(4 / 50, abs=1e-15)
+    assert found.f1_max == pytest.approx(2 * 4 / (4 + 50), abs=1e-15)
+
+
+def test_limit_on_a_tie():
+    """Ten normal pixels; three tie with half of the only region, the other half lies below all."""
+    margins = np.array([[[5, 5, 5, 1, 1, 1, 1, 1, 1, 1, 5, 0]]], np.float32)
+    masks = np.zeros(margins.shape, bool)
+    masks[0, 0, 10:] = True
+    found = localise(margins, masks, limits=(0.3, 0.15, 0.65, 1.0))
+    assert found.regions.count == 1
+    # Up to 1/2 over [0, 0.3]; flat until 1, where the rest is found straight up.
+    assert found.pro[0.3] == pytest.approx(0.25, abs=1e-15)
+    assert found.pro[0.15] == pytest.approx(0.125, abs=1e-15)
+    assert found.pro[0.65] == pytest.approx((0.3 * 0.25 + 0.35 * 0.5) / 0.65, abs=1e-15)
+    assert found.pro[1.0] == pytest.approx(0.3 * 0.25 + 0.7 * 0.5, abs=1e-15)
+
+
+def test_one_image_and_a_region_at_its_border():
+    masks = np.zeros((1, 6, 6), bool)
+    masks[0, 0, :], masks[0, :, 0] = True, True  # an L along two edges, 11 pixels
+    masks[0, 5, 5] = True  # the opposite corner: no neighbour over the edge
+    margins = masks.astype(np.float32)
+    margins[0, 5, 5] = -1
+    found = localise(margins, masks)
+    assert sorted(found.regions.areas.tolist()) == [1, 11]
+    assert sorted(found.per_region[:, 0].tolist()) == [0, 1]
+    assert found.pro[0.3] == 0.5
+    assert found.auroc == pytest.approx(11 / 12, abs=1e-15)
+
+
+def test_diagonal_scratch_is_one_region():
+    masks = np.zeros((2, 50, 50), bool)
+    masks[0][np.arange(5, 45), np.arange(5, 45)] = True
+    masks[1][np.arange(44, 4, -1), np.arange(5, 45)] = True
+    assert label_regions(masks).areas.tolist() == [40, 40]
+    # Half of the first is found before any normal pixel, all of the second.
+    margins = masks.astype(np.float32)
+    margins[0, 25:] = -masks[0, 25:].astype(np.float32)
+    assert localise(margins, masks).pro[0.3] == pytest.approx((20 / 40 + 1) / 2, abs=1e-15)
+
+
+def test_regions_are_those_that_grow_from_pixel_to_pixel():
+    masks = np.random.default_rng(0).random((6, 30, 30)) < 0.33
+    regions = label_regions(masks)
+    ends = regions.starts + regions.areas
+    found = {
+        frozenset(regions.pixels[start:end].tolist())
+        for start, end in zip(regions.starts, ends, strict=True)
+    }
+    expected = {
+        frozenset((np.flatnonzero(region) + index * region.size).tolist())
+        for index, region in plain.all_components(masks)
+    }
+    assert found == expected
+    assert regions.images.tolist() == [index for index, _ in plain.all_components(masks)]
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_no_defect_and_nothing_but_defect(value: bool):
+    masks = np.full((2, 4, 4), value)
+    with pytest.warns(UndefinedMetricWarning):
+        found = localise(np.arange(32.0).reshape(masks.shape), masks)
+    values = [found.auroc, found.ap, found.f1_max, *found.pro.values()]
+    assert np.isnan(values).all()
+    assert np.isnan(found.aupimo).all()
+    assert np.isnan(found.separation).all()
+    assert found.per_region.shape == (2 * value, len(LIMITS))
 
 
 def test_perfect_and_inverted_scores_are_one_and_zero():
-    masks = case(0, ties=False)[1]
+    masks = case("noise", 0)[1]
     assert pixel_metrics(masks.astype(float), masks)["pro"] == 1
     assert pixel_metrics(masks.astype(float), masks)["pixel_auroc"] == 1
     inverted = pixel_metrics(-masks.astype(float), masks)
     assert inverted["pixel_auroc"] == 0  # never flipped
     assert inverted["pro"] == 0
-
-
-@pytest.mark.parametrize("limit", [0.1, 0.3, 1.0])
-def test_all_ties_are_the_diagonal(limit: float):
-    masks = case(2, ties=False)[1]
-    result = pixel_metrics(np.zeros(masks.shape), masks, limit)
-    assert result["pixel_auroc"] == 0.5
-    assert result["pro"] == pytest.approx(limit / 2)
-    assert result["pixel_ap"] == pytest.approx(masks.mean())
 
 
 def test_every_region_weighs_the_same_whatever_its_area():
@@ -174,50 +332,16 @@ def test_every_region_weighs_the_same_whatever_its_area():
     assert pixel_metrics(margins, masks)["pro"] == pytest.approx(0.5)
 
 
-def test_annulus_counts_its_hole_as_normal():
-    radius = np.hypot(*np.mgrid[-7:8, -7:8])[None]
-    disc, masks = radius < 6, (radius < 6) & (radius >= 3)
-    hole = disc & ~masks
-    margins = disc.astype(float)  # the hole is a false alarm
-    rate = hole.sum() / (~masks).sum()
-    assert 0 < rate < 0.3
-    result = pixel_metrics(margins, masks)
-    assert result["regions"] == 1
-    # From (0, 0) straight to (rate, 1), then along 1.
-    assert result["pro"] == pytest.approx((0.3 - rate / 2) / 0.3)
-
-
-def test_diagonal_neighbours_are_one_region():
-    masks = np.eye(8, dtype=bool)[None]
-    assert pixel_metrics(np.zeros(masks.shape), masks)["regions"] == 1
-    masks = np.concatenate([masks, masks])  # but images never touch
-    assert pixel_metrics(np.zeros(masks.shape), masks)["regions"] == 2
-
-
-def test_ring_at_the_border_and_neighbouring_images_stay_apart():
-    masks = np.zeros((2, 4, 4), bool)
-    masks[0, 3], masks[1, 0] = True, True
-    assert pixel_metrics(np.zeros(masks.shape), masks)["regions"] == 2
-
-
-def test_a_tie_that_ends_exactly_at_the_limit():
-    # 10 normal pixels, 3 of them at 1: the false positive rate jumps to 0.3 at the threshold 1.
-    margins = np.array([[[1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0]]], float)
-    masks = np.zeros((1, 1, 12), bool)
-    masks[0, 0, 10:] = True
-    # Overlap rises from 0 to 1/2 over [0, 0.3].
-    assert pixel_metrics(margins, masks, 0.3)["pro"] == pytest.approx(0.25)
-    # Just above the limit, the curve is interpolated: half of the way up at half of the step.
-    assert pixel_metrics(margins, masks, 0.15)["pro"] == pytest.approx(0.125)
-
-
 def test_infinities_are_scores():
     margins = np.array([[[-np.inf, 0.0, np.inf, np.inf]]])
     masks = np.array([[[False, False, True, True]]])
     assert pixel_metrics(margins, masks)["pro"] == 1
 
 
-# --- undefined ------------------------------------------------------------------------------------
+def test_ring_at_the_border_and_neighbouring_images_stay_apart():
+    masks = np.zeros((2, 4, 4), bool)
+    masks[0, 3], masks[1, 0] = True, True
+    assert pixel_metrics(np.zeros(masks.shape), masks)["regions"] == 2
 
 
 @pytest.mark.parametrize("value", [False, True])
@@ -234,59 +358,15 @@ def test_one_class_only_is_undefined_not_zero(value: bool):
         assert np.isnan(image_ap([0.1, 0.2], [value, value]))
 
 
-# --- invariances ----------------------------------------------------------------------------------
+def test_nothing_warns_when_everything_is_defined():
+    margins, masks = case("coarse", 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixel_metrics(margins, masks)
+        image_separation(margins, masks)
 
 
-@pytest.mark.parametrize(
-    "transform",
-    [lambda v: v * 3 - 100, np.exp, np.arctan, lambda v: 1 / (1 + np.exp(-v)), lambda v: v**3],
-)
-def test_strictly_monotone_maps_change_nothing(transform):
-    margins, masks = case(3, ties=True)
-    assert pixel_metrics(transform(margins.astype(np.float64)), masks) == pixel_metrics(
-        margins, masks
-    )
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.permutations(range(6)))
-def test_order_of_images_changes_nothing(order: list[int]):
-    margins, masks = case(4, ties=True, images=6)
-    expected, found = pixel_metrics(margins, masks), pixel_metrics(margins[order], masks[order])
-    assert found.pop("pro") == pytest.approx(expected.pop("pro"), abs=1e-14)
-    assert found.pop("pixel_ap") == pytest.approx(expected.pop("pixel_ap"), abs=1e-14)
-    assert found == expected
-
-
-def test_torch_and_every_dtype_agree():
-    margins, masks = case(5, ties=True)
-    expected = pixel_metrics(margins, masks)
-    assert pixel_metrics(torch.from_numpy(margins), torch.from_numpy(masks)) == expected
-    assert pixel_metrics(torch.from_numpy(margins).bfloat16(), masks) == expected
-    for dtype in (np.float16, np.float64, np.int32):
-        assert pixel_metrics(margins.astype(dtype), masks.astype(np.uint8) * 255) == expected
-    assert pixel_metrics(margins[:, ::-1, ::-1], masks[:, ::-1, ::-1])["pro"] == pytest.approx(
-        expected["pro"]
-    )
-
-
-def test_separation_averages_to_the_pixel_auroc():
-    margins, masks = case(6, ties=True)
-    masks[1] = False
-    separation = image_separation(margins, masks)
-    assert np.isnan(separation[1])
-    assert not np.isnan(separation[[0, 2, 3]]).any()
-    for index in (0, 2, 3):
-        values = np.concatenate([margins[index][masks[index]], margins[~masks]])
-        truth = np.arange(len(values)) < masks[index].sum()
-        assert separation[index] == pytest.approx(roc_auc_score(truth, values), abs=1e-12)
-    weights = masks.sum(axis=(1, 2))
-    assert np.nansum(separation * weights) / weights.sum() == pytest.approx(
-        pixel_metrics(margins, masks)["pixel_auroc"], abs=1e-12
-    )
-
-
-# --- image score ----------------------------------------------------------------------------------
+# --- image score ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pool", [1, 2, 3, 7])
@@ -316,7 +396,7 @@ def test_confident_margins_still_rank_in_float64():
     assert len(set(image_score(margins, 1).astype(np.float32))) == 1  # why float64 is asked for
 
 
-# --- bad input ------------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -339,7 +419,7 @@ def test_confident_margins_still_rank_in_float64():
     ],
 )
 def test_bad_input_is_one_line(call, message: str):
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(MetricInputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
 
@@ -349,13 +429,31 @@ def test_a_single_nan_among_many_scores_is_found():
         margins, masks = np.zeros((1, 10, 100)), np.zeros((1, 10, 100), bool)
         masks[0, 0, :3] = True
         margins.flat[position] = np.nan
-        with pytest.raises(UserError, match="NaN"):
+        with pytest.raises(MetricInputError, match="NaN"):
             pixel_metrics(margins, masks)
 
 
-def test_nothing_warns_when_everything_is_defined():
-    margins, masks = case(7, ties=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        pixel_metrics(margins, masks)
-        image_separation(margins, masks)
+# --- 26 million pixels ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 0.01])
+def test_nothing_is_lost_over_26_million_pixels(step: float):
+    rng = np.random.default_rng(0)
+    margins = rng.standard_normal((400, 256, 256), dtype=np.float32)
+    masks = np.zeros(margins.shape, bool)
+    for index in range(100, 400):
+        for _ in range(rng.integers(1, 4)):
+            top, left = rng.integers(0, 240, 2)
+            height, width = np.exp(rng.uniform(0, 4.2, 2)).astype(int)
+            masks[index, top : top + height, left : left + width] = True
+    margins[masks] += np.float32(1.5)
+    if step:
+        margins = np.round(margins / np.float32(step)).astype(np.int16)
+    found = localise(margins, masks)
+    curve = plain.pro_curve(margins.astype(np.float64), masks)
+    for limit in LIMITS:
+        assert found.pro[limit] == pytest.approx(plain.area_below(*curve, limit), abs=1e-12)
+    truth, scores = masks.ravel(), margins.ravel()
+    assert found.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+    assert found.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)

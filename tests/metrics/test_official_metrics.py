@@ -2,35 +2,13 @@
 
 import numpy as np
 import pytest
+from reference import plain_metrics as plain
 from scipy import ndimage
 from scipy.special import expit
-from sklearn.metrics import auc, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
-from realnet.core.errors import UserError
-from realnet.metrics import UndefinedMetricWarning, pixel_metrics
+from realnet.metrics import MetricInputError, UndefinedMetricWarning, pixel_metrics
 from realnet.metrics.official import key_metric, official_metrics, pro_official
-
-
-def plain_pro(maps, masks):
-    """Every threshold applied to every image, every region of every image looked at."""
-    largest, smallest = maps.max(), maps.min()
-    step = (largest - smallest) / np.float32(1000)
-    overlaps, rates = [], []
-    for k in range(1000):
-        hits = maps > largest - np.float32(k) * step
-        rates.append((hits & ~masks).sum() / (~masks).sum())
-        per_region = []
-        for hit, mask in zip(hits, masks, strict=True):
-            labels, count = ndimage.label(mask, np.ones((3, 3)))
-            for index in range(1, count + 1):
-                region = labels == index
-                filled = ndimage.binary_fill_holes(region, np.ones((3, 3)))
-                per_region.append((hit & filled).sum() / region.sum())
-        overlaps.append(np.mean(per_region))
-    rates, overlaps = np.array(rates), np.array(overlaps)
-    kept = rates <= 0.3
-    x = rates[kept]
-    return auc((x - x.min()) / (x.max() - x.min()), overlaps[kept])
 
 
 def case(seed, saturated=False):
@@ -48,11 +26,31 @@ def case(seed, saturated=False):
     ), masks
 
 
-@pytest.mark.parametrize("saturated", [False, True])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_pro_is_the_plain_one(seed, saturated):
-    maps, masks = case(seed, saturated)
-    assert pro_official(maps, masks) == pytest.approx(plain_pro(maps, masks), abs=1e-9)
+def odd_shapes(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A ring that is open in no direction, one that leaks diagonally, a scratch, and blobs."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((5, 32, 32), bool)
+    y, x = np.mgrid[:32, :32]
+    radius = np.hypot(y - 16, x - 14)
+    masks[0] = (radius < 11) & (radius > 6)
+    masks[1] = np.abs(y - 16) + np.abs(x - 16) == 9  # a diamond of diagonal steps
+    masks[2][np.arange(4, 28), np.arange(4, 28)] = True
+    masks[3] = ndimage.gaussian_filter(rng.normal(size=(32, 32)), 2) > 0.15
+    margins = rng.normal(size=masks.shape) + 1.2 * ndimage.gaussian_filter(masks * 4.0, (0, 1, 1))
+    if kind == "saturated":
+        return expit(9 * margins - 6).astype(np.float32), masks
+    if kind == "grid":  # every score is a threshold, up to float32's rounding
+        scores = np.round(expit(margins) * 1000) / 1000
+        scores.flat[:2] = 0, 1
+        return scores.astype(np.float32), masks
+    return expit(margins).astype(np.float32), masks
+
+
+@pytest.mark.parametrize("kind", ["plain", "saturated", "grid"])
+@pytest.mark.parametrize("seed", range(2))
+def test_pro_is_the_plain_one_threshold_by_threshold(kind: str, seed: int):
+    maps, masks = odd_shapes(kind, seed)
+    assert pro_official(maps, masks) == pytest.approx(plain.official_pro(maps, masks), abs=1e-6)
 
 
 def test_a_hit_hole_counts_beyond_one():
@@ -85,7 +83,7 @@ def test_undefined_is_nan_and_named():
         assert np.isnan(pro_official(maps, np.zeros_like(masks)))
     with pytest.warns(UndefinedMetricWarning, match="one false positive rate"):
         assert np.isnan(pro_official(masks.astype(np.float32), masks))
-    with pytest.raises(UserError, match="pool 99"):
+    with pytest.raises(MetricInputError, match="pool 99"):
         official_metrics(maps, masks, 99)
-    with pytest.raises(UserError, match="expected equal"):
+    with pytest.raises(MetricInputError, match="expected equal"):
         official_metrics(maps[:2], masks, 4)

@@ -11,8 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from realnet.core.io import write_csv, write_json, write_png
-from realnet.evaluation.details import write_curves, write_intervals
-from realnet.metrics import image_score, pixel_metrics
+from realnet.evaluation.assemble import Resampling, assemble
+from realnet.evaluation.details import write_curves
+from realnet.evaluation.stored import save_per_image
+from realnet.metrics import image_score, per_image, pixel_metrics
 from realnet.plots import (
     ablation,
     against_paper,
@@ -91,8 +93,9 @@ def evaluation(folder: Path, images: Path, where: tuple, seed: int, model: str) 
     write_csv(folder / "images.csv", rows, ["path", "label", "defect", "score"])
     write_curves(folder / "curves.npz", margins, masks, found, labels)
     np.savez_compressed(folder / "residuals.npz", **residuals(rng))
-    strata = (margins, masks, found, labels, kinds, 0.3, where[1])
-    values = write_intervals(folder / "per_image.npz", *strata)
+    statistics = per_image(margins, masks, found, labels, kinds)
+    save_per_image(folder / "per_image.npz", statistics)
+    values = assemble(None, statistics, Resampling(where[1])).intervals
     pixels = pixel_metrics(margins, masks)
     identity = dict(zip(("dataset", "category", "seed", "variant"), where, strict=True))
     write_json(
@@ -322,7 +325,7 @@ def test_a_data_set_without_masks(copy):
         kinds = data["defects"].tolist()
         given = (data["margins"], None, data["image_scores"], data["labels"])
         write_curves(folder / "curves.npz", *given)
-        write_intervals(folder / "per_image.npz", *given, kinds, 0.3, folder.parts[-3])
+        save_per_image(folder / "per_image.npz", per_image(*given, kinds))
     entries = draw(copy)
     assert all(isinstance(entry, Drawn) for entry in entries.values())
     assert "no ground truth" in entries["panels_bolts"].caption

@@ -12,14 +12,13 @@ from typer.testing import CliRunner
 
 from realnet.cli import app
 from realnet.core.errors import UserError
+from realnet.evaluation.stored import load_per_image, save_per_image
 from realnet.metrics import (
     bootstrap,
     image_auroc,
     interval,
-    load_per_image,
     per_image,
     pixel_metrics,
-    save_per_image,
 )
 from realnet.provenance.compare import BEYOND, SAME, UNKNOWN, WITHIN, compare, together
 from realnet.provenance.compare_inputs import Change, changes

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from small_cells import METRICS, params, write_cell
 
+from realnet.evaluation.stored import load_per_image
 from realnet.metrics import (
     bootstrap,
     holm,
     interval,
-    load_per_image,
     mean_samples,
     two_sided_p,
 )
@@ -131,7 +131,7 @@ def test_no_interval_where_nothing_is_known(results, tmp_path):
 def test_seeds_with_other_test_images_have_no_common_interval(tmp_path):
     from dataclasses import replace
 
-    from realnet.metrics import save_per_image
+    from realnet.evaluation.stored import save_per_image
 
     for seed in SEEDS:
         folder = write_cell(tmp_path, "own", "nut", seed)
@@ -143,7 +143,8 @@ def test_seeds_with_other_test_images_have_no_common_interval(tmp_path):
 
 
 def test_undefined_metrics_have_no_interval(tmp_path):
-    from realnet.metrics import per_image, save_per_image
+    from realnet.evaluation.stored import save_per_image
+    from realnet.metrics import per_image
 
     folder = write_cell(tmp_path, "own", "nut")
     labels = [0, 1] * 4

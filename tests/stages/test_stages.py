@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluating import evaluate
 from PIL import Image
 
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256
 from realnet.datasets.demo.demo_dataset import make_demo
-from realnet.evaluation.maps import measure
+from realnet.evaluation.maps import Request, measure
 from realnet.evaluation.predict import predict
 from realnet.models.features import load_backbone, make_backbone
 from realnet.registry import params_of
 from realnet.stages.afs import load_selection, select_features
 from realnet.stages.data import prepare
 from realnet.stages.ddpm import train_ddpm
-from realnet.stages.evaluate import evaluate
 from realnet.stages.realnet import train_realnet
 from realnet.stages.sdas import sample_sdas
 from realnet.training import checkpoint
@@ -226,7 +226,7 @@ def test_metrics_can_be_computed_again_without_the_model(made, tmp_path):
     kept = np.load(tmp_path / "scores.npz")
     assert kept["margins"].dtype == np.float32 and kept["masks"].dtype == bool
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    again = measure(tmp_path / "scores.npz")
+    again = measure(Request(tmp_path / "scores.npz"))
     for name in ("image_auroc", "pixel_auroc", "pro"):
         assert again[name] == metrics[name]
     with pytest.raises(UserError, match="trained for demo/hex_nut"):

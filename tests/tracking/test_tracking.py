@@ -14,7 +14,8 @@ import pytest
 
 from realnet.core.errors import UserError
 from realnet.core.io import write_csv, write_json
-from realnet.metrics import bootstrap, interval, per_image, save_per_image
+from realnet.evaluation.stored import save_per_image
+from realnet.metrics import bootstrap, interval, per_image
 from realnet.tracking import cells, flatten, lineage, matrix_of, track
 from realnet.tracking.contents import Curves, measurements
 from realnet.tracking.means import variant_contents

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from evaluating import evaluate
 from scipy.special import expit
 from test_training import CELL, FIELDS, SIZE, add, stage
 
@@ -21,7 +22,6 @@ from realnet.metrics import image_auroc, image_score, pixel_metrics
 from realnet.metrics.official import official_metrics
 from realnet.models.features import make_backbone
 from realnet.stages.afs import select_features
-from realnet.stages.evaluate import evaluate
 from realnet.stages.realnet import train_realnet
 from realnet.training import checkpoint_selection as selection
 

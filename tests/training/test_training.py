@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from evaluating import evaluate
 from sklearn.metrics import roc_auc_score
 
 from realnet.compute.runtime import start
@@ -21,7 +22,6 @@ from realnet.models.features import load_backbone, make_backbone
 from realnet.models.realnet import FeatureSelector, RealNet
 from realnet.registry import params_of
 from realnet.stages.afs import load_selection, select_features
-from realnet.stages.evaluate import evaluate
 from realnet.stages.realnet import _Data, recompute_activations, steps_of, train_realnet
 from realnet.synthesis.pools import build_pools, training_foregrounds
 from realnet.synthesis.synthesiser import AnomalySynthesiser

@@ -15,18 +15,18 @@ from realnet.evaluation.maps.folders import GOOD
 def read_labels(
     path: Path, count: int, names: Sequence[str] | None
 ) -> tuple[np.ndarray, list[str] | None]:
-    """bool [N], True is anomalous, and the kinds of defects where the file names them.
+    """Labels, bool [N], True is anomalous, and the defect types where the file names them.
 
-    .npy: [N], > 0 is anomalous. .csv: a column ``label`` of numbers, or of kinds of defects, where
-    ``good`` is normal; a column ``defect`` of kinds, if there is one. ``names`` of the images, by
-    which the rows are found in a column ``path``; None: rows are in the order of the images.
+    .npy: [N], > 0 is anomalous. .csv: a column ``label`` of numbers, or of defect types, where
+    ``good`` is normal; optionally a column ``defect`` of defect types. ``names`` of the images, by
+    which rows are found in a column ``path``; None: rows are in the order of the images.
     UserError: another number of labels, no label for an image, no number.
     """
     if path.suffix != ".csv":
         return _numbers(path, count, "labels") > 0, None
     rows = _rows(path, "label", count, names)
     texts = [row["label"].strip() for row in rows]
-    kinds = [row["defect"] for row in rows] if "defect" in rows[0] else None
+    defects = [row["defect"] for row in rows] if "defect" in rows[0] else None
     try:
         values = np.array([float(text) for text in texts])
     except ValueError:
@@ -35,7 +35,7 @@ def read_labels(
         return np.array([text != GOOD for text in texts]), texts
     if np.isnan(values).any():
         raise UserError(f"{path}: a label is NaN")
-    return values > 0, kinds
+    return values > 0, defects
 
 
 def read_scores(path: Path, count: int, names: Sequence[str] | None) -> np.ndarray:
@@ -47,7 +47,7 @@ def read_scores(path: Path, count: int, names: Sequence[str] | None) -> np.ndarr
         try:
             result.append(float(row["score"]))
         except ValueError:
-            raise UserError(f"{path}: score {row['score']!r} is no number") from None
+            raise UserError(f"{path}: score {row['score']!r} is not a number") from None
         if math.isnan(result[-1]):
             raise UserError(f"{path}: a score is NaN")
     return np.array(result)
@@ -55,12 +55,12 @@ def read_scores(path: Path, count: int, names: Sequence[str] | None) -> np.ndarr
 
 def _numbers(path: Path, count: int, what: str) -> np.ndarray:
     if path.suffix not in STACKS and ".npz:" not in str(path):
-        raise UserError(f"{path}: unknown kind of file for {what}; expected .npy or .csv")
+        raise UserError(f"{path}: unknown type of file for {what}; expected .npy or .csv")
     values = read_array(path)
     check_real(path, values)
     if values.shape != (count,):
         raise UserError(
-            f"{path}: {what} of shape {values.shape}; expected ({count},), one an image"
+            f"{path}: {what} of shape {values.shape}; expected ({count},), one per image"
         )
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise UserError(f"{path}: {what} contain NaN, the first at {np.isnan(values).argmax()}")
@@ -68,7 +68,7 @@ def _numbers(path: Path, count: int, what: str) -> np.ndarray:
 
 
 def _rows(path: Path, column: str, count: int, names: Sequence[str] | None) -> list[dict[str, str]]:
-    """The row of each image, in the images' order."""
+    """One row per image, in the order of the images."""
     rows = read_csv(path)
     wanted = [column] if names is None else ["path", column]
     has = list(rows[0]) if rows else []
@@ -83,13 +83,13 @@ def _rows(path: Path, column: str, count: int, names: Sequence[str] | None) -> l
             raise UserError(f"{path}: line {line} has fewer columns than the header")
     if names is None:
         if len(rows) != count:
-            raise UserError(f"{path}: {len(rows)} rows for {count} images; expected one an image")
+            raise UserError(f"{path}: {len(rows)} rows for {count} images; expected one per image")
         return rows
     return [rows[index] for index in _places(path, rows, names)]
 
 
 def _places(path: Path, rows: list[dict[str, str]], names: Sequence[str]) -> list[int]:
-    """The row of each name: whose path, without extension, ends with it."""
+    """Index of the row of each name: the one whose path, without extension, ends with it."""
     by_stem: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for index, row in enumerate(rows):
         place = PurePosixPath(row["path"].replace("\\", "/"))

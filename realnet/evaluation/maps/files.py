@@ -1,4 +1,4 @@
-"""One array from one file: stacks, and single maps and masks, of everything people write."""
+"""Readers of one array from one file: stacks, single maps and masks, in common formats."""
 
 import math
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ MASKS = (".png", ".tiff", ".tif", ".bmp", ".npy")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz, or {"": …} of an .npy, which stays on the disk until it is used.
+    """The arrays of an .npz, or {"": array} of an .npy, which is memory-mapped.
 
-    UserError: no such file, not one of NumPy's, pickled objects.
+    UserError: no such file, not a NumPy file, pickled objects.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        # Objects cannot be mapped, and are refused either way; neither can an empty array.
+        # Pickled objects and empty arrays cannot be mapped; objects are refused in any case.
         loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"": loaded}
@@ -57,7 +57,7 @@ def read_array(given: Path) -> np.ndarray:
         raise UserError(f"{path}: no such file")
     if path.suffix not in STACKS:
         raise UserError(
-            f"{path}: unknown kind of file; expected .npy, .npz, or a folder of"
+            f"{path}: unknown type of file; expected .npy, .npz, or a folder of"
             f" {', '.join(MAPS)} files"
         )
     arrays = read_arrays(path)
@@ -71,7 +71,7 @@ def read_array(given: Path) -> np.ndarray:
 
 
 def stack(given: Path, values: np.ndarray) -> np.ndarray:
-    """``values`` as [N, H, W]; one channel more is dropped. UserError: dtype, shape."""
+    """``values`` as [N, H, W]; a channel axis of length 1 is dropped. UserError: dtype, shape."""
     check_real(given, values)
     if values.ndim == 4 and values.shape[1] == 1:
         values = values[:, 0]
@@ -129,7 +129,7 @@ def _image(path: Path) -> np.ndarray:
     if values is None and tiff:
         values = _half_float_tiff(path)
     if values is None:
-        raise UserError(f"{path}: not an image that can be read; is it damaged?")
+        raise UserError(f"{path}: not a readable image; is it corrupt?")
     if pages > 1:
         raise UserError(f"{path}: holds {pages} pages; expected one map")
     return values
@@ -154,13 +154,13 @@ def _half_float_tiff(path: Path) -> np.ndarray | None:
         order = "<" if header[:2] == b"II" else ">"
         values = np.frombuffer(b"".join(parts), f"{order}f2", count=math.prod((height, width)))
         return values.reshape(height, width).astype(np.float16)
-    except Exception:  # whatever a damaged header leads to
+    except Exception:  # any error of a corrupt header
         return None
 
 
 @contextmanager
 def _silent_opencv() -> Iterator[None]:
-    """It writes to stderr what it cannot read; what it returns says as much."""
+    """OpenCV prints read errors to stderr; its return value is enough."""
     logging = cv2.utils.logging
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)

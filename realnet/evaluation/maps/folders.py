@@ -1,6 +1,6 @@
-"""Trees of maps and masks, as the MVTec evaluation takes them, matched by path and stem.
+"""Folders of maps and masks in the layout of the MVTec evaluation, matched by path and stem.
 
-    maps/<kind>/<image>.tiff        masks/<kind>/<image>_mask.png, or <image>.png
+    maps/<defect>/<image>.tiff        masks/<defect>/<image>_mask.png, or <image>.png
 
 ``good`` holds normal images, which need no mask. Other extensions: see :mod:`.files`.
 """
@@ -20,8 +20,8 @@ SHOWN = 3  # names in a message
 class Pair:
     """An image: its map, and its mask where it has one."""
 
-    name: str  # <kind>/<image>, or <image> in a folder without kinds
-    kind: str  # "" in a folder without kinds
+    name: str  # <defect>/<image>, or <image> in a flat folder
+    defect: str  # the defect type, "" in a flat folder
     map: Path
     mask: Path | None
 
@@ -31,26 +31,27 @@ def pairs(
 ) -> list[Pair]:
     """The images of a folder of maps, sorted by name, with their masks.
 
-    ``labelled``: labels are given apart, so that an image without kind and mask may be normal.
-    ``suffix``: only maps whose names end so, e.g. ``_margin.npy``; it is no part of the image's
-    name. ``subset``: pass over masks that have no map. UserError: no map, two maps or masks of one
-    image, an anomalous image without a mask, a mask without a map.
+    ``labelled``: labels are given separately, so an image without defect type and mask may be
+    normal. ``suffix``: only maps whose names end with it, e.g. ``_margin.npy``; it is not part of
+    the image's name. ``subset``: ignore masks that have no map. UserError: no map, two maps or
+    masks of one image, an anomalous image without a mask, a mask without a map.
     """
     maps = maps / "test" if _only_folder(maps) == "test" else maps
     found = _maps(maps, suffix)
     if masks is None:
-        return [Pair(name, _kind(name), path, None) for name, path in found.items()]
+        return [Pair(name, _defect(name), path, None) for name, path in found.items()]
     masks = masks / "ground_truth" if (masks / "ground_truth").is_dir() else masks
     truth = _masks(masks)
     result, bare = [], []
     for name, path in found.items():
-        kind, mask = _kind(name), truth.pop(name, None)
-        if mask is None and kind != GOOD and not (labelled and not kind):
+        defect, mask = _defect(name), truth.pop(name, None)
+        if mask is None and defect != GOOD and not (labelled and not defect):
             bare.append(name)
-        result.append(Pair(name, kind, path, mask))
+        result.append(Pair(name, defect, path, mask))
     if bare:
         hint = f"expected {masks / bare[0]}_mask.png (or {Path(bare[0]).name}.png)"
-        advice = "" if _kind(bare[0]) else "; normal images go into a folder good, or give --labels"
+        flat = "; normal images go into a folder good, or give --labels"
+        advice = "" if _defect(bare[0]) else flat
         raise UserError(f"{_names(bare, maps)}: no mask; {hint}{advice}")
     if truth and not subset:
         raise UserError(
@@ -74,17 +75,17 @@ def _maps(folder: Path, suffix: str) -> dict[str, Path]:
                 f"{path} and {found[name].name}: two maps of one image; say which with --suffix"
             )
         if path.suffix.lower() not in MAPS:
-            raise UserError(f"{path}: unknown kind of map; expected {', '.join(MAPS)}")
+            raise UserError(f"{path}: unknown type of file; expected {', '.join(MAPS)}")
         found[name] = path
     if found:
         return found
-    kinds = Counter(path.suffix or path.name for path in files).most_common(SHOWN)
-    has = ", ".join(f"{count} {kind}" for kind, count in kinds) or "nothing"
+    types = Counter(path.suffix or path.name for path in files).most_common(SHOWN)
+    has = ", ".join(f"{count} {suffix}" for suffix, count in types) or "nothing"
     raise UserError(f"{folder}: no anomaly maps ({', '.join(ends)}) in it or below, found {has}")
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    """Image name -> mask. Where <image>_mask lies beside <image>, that is the photograph."""
+    """Image name -> mask. Where <image>_mask and <image> both exist, <image> is the photograph."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of masks")
     plain: dict[str, Path] = {}
@@ -104,7 +105,7 @@ def _masks(folder: Path) -> dict[str, Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below, sorted; hidden ones are other programs'."""
+    """All files in and below the folder, sorted, except hidden ones."""
     inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return [folder / p for p in sorted(inside) if not any(x.startswith(".") for x in p.parts)]
 
@@ -114,7 +115,7 @@ def _only_folder(folder: Path) -> str | None:
     return names[0] if len(names) == 1 and (folder / names[0]).is_dir() else None
 
 
-def _kind(name: str) -> str:
+def _defect(name: str) -> str:
     return name.rpartition("/")[0]
 
 

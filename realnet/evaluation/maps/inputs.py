@@ -1,7 +1,7 @@
-"""What is measured: N images with maps, masks and labels, read one at a time."""
+"""Input of `realnet metrics`: N images with maps, masks and labels, read one at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from realnet.evaluation.maps.files import (
     stack,
 )
 from realnet.evaluation.maps.folders import GOOD, pairs
+from realnet.evaluation.maps.request import Request
 from realnet.metrics import label_regions
 
 BATCH_PIXELS = 2**24  # 64 MB of float32 maps at a time
@@ -26,31 +27,25 @@ BATCH_PIXELS = 2**24  # 64 MB of float32 maps at a time
 
 @dataclass(frozen=True)
 class Images:
-    """N images; ``labels``, ``kinds``, ``scores`` are None where maps and masks alone tell."""
+    """N images; ``labels``, ``defects``, ``scores`` are None where they follow from the maps and
+    masks."""
 
     names: Sequence[str]  # for messages: a file, or FILE[index]
     map_of: Callable[[int], np.ndarray]  # index -> [h, w], any real dtype
     mask_of: Callable[[int], np.ndarray | None] | None  # index -> bool [H, W]; None: no masks
     labels: np.ndarray | None = None  # bool [N]
-    kinds: list[str] | None = None  # of defect, GOOD for normal images
+    defects: list[str] | None = None  # the defect types, GOOD for normal images
     scores: np.ndarray | None = None  # float64 [N], of whole images
-    without_mask: frozenset[int] = frozenset()  # images of a folder of masks that has none for them
-    logits: bool = False  # known to be margins, whose sigmoid is the probability
+    without_mask: frozenset[int] = frozenset()  # indices of images without a mask
+    logits: bool = False  # the maps are logit margins: the sigmoid is the probability
 
 
-def open_images(
-    scores: Path,
-    masks: Path | None,
-    labels: Path | None = None,
-    image_scores: Path | None = None,
-    suffix: str = "",
-    subset: bool = False,
-    stored_scores: bool = True,
-) -> Images:
-    """The inputs of the command line. UserError: whatever does not fit together."""
+def open_images(request: Request) -> Images:
+    """The images of a request. UserError: inputs that do not match."""
+    scores, masks, labels = request.scores, request.masks, request.labels
     if scores.is_dir():
-        names, images = _from_folder(scores, masks, labels is not None, suffix, subset)
-    elif suffix or subset:
+        names, images = _from_folder(request)
+    elif request.suffix or request.subset:
         raise UserError(f"{scores}: --suffix and --subset are for folders of maps")
     elif masks is None and labels is None and scores.suffix != ".npz":
         raise UserError(
@@ -58,18 +53,20 @@ def open_images(
             " or --labels, for metrics of images alone"
         )
     elif masks is None and _of_evaluation(scores, labels):
+        stored_scores = request.pool is None and request.image_scores is None
         names, images = None, _from_evaluation(scores, stored_scores)
     else:
         names, images = None, _from_stacks(scores, masks)
     count = len(images.names)
     if labels is not None:
-        truth, kinds = read_labels(labels, count, names)
-        images = _with(images, labels=truth, kinds=kinds or _agreeing(images.kinds, truth))
+        truth, defects = read_labels(labels, count, names)
+        defects = defects or _agreeing(images.defects, truth)
+        images = replace(images, labels=truth, defects=defects)
         bare = [k for k in np.flatnonzero(truth) if k in images.without_mask]
         if bare:
             raise UserError(f"{images.names[bare[0]]}: anomalous in {labels}, but without a mask")
-    if image_scores is not None:
-        images = _with(images, scores=read_scores(image_scores, count, names))
+    if request.image_scores is not None:
+        images = replace(images, scores=read_scores(request.image_scores, count, names))
     return images
 
 
@@ -77,34 +74,29 @@ def _of_evaluation(scores: Path, labels: Path | None) -> bool:
     return scores.suffix == ".npz" and (labels is None or "margins" in read_arrays(scores))
 
 
-def _with(images: Images, **changes: object) -> Images:
-    return Images(**vars(images) | changes)
+def _agreeing(defects: list[str] | None, labels: np.ndarray) -> list[str] | None:
+    """The defect types, or None where they contradict the labels."""
+    fits = defects is not None and [defect != GOOD for defect in defects] == labels.tolist()
+    return defects if fits else None
 
 
-def _agreeing(kinds: list[str] | None, labels: np.ndarray) -> list[str] | None:
-    """The kinds, unless the labels say that a kind's image is normal, or a good one is not."""
-    fits = kinds is not None and [kind != GOOD for kind in kinds] == labels.tolist()
-    return kinds if fits else None
-
-
-def _from_folder(
-    folder: Path, masks: Path | None, labelled: bool, suffix: str, subset: bool
-) -> tuple[list[str], Images]:
+def _from_folder(request: Request) -> tuple[list[str], Images]:
+    folder, masks, labelled = request.scores, request.masks, request.labels is not None
     if masks is not None and masks.is_file():
         raise UserError(f"{masks}: a file, beside a folder of maps; expected a folder of masks")
-    found = pairs(folder, masks, labelled, suffix, subset)
-    kinds = [pair.kind for pair in found]
-    if masks is None and not labelled and "" in kinds:
+    found = pairs(folder, masks, labelled, request.suffix, request.subset)
+    defects = [pair.defect for pair in found]
+    if masks is None and not labelled and "" in defects:
         raise UserError(
             f"{folder}: which images are anomalous? Give masks, --labels, or one folder for each"
-            f" kind of defect, with the normal ones in {GOOD}"
+            f" defect type, with the normal ones in {GOOD}"
         )
 
     def mask_of(index: int) -> np.ndarray | None:
         mask = found[index].mask
         return None if mask is None else read_truth(mask)
 
-    known = "" not in kinds
+    known = "" not in defects
     images = Images(
         names=[str(pair.map) for pair in found],
         map_of=lambda index: read_map(found[index].map),
@@ -112,14 +104,14 @@ def _from_folder(
         without_mask=frozenset(
             k for k, pair in enumerate(found) if masks is not None and pair.mask is None
         ),
-        labels=np.array([kind != GOOD for kind in kinds]) if known else None,
-        kinds=kinds if known else None,
+        labels=np.array([defect != GOOD for defect in defects]) if known else None,
+        defects=defects if known else None,
     )
     return [pair.name for pair in found], images
 
 
 def _from_evaluation(path: Path, stored_scores: bool) -> Images:
-    """A scores.npz of the benchmark."""
+    """The images of a scores.npz that the stage `evaluate` wrote."""
     stored = read_arrays(path)
     absent = {"margins", "masks", "labels", "image_scores"} - set(stored)
     if absent:
@@ -128,14 +120,14 @@ def _from_evaluation(path: Path, stored_scores: bool) -> Images:
             f" {path}:NAME, and the masks"
         )
     maps, masks = stack(path, stored["margins"]), stack(path, stored["masks"])
-    kinds = {"labels": "fiub", "image_scores": "fiub", "defects": "U", "has_masks": "b"}
-    for name in sorted(set(kinds) & set(stored)):
-        _check_column(path, name, stored[name], kinds[name], maps, masks)
+    dtypes = {"labels": "fiub", "image_scores": "fiub", "defects": "U", "has_masks": "b"}
+    for name in sorted(set(dtypes) & set(stored)):
+        _check_column(path, name, stored[name], dtypes[name], maps, masks)
     images = _stacked(path, maps, path, masks)
-    return _with(
+    return replace(
         images,
         labels=stored["labels"] > 0,
-        kinds=stored["defects"].tolist() if "defects" in stored else None,
+        defects=stored["defects"].tolist() if "defects" in stored else None,
         scores=stored["image_scores"] if stored_scores else None,
         mask_of=images.mask_of if stored.get("has_masks", True) else None,
         logits=True,
@@ -143,11 +135,11 @@ def _from_evaluation(path: Path, stored_scores: bool) -> Images:
 
 
 def _check_column(
-    path: Path, name: str, values: np.ndarray, kinds: str, maps: np.ndarray, masks: np.ndarray
+    path: Path, name: str, values: np.ndarray, dtypes: str, maps: np.ndarray, masks: np.ndarray
 ) -> None:
-    """UserError: another shape or kind than the evaluation writes; NaN."""
+    """UserError: another shape or dtype than the evaluation writes; NaN."""
     shape = () if name == "has_masks" else (len(maps),)
-    if values.shape != shape or values.dtype.kind not in kinds or len(masks) != len(maps):
+    if values.shape != shape or values.dtype.kind not in dtypes or len(masks) != len(maps):
         raise UserError(
             f"{path}: {len(maps)} maps and {len(masks)} masks, array {name} of shape"
             f" {values.shape} and dtype {values.dtype}; not a scores.npz"
@@ -188,7 +180,7 @@ def _stacked(
 
 
 class Reader:
-    """Batches of an :class:`Images`, checked and of one size.
+    """Reads the maps and masks of an :class:`Images` in checked batches of one size.
 
     ``resize``: "masks" to the size of the maps (nearest), "maps" to that of the masks (bilinear),
     or None, where different sizes are an error.
@@ -199,12 +191,12 @@ class Reader:
         self.size = self._mask_size() if resize == "maps" else None
         self.dtype: np.dtype | None = None  # of the maps, as they were read
         self.full_size: dict[int, int] = {}  # image -> regions of its mask before it was resized
-        self.lost: set[int] = set()  # images that lost their whole defect by that
+        self.lost: set[int] = set()  # images whose defect vanished by resizing
         self._kept: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def batches(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(index of the first image, maps [B, H, W], masks bool [B, H, W]). Each call reads the
-        files again, unless all fit into one batch. UserError: NaN, sizes, kinds of numbers."""
+        files again, unless all fit into one batch. UserError: NaN, sizes, dtypes."""
         if self._kept:
             yield self._kept
             return
@@ -251,10 +243,10 @@ class Reader:
                 f"{name}: the map contains NaN ({count} pixels): did the model diverge?"
             )
         before = self.dtype or values.dtype
-        # Maps of 8 and 16 bits, or of whole and real numbers, have no common scale.
+        # Maps of 8 and 16 bits, or of integers and floats, have no common scale.
         if values.dtype.kind != before.kind or (before.kind != "f" and values.dtype != before):
             raise UserError(
-                f"{name}: dtype {values.dtype}, those before {before}; expected one kind"
+                f"{name}: dtype {values.dtype}, those before {before}; expected one dtype"
             )
         self.dtype = before
 
@@ -267,7 +259,7 @@ class Reader:
         return small
 
     def _mask_size(self) -> tuple[int, int] | None:
-        """Of the first mask: normal images need not have one."""
+        """Size of the first mask; normal images may have none."""
         for index in range(len(self.images.names)):
             mask = None if self.images.mask_of is None else self.images.mask_of(index)
             if mask is not None:

@@ -1,9 +1,9 @@
-"""Two passes over maps that need not fit into memory.
+"""Two passes over maps that may be larger than memory.
 
-The first collects the scores of defect pixels, the images' scores, and a sketch of how the normal
-pixels are distributed; the second counts normal pixels, around each defect pixel for the metrics,
-and around some hundred thresholds for intervals and curves. What is kept is proportional to the
-defect pixels, and to the images; the maps are not.
+The first pass collects the scores of the defect pixels, the image scores, and a sketch of the
+distribution of the normal pixels. The second counts normal pixels above each defect pixel, for the
+metrics, and above a few hundred thresholds, for intervals and curves. Memory is proportional to
+the number of defect pixels and of images.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,26 +31,24 @@ from realnet.metrics.image_counts import (
     reaching,
 )
 
-SKETCHED = 256  # scores that the sketch keeps of an image, at most: half evenly, half high ones
+SKETCHED = 256  # scores per image in the sketch, at most: half of them high ones
 
 
 @dataclass(frozen=True)
 class Passed:
-    """What the two passes leave."""
+    """Result of the two passes."""
 
     found: Localisation
-    scores: np.ndarray  # float64 [N], of the images
     labels: np.ndarray  # bool [N]
-    kinds: list[str]
     statistics: PerImage
     span: tuple[float, float]  # smallest and largest value of the maps
 
 
 def two_passes(reader: Reader, pool: int, limits: Sequence[float]) -> Passed:
-    """All that is measured on pixels, and the image scores.
+    """The pixel metrics and the statistics of the images.
 
-    ``pool``: side of the window whose averages make the image score, where none is given; on the
-    sigmoid of maps that are logits. UserError: whatever the reader finds.
+    ``pool``: side of the averaging window of the image score, where no score is given; applied to
+    the sigmoid of maps that are logits. UserError: as of :class:`Reader`.
     """
     images = reader.images
     defects, scores, anomalous, sketches = DefectPixels(), [], [], []
@@ -72,12 +70,11 @@ def two_passes(reader: Reader, pool: int, limits: Sequence[float]) -> Passed:
         false += [reaching(values, thresholds) for values in _normal(maps, masks)]
     found = counts.localisation(limits)
 
-    kinds = images.kinds or _two_kinds(labels)
     reached, overlap = found_and_overlap(regions, of_defects, thresholds)
     statistics = PerImage(
         scores=np.concatenate(scores),
         labels=labels.astype(np.uint8),
-        strata=np.asarray(kinds, dtype=str),
+        strata=np.asarray(images.defects or _two_types(labels), dtype=str),
         normal_pixels=regions.shape[1] * regions.shape[2] - regions.defect_pixels,
         defect_pixels=regions.defect_pixels,
         regions=np.bincount(regions.images, minlength=len(labels)),
@@ -86,39 +83,39 @@ def two_passes(reader: Reader, pool: int, limits: Sequence[float]) -> Passed:
         overlap=overlap.astype(np.float32),
         pro_limit=limits[0],
     )
-    return Passed(found, statistics.scores, labels, kinds, statistics, (low, high))
+    return Passed(found, labels, statistics, (low, high))
 
 
 def images_alone(reader: Reader, pool: int) -> PerImage:
-    """Statistics of images without masks: scores and labels."""
+    """Statistics of images without masks: scores and labels alone."""
     images = reader.images
     if images.labels is None:
-        raise UserError("labels or masks: expected one of them, to tell anomalous images")
+        raise UserError("labels or masks: expected one of them, to know which images are anomalous")
     scores = [_image_scores(reader, maps, pool, first) for first, maps, _ in reader.batches()]
-    kinds = images.kinds or _two_kinds(images.labels)
-    return per_image(None, None, np.concatenate(scores), images.labels, kinds)
+    defects = images.defects or _two_types(images.labels)
+    return per_image(None, None, np.concatenate(scores), images.labels, defects)
 
 
 def _image_scores(reader: Reader, maps: np.ndarray, pool: int, first: int) -> np.ndarray:
-    """float64 [B], of the batch that begins with the image ``first``."""
+    """Image scores of the batch that begins with image ``first``, float64 [B]."""
     images = reader.images
     if images.scores is not None:
         return np.asarray(images.scores[first : first + len(maps)], np.float64)
     return image_score(maps, pool) if images.logits and pool > 1 else pooled_maximum(maps, pool)
 
 
-def _two_kinds(labels: np.ndarray) -> list[str]:
+def _two_types(labels: np.ndarray) -> list[str]:
     return ["anomalous" if label else GOOD for label in labels.tolist()]
 
 
 def _normal(maps: np.ndarray, masks: np.ndarray) -> Iterable[np.ndarray]:
-    """The scores of each image's normal pixels, ascending, in the dtype of the metrics."""
+    """Scores of the normal pixels of each image, ascending, in the dtype of the metrics."""
     for values, mask in zip(array(maps), masks, strict=True):
         yield np.sort(values[~mask])
 
 
 def _sketch(ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Some of the scores of an image, and how many scores each stands for."""
+    """Some of the scores of an image, and how many scores each represents."""
     count = len(ascending)
     if not count:
         return ascending, np.empty(0, np.int64)
@@ -130,8 +127,10 @@ def _sketch(ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _thresholds(
     sketches: Sequence[tuple[np.ndarray, np.ndarray]], defect: np.ndarray
 ) -> np.ndarray:
-    """Scores at which about the wanted rates are reached, ascending. The counts at them are exact,
-    so they need not be."""
+    """Scores at which the false positive rate is about one of ``RATES``, ascending.
+
+    Approximate is enough: the counts at these thresholds are exact.
+    """
     values = np.concatenate([values for values, _ in sketches])
     chosen = [values[:0]]
     if len(values):

@@ -1,4 +1,4 @@
-"""The result of `realnet metrics` as text: aligned, with intervals, reasons where undefined."""
+"""The result of `realnet metrics` as an aligned text table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,11 @@ GROUPS = (
 
 
 def table(result: dict[str, Any]) -> str:
-    """Counts; metrics; PRO at the limits; kinds of defects; sizes of regions."""
+    """Counts; metrics with intervals, PRO at every limit; by defect type; by region size."""
     parts = [_counts(result), _metrics(result)]
     if result["pro_at"] is not None:
-        parts.append(_parts("kind of defect", result["by_defect"], result))
-        parts.append(_parts("region size, of the image", result["by_size"], result))
+        parts.append(_parts("defect type", result["by_defect"], result))
+        parts.append(_parts("region area / image area", result["by_size"], result))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -58,7 +58,7 @@ def _metrics(result: dict[str, Any]) -> str:
 
 
 def _parts(title: str, parts: dict[str, dict[str, Any]], result: dict[str, Any]) -> str:
-    """One row for each part, without those that have no region."""
+    """One row for each part that has a region."""
     heading = [title, "pro", "pixel_auroc", "regions", "pixels"]
     rows = [
         [name, f"{part['pro']:.4f}", f"{part['pixel_auroc']:.4f}",
@@ -76,7 +76,7 @@ def _value(result: dict[str, Any], key: str) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    """Columns as wide as their widest cell; what stands alone at the end of a row may be wider."""
+    """Columns as wide as their widest cell; the last cell of a row may be wider."""
     widths = [
         max(
             (len(row[column]) for row in rows if len(row) > column + 1 or column in right),
