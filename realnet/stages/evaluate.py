@@ -13,7 +13,8 @@ from realnet.core.errors import UserError
 from realnet.core.io import atomic, save_figure, write_csv, write_json
 from realnet.datasets.images import load_images, load_masks
 from realnet.datasets.items import read_manifest
-from realnet.detectors.base import AnyDetector, load
+from realnet.detectors.base import AnomalyDetector
+from realnet.detectors.loading import load
 from realnet.evaluation.details import write_curves, write_intervals, write_regions
 from realnet.evaluation.protocols import (
     LAST,
@@ -55,9 +56,9 @@ def evaluate(
     record = Record("evaluate", stage.model_dump(), inputs, **identity)
     params = stage.evaluate
     detector = load(model, runtime)
-    if (detector.meta["dataset"], detector.meta["category"]) != (dataset, category):
+    if (detector.info.dataset, detector.info.category) != (dataset, category):
         raise UserError(
-            f"{model}: trained for {detector.meta['dataset']}/{detector.meta['category']},"
+            f"{model}: trained for {detector.info.dataset}/{detector.info.category},"
             f" not for {dataset}/{category}"
         )
     items = [item for item in read_manifest(manifest) if item.split == "test"]
@@ -70,11 +71,11 @@ def evaluate(
     truth = masks if has_masks else None
 
     def measured(
-        detector: AnyDetector,
+        detector: AnomalyDetector,
     ) -> tuple[np.ndarray, np.ndarray, Localisation | None, tuple[dict, dict]]:
         """Margins, image scores, exact metrics of the maps, and the metrics of both kinds."""
         settings = (runtime, params.batch_size, params.image_score_pool)
-        maps, scores = detector.detect(images, *settings)
+        maps, scores = detector.predict(images, *settings)
         margins = maps.numpy()
         found = localisation(margins, truth, labels, params)
         exact = strict_metrics(found, scores, labels)
@@ -83,7 +84,8 @@ def evaluate(
         return margins, scores, found, (exact, official(margins, logits, params))
 
     margins, scores, found, last = measured(detector)
-    kept = detector.meta.get("best")
+    info = detector.info
+    kept = info.best_step is not None
     best = measured(load(model, runtime, "best"))[-1] if kept else None
 
     with atomic(out / "scores.npz") as temporary:
@@ -123,9 +125,7 @@ def evaluate(
                 "test_anomalous": int((labels == 1).sum()),
                 "anomalous_without_pixels": int(lost.sum()) if has_masks else None,
             },
-            "protocols": protocols(
-                last, best, detector.meta.get("steps"), kept["step"] if kept else None
-            ),
+            "protocols": protocols(last, best, info.steps, info.best_step),
         },
     )
     names = [f"{item.defect}/{item.path.name}" for item in items]

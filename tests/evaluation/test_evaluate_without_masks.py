@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from run_stages import make_backbone, select_features, train_realnet
 from sklearn.metrics import roc_auc_score
 
 from realnet.config.params import load, stage_params
@@ -13,14 +14,11 @@ from realnet.datasets.items import read_manifest
 from realnet.evaluation.maps import measure
 from realnet.evaluation.protocols import PIXEL_METRICS
 from realnet.metrics import pixel_metrics
-from realnet.models.features import make_backbone
 from realnet.plots.qualitative import qualitative
 from realnet.registry import params_of
 from realnet.report import report
-from realnet.stages.afs import select_features
 from realnet.stages.data import prepare
 from realnet.stages.evaluate import evaluate
-from realnet.stages.realnet import train_realnet
 from realnet.tracking import cell_content
 
 CELL = ("mine", "nut", 0)

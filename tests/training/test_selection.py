@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from run_stages import make_backbone, select_features, train_realnet
 from scipy.special import expit
 from test_training import CELL, FIELDS, SIZE, add, stage
 
@@ -19,10 +20,7 @@ from realnet.datasets.items import read_manifest
 from realnet.detectors.realnet_detector import load_detector
 from realnet.metrics import image_auroc, image_score, pixel_metrics
 from realnet.metrics.official import official_metrics
-from realnet.models.features import make_backbone
-from realnet.stages.afs import select_features
 from realnet.stages.evaluate import evaluate
-from realnet.stages.realnet import train_realnet
 from realnet.training import checkpoint_selection as selection
 
 STEPS = 6

@@ -24,7 +24,7 @@ from realnet.datasets.layouts import list_categories, list_category
 CODE = {
     "demo": "realnet.datasets.demo.demo_dataset",
     "data": "realnet.stages.data",
-    "backbone": "realnet.models.features",
+    "backbone": "realnet.stages.backbone",
     "ddpm": "realnet.stages.ddpm",
     "classifier": "realnet.stages.classifier",
     "sdas": "realnet.stages.sdas",
@@ -32,7 +32,7 @@ CODE = {
     "sia_shard": "realnet.stages.sia_shard",
     "afs": "realnet.stages.afs",
     "realnet": "realnet.stages.realnet",
-    "patchcore": "realnet.detectors.patchcore",
+    "patchcore": "realnet.stages.patchcore",
     "evaluate": "realnet.stages.evaluate",
     "report": "realnet.report",
     "ablation": "realnet.report.groups",
