@@ -53,7 +53,7 @@ _ALL = (
     ),
     Stage(
         "backbone",
-        "realnet.models.features",
+        "realnet.stages.backbone",
         params.BackboneParams,
         folder="{variant}",
         files=("backbone.safetensors", "backbone.json"),
@@ -109,7 +109,7 @@ _ALL = (
     ),
     Stage(
         "patchcore",
-        "realnet.detectors.patchcore",
+        "realnet.stages.patchcore",
         params.PatchCoreParams,
         ("data", "backbone"),
         files=("memory.safetensors", "model.json"),

@@ -101,13 +101,16 @@ def export_pairs(
     """Write the training's local anomalies with their masks, in MVTec-AD layout."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import RealNetParams
-    from realnet.synthesis.export import export_pairs as run
+    from realnet.interop.export_pairs import export_pairs as run
+    from realnet.stages.job import Job
 
     if sdas is not None and sia is not None:
         raise UserError("--sdas and --sia: give one of them")
-    stage = stage_params(params, RealNetParams, variant)
-    where = (manifest, sdas or sia, dataset, category)
-    run(stage, *where, count, seed, out, size, with_normals)
+    images = sdas or sia
+    inputs = {"manifest": manifest} | ({"images": images} if images is not None else {})
+    sections = stage_params(params, RealNetParams, variant)
+    job = Job(sections, out, dataset, (category,), seed, variant, inputs)
+    run(job, count, size, with_normals)
 
 
 @app.command("import-realnet")

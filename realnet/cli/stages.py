@@ -20,16 +20,22 @@ from realnet.cli.options import (
 app = typer.Typer()
 
 
+def _inputs(**given: Path | None) -> dict[str, Path]:
+    """The inputs of a job: those that were given."""
+    return {name: path for name, path in given.items() if path is not None}
+
+
 @app.command()
 def backbone(
     out: OutOption, params: ParamsOption = "params.yaml", variant: VariantOption = "base"
 ) -> None:
-    """Make the frozen feature extractor: fetch, verify or (pretext) train it."""
+    """Build the frozen feature extractor: fetch, verify or (pretext) train it."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import BackboneParams
-    from realnet.models.features import make_backbone
+    from realnet.stages import backbone as stage
+    from realnet.stages.job import Job
 
-    make_backbone(stage_params(params, BackboneParams, variant), out)
+    stage.run(Job(stage_params(params, BackboneParams, variant), out, variant=variant))
 
 
 @app.command()
@@ -134,13 +140,15 @@ def afs(
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
 ) -> None:
-    """Select the backbone channels that see anomalies, and cache their indices."""
+    """Select the backbone channels that respond to anomalies, and cache their indices."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import AfsParams
-    from realnet.stages.afs import select_features
+    from realnet.stages import afs as stage
+    from realnet.stages.job import Job
 
-    stage = stage_params(params, AfsParams, variant)
-    select_features(stage, manifest, backbone, sdas, dataset, category, seed, out)
+    inputs = _inputs(manifest=manifest, backbone=backbone, sdas=sdas)
+    sections = stage_params(params, AfsParams, variant)
+    stage.run(Job(sections, out, dataset, (category,), seed, variant, inputs))
 
 
 @app.command()
@@ -159,10 +167,12 @@ def train(
     """Train RealNet: reconstruction networks and discriminator."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import RealNetParams
-    from realnet.stages.realnet import train_realnet
+    from realnet.stages import realnet as stage
+    from realnet.stages.job import Job
 
-    stage = stage_params(params, RealNetParams, variant)
-    train_realnet(stage, manifest, backbone, afs, sdas, dataset, category, seed, out)
+    inputs = _inputs(manifest=manifest, backbone=backbone, afs=afs, sdas=sdas)
+    sections = stage_params(params, RealNetParams, variant)
+    stage.run(Job(sections, out, dataset, (category,), seed, variant, inputs))
 
 
 @app.command()
@@ -179,10 +189,12 @@ def patchcore(
     """Fit PatchCore, the baseline: a memory of normal patches on the same backbone."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import PatchCoreParams
-    from realnet.detectors.patchcore import fit_patchcore
+    from realnet.stages import patchcore as stage
+    from realnet.stages.job import Job
 
-    stage = stage_params(params, PatchCoreParams, variant)
-    fit_patchcore(stage, manifest, backbone, dataset, category, seed, out)
+    inputs = _inputs(manifest=manifest, backbone=backbone)
+    sections = stage_params(params, PatchCoreParams, variant)
+    stage.run(Job(sections, out, dataset, (category,), seed, variant, inputs))
 
 
 @app.command()

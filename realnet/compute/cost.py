@@ -23,10 +23,10 @@ from realnet.config.params import Params, load
 from realnet.core.errors import UserError
 from realnet.core.io import write_json, write_text
 from realnet.diffusion.denoiser import Denoiser, classes_of, parameter_count
+from realnet.models.afs import Selection
 from realnet.models.features import FeatureExtractor, build_network
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
 from realnet.provenance.record import peak_memory_mb
-from realnet.stages.afs import Selection
 
 Row = dict[str, Any]
 MEASUREMENTS = ("realnet_inference", "realnet_training", "ddpm_denoising", "ddpm_training")

@@ -1,10 +1,10 @@
 """A trained RealNet as a function from images to anomaly margins."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import safetensors.torch
 import torch
 
@@ -12,25 +12,33 @@ from realnet.compute.runtime import Runtime
 from realnet.config.sections import Model
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, sha256
+from realnet.detectors.base import AnomalyDetector, ModelInfo, Prediction
 from realnet.metrics import image_score
+from realnet.models.afs import selection_from
 from realnet.models.features import FeatureExtractor, backbone_folder, load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet, margin
-from realnet.stages.afs import selection_from
 
 
 @dataclass(frozen=True)
-class Detector:
+class Detector(AnomalyDetector):
     """Backbone, cached channels and the trained part of one category, in eval mode."""
 
     method: ClassVar[str] = "realnet"
-    threshold: ClassVar[float | None] = 0.0  # probability 1/2: where the model draws the line
-    heat: ClassVar[tuple[float, float]] = (-6.0, 2.0)  # ends of a heat map's colours
 
     extractor: FeatureExtractor
     selector: FeatureSelector
     model: RealNet
     image_size: int
-    meta: dict
+    info: ModelInfo = field(default_factory=ModelInfo)
+
+    @property
+    def threshold(self) -> float:
+        """A probability of 1/2, as a margin."""
+        return 0.0
+
+    @property
+    def heat(self) -> tuple[float, float]:
+        return -6.0, 2.0
 
     @torch.no_grad()
     def margins(self, images: torch.Tensor, runtime: Runtime, batch_size: int) -> torch.Tensor:
@@ -46,25 +54,25 @@ class Detector:
             parts.append(margin(logits).cpu())
         return torch.cat(parts)
 
-    def detect(
+    def predict(
         self, images: torch.Tensor, runtime: Runtime, batch_size: int, pool: int
-    ) -> tuple[torch.Tensor, np.ndarray]:
-        """The margins, and a score of each image from them, float64 ``[N]``: see `image_score`."""
+    ) -> Prediction:
+        """The margins, and image scores from them (:func:`realnet.metrics.image_score`)."""
         margins = self.margins(images, runtime, batch_size)
-        return margins, image_score(margins.numpy(), pool)
+        return Prediction(margins, image_score(margins.numpy(), pool))
 
     def maps(self, margins: torch.Tensor) -> torch.Tensor:
-        """Anomaly maps as the method defines them: probabilities."""
+        """Probabilities."""
         return margins.sigmoid()
 
 
 def load_detector(folder: str | Path, runtime: Runtime, checkpoint: str = "last") -> Detector:
-    """What the stage `realnet` or `realnet import-realnet` wrote.
+    """The detector that the stage `realnet` or `realnet import-realnet` wrote.
 
     ``checkpoint``: the ``"last"`` weights, or the ``"best"`` on the test set, where the training
     kept them (`training.select_every`). Digests of the model and of its backbone are verified. The
-    backbone lies where ``model.json`` says, relative to the folder, or else in a folder
-    ``backbone`` inside it.
+    backbone is where ``model.json`` says, relative to the folder, or in a folder ``backbone``
+    inside it.
     UserError: no model there, no such checkpoint, other bytes than the recorded ones, or no
     backbone.
     """
@@ -85,7 +93,7 @@ def load_detector(folder: str | Path, runtime: Runtime, checkpoint: str = "last"
         )
     path = folder / FILES[checkpoint]
     if not path.is_file() or sha256(path) != stored["sha256"]:
-        raise UserError(f"{path}: missing, or not the file of model.json; make the model again")
+        raise UserError(f"{path}: missing, or not the file of model.json; rerun the stage realnet")
     extractor = load_backbone(backbone_folder(folder, meta))
     params = Model.model_validate(meta["model"])
     selection = selection_from(meta["selection"])
@@ -99,7 +107,19 @@ def load_detector(folder: str | Path, runtime: Runtime, checkpoint: str = "last"
         selector.to(runtime.device),
         runtime.place(model).eval(),
         size,
-        meta,
+        info_of(meta),
+    )
+
+
+def info_of(meta: Mapping) -> ModelInfo:
+    """The facts of a ``model.json`` that are no structure; an import has no steps."""
+    best = meta.get("best")
+    return ModelInfo(
+        meta["dataset"],
+        meta["category"],
+        meta.get("steps"),
+        best["step"] if best else None,
+        meta.get("image_score_pool"),
     )
 
 

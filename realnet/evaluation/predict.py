@@ -15,7 +15,8 @@ from realnet.config.sections import Compute
 from realnet.core.errors import UserError, as_user_error
 from realnet.core.io import atomic, write_csv, write_png
 from realnet.datasets.images import read_image
-from realnet.detectors.base import AnyDetector, load
+from realnet.detectors.base import AnomalyDetector
+from realnet.detectors.loading import load
 from realnet.metrics import MetricInputError
 
 
@@ -59,7 +60,7 @@ def predict(
     names = result_names(images)
     runtime = start(compute)
     detector = load(model, runtime)
-    pool = pool or detector.meta.get("image_score_pool", default_pool)
+    pool = pool or detector.info.image_score_pool or default_pool
     if pool > detector.image_size:
         raise UserError(f"a window of {pool} pixels does not fit maps of {detector.image_size}")
     done, rows = Predictions(), []
@@ -67,7 +68,7 @@ def predict(
     while batch := list(itertools.islice(readable, batch_size)):
         pixels = torch.stack([_squashed(picture, detector) for _, _, picture in batch])
         with as_user_error(MetricInputError):
-            found, scores = detector.detect(pixels, runtime, batch_size, pool)
+            found, scores = detector.predict(pixels, runtime, batch_size, pool)
         maps = detector.maps(found).numpy()
         for (name, path, picture), margin, level, score in zip(
             batch, found.numpy(), maps, scores, strict=True
@@ -96,7 +97,7 @@ def _read(
             unreadable.append(str(error))
 
 
-def _squashed(picture: Image.Image, detector: AnyDetector) -> torch.Tensor:
+def _squashed(picture: Image.Image, detector: AnomalyDetector) -> torch.Tensor:
     """uint8 ``[3, S, S]``, as the stages resize their images."""
     side = (detector.image_size, detector.image_size)
     small = picture.resize(side, Image.Resampling.BILINEAR)

@@ -10,7 +10,7 @@ from realnet.compute.runtime import Runtime
 from realnet.config.sections import Evaluate
 from realnet.datasets.images import load_images, load_masks
 from realnet.datasets.items import Item, read_manifest
-from realnet.detectors.base import AnyDetector
+from realnet.detectors.base import AnomalyDetector
 from realnet.evaluation.assemble import localisation, metrics
 from realnet.evaluation.protocols import CheckpointMetrics, official
 from realnet.metrics import Localisation
@@ -67,10 +67,12 @@ class Scored:
 
 
 def score(
-    detector: AnyDetector, test: TestSet, runtime: Runtime, params: Evaluate, step: int | None
+    detector: AnomalyDetector, test: TestSet, runtime: Runtime, params: Evaluate, step: int | None
 ) -> Scored:
     """Score the test images and measure; ``step``: see :class:`CheckpointMetrics`."""
-    maps, scores = detector.detect(test.images, runtime, params.batch_size, params.image_score_pool)
+    maps, scores = detector.predict(
+        test.images, runtime, params.batch_size, params.image_score_pool
+    )
     margins = maps.numpy()
     found = localisation(margins, test.truth, test.labels, params.pro_limit)
     # The official metrics need probabilities, which the maps of other methods are not.

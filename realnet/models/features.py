@@ -13,11 +13,9 @@ import timm
 import torch
 from torch import nn
 
-from realnet.compute.runtime import start
 from realnet.config.sections import Backbone as BackboneParams
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, save_weights, sha256, write_json
-from realnet.provenance.record import Record
 
 
 class FeatureExtractor(nn.Module):
@@ -90,7 +88,7 @@ def build_network(params: BackboneParams, pretrained: bool = False) -> nn.Module
 
 
 def read_weights_file(params: BackboneParams) -> dict[str, torch.Tensor]:
-    """A local state dict after its digest was verified; the classifier head is dropped later."""
+    """Read a local state dict and verify its digest; the classifier head is dropped later."""
     if not params.file:
         raise UserError("backbone.source: file needs backbone.file, the path of a state dict")
     path = Path(params.file)
@@ -148,30 +146,10 @@ def _dotted(key: str) -> str:
     return key.replace("_", ".")
 
 
-def make_backbone(stage: Any, out: Path) -> None:
-    """Stage `backbone`: write ``backbone.safetensors`` and ``backbone.json`` into ``out``."""
-    params: BackboneParams = stage.backbone
-    runtime = start(stage.compute)
-    record = Record("backbone", stage.model_dump(), {}, source=params.source)
-    extra: dict[str, Any] = {}
-    if params.source == "timm":
-        network = build_network(params, pretrained=True)
-    elif params.source == "file":
-        state = read_weights_file(params)
-        network = build_network(params)
-        load_into(network, state, params.file)
-    else:
-        from realnet.models.pretext import train_pretext
-
-        network, extra = train_pretext(params, runtime, out)
-    write_backbone(out, network, params, source=params.source, **extra)
-    record.write(out, runtime.name, **extra)
-
-
 def write_backbone(out: Path, network: nn.Module, params: BackboneParams, **extra: Any) -> str:
     """Write the folder that :func:`load_backbone` reads; returns the SHA-256 of the weights.
 
-    ``extra``: what else is to be told, ``source`` at least.
+    ``extra``: further entries of ``backbone.json``, at least ``source``.
     """
     digest = save_weights(out / "backbone.safetensors", network)
     write_json(
@@ -197,7 +175,7 @@ def load_backbone(folder: str | Path) -> FeatureExtractor:
     if not path.is_file():
         raise UserError(f"{path}: no such file; make it with `realnet backbone --out {folder}`")
     if sha256(path) != meta["sha256"]:
-        raise UserError(f"{path}: differs from the digest in backbone.json; make it anew")
+        raise UserError(f"{path}: differs from the digest in backbone.json; rebuild it")
     fields = {"source": "file", "file": None, "sha256": None, "pretext": None}
     params = BackboneParams.model_construct(**meta["architecture"], **fields)
     network = build_network(params)
@@ -206,9 +184,9 @@ def load_backbone(folder: str | Path) -> FeatureExtractor:
 
 
 def backbone_folder(folder: Path, meta: dict) -> Path:
-    """Where the backbone lies that ``folder`` was made with: as its ``model.json`` says, or inside.
+    """The folder of the backbone of a model: the path in its ``model.json``, or inside ``folder``.
 
-    UserError: it is in neither place, or it is another one.
+    UserError: it is in neither place, or it is another backbone.
     """
     origin = (folder / meta["backbone"]["path"]).resolve()
     if not origin.is_dir() and (folder / "backbone").is_dir():

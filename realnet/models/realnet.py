@@ -6,21 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from realnet.config.sections import Model
+from realnet.config.sections import Block, Model
+from realnet.models.afs import Selection, resize_to
 from realnet.models.reconstruction import ReconstructionUNet
 from realnet.models.rrs import Discriminator, ResidualSelection
-from realnet.stages.afs import Selection, resize_to
 
 
 class FeatureSelector(nn.Module):
-    """AFS at work: pick the cached channels of each layer and bring them to their block's stride.
+    """Select the cached channels of each layer and resize them to their block's stride.
 
     With projections (selection `pca`) the channels are mixed to components instead.
 
     Input: the backbone's maps. Output: one map ``[B, m_block, H_block, W_block]`` per block.
     """
 
-    def __init__(self, blocks: Sequence, selection: Selection, image_size: int, scaled: bool):
+    def __init__(
+        self, blocks: Sequence[Block], selection: Selection, image_size: int, scaled: bool
+    ):
         super().__init__()
         self.layers = [list(block.layers) for block in blocks]
         self.sizes = [-(-image_size // block.stride) for block in blocks]
@@ -96,9 +98,9 @@ def realnet_loss(
     """(segmentation, reconstruction): pixel cross-entropy, and sum_k MSE(G_k(phi_k(A)), phi_k(I)).
 
     logits ``[B, 2, S, S]``, masks bool ``[B, S, S]``; the weights of the sum stay outside.
-    focal_gamma: the focal loss in the place of the cross-entropy (Lin et al. 2017, without class
+    focal_gamma: focal loss instead of the cross-entropy (Lin et al. 2017, without class
     weights): each pixel's is multiplied by (1 - p)^gamma, p being its class's probability.
-    cosine: 1 - cosine similarity of the feature vectors at each position in the place of the MSE.
+    cosine: 1 - cosine similarity of the feature vectors at each position instead of the MSE.
     """
     if focal_gamma is None:
         segmentation = _cross_entropy(logits.float(), masks.long())

@@ -1,7 +1,6 @@
 """AFS: how channels rank, which ones stay, and how far categories agree on them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,12 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_json
 from realnet.plots import style
 from realnet.plots.chain import chain, reference
+from realnet.plots.channel_ranks import HEADING, Ranked, draw_ranks
 from realnet.plots.made import Drawn, Entry, Skipped, counted
 from realnet.report.collect import Results
 from realnet.report.published import title
 
 NAMED = 15  # categories that have their names beside the matrix
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """A layer of one category: the score of every channel (lower is better) and the kept ones."""
-
-    scores: np.ndarray  # float [c]
-    kept: frozenset[int]
 
 
 def jaccard(sets: Sequence[frozenset[int]]) -> np.ndarray:
@@ -54,25 +46,8 @@ def channel_ranking(layers: Mapping[str, Sequence[Ranked]]) -> Figure:
     lowest = 0.42
     for k in range(count):
         axes = canvas.axes(side + k * (width + gap), lowest, width, 1.3)
-        for ranked in (layers[name][k] for name in names):
-            order = np.argsort(ranked.scores, kind="stable")
-            scores = ranked.scores[order] * 1000
-            inside = np.isin(order, list(ranked.kept))
-            faint = {"alpha": 0.55 if several else 1.0, "zorder": 2}
-            axes.plot(np.arange(len(scores)) + 1, scores, color="#b5b5b5", lw=0.7, zorder=1)
-            kept = np.where(inside, scores, np.nan)
-            axes.plot(np.arange(len(scores)) + 1, kept, color=style.COLOURS[0], lw=1.3, **faint)
-        many, total = len(layers[names[0]][k].kept), len(layers[names[0]][k].scores)
-        axes.axvline(many + 0.5, color=style.INK, lw=0.7, ls="--")
-        axes.set_xlim(0, total + 1)
-        axes.set_title(f"layer {k + 1}: {many} of {total}", loc="left", pad=4)
-        axes.set_xlabel("rank")
-        axes.set_xticks([1, total])
-        axes.locator_params(axis="y", nbins=4)
-        axes.tick_params(axis="y", pad=1)
-        axes.grid(axis="y")
-    canvas.text(0.04, 0.05, "Score of the channels by rank (×10⁻³, lower is better); kept in blue",
-                fontweight="bold")  # fmt: skip
+        draw_ranks(axes, k, [layers[name][k] for name in names])
+    canvas.text(0.04, 0.05, HEADING, fontweight="bold")
     if not several:
         return canvas.figure
     top = lowest + 1.3 + 0.4

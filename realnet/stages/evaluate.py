@@ -12,7 +12,8 @@ from realnet.compute.runtime import start
 from realnet.config.stage_params import EvaluateParams
 from realnet.core.errors import UserError, as_user_error
 from realnet.core.io import atomic, save_figure, write_csv, write_json
-from realnet.detectors.base import AnyDetector, load
+from realnet.detectors.base import AnomalyDetector
+from realnet.detectors.loading import load
 from realnet.evaluation.assemble import Assembled, Resampling, assemble, plain
 from realnet.evaluation.details import write_curves, write_regions
 from realnet.evaluation.protocols import LAST, protocols
@@ -49,11 +50,14 @@ def run(job: Job[EvaluateParams]) -> None:
     detector = load(model, runtime)
     _check_trained_for(detector, model, job)
     test = read_test_set(manifest, detector.image_size)
-    kept = detector.meta.get("best")  # of the checkpoint that was best on the test set
+    info = detector.info
 
     with as_user_error(MetricInputError):
-        last = score(detector, test, runtime, params, detector.meta.get("steps"))
-        best = kept and score(load(model, runtime, "best"), test, runtime, params, kept["step"])
+        last = score(detector, test, runtime, params, info.steps)
+        best = None  # the checkpoint that was best on the test set
+        if info.best_step is not None:
+            selected = load(model, runtime, "best")
+            best = score(selected, test, runtime, params, info.best_step)
         statistics = per_image(
             last.margins, test.truth, last.scores, test.labels, test.defects, params.pro_limit
         )
@@ -83,8 +87,8 @@ def _identity(job: Job[EvaluateParams]) -> dict[str, str | int]:
     }
 
 
-def _check_trained_for(detector: AnyDetector, model: Path, job: Job[EvaluateParams]) -> None:
-    trained = (detector.meta["dataset"], detector.meta["category"])
+def _check_trained_for(detector: AnomalyDetector, model: Path, job: Job[EvaluateParams]) -> None:
+    trained = (detector.info.dataset, detector.info.category)
     if trained != (job.dataset, job.category):
         raise UserError(f"{model}: trained for {'/'.join(trained)}, not for {job.name}")
 
@@ -138,7 +142,7 @@ def _measured(
 
 
 def _figure(
-    job: Job[EvaluateParams], detector: AnyDetector, test: TestSet, scored: Scored
+    job: Job[EvaluateParams], detector: AnomalyDetector, test: TestSet, scored: Scored
 ) -> Figure:
     """The qualitative figure."""
     shown = ScoredImages(

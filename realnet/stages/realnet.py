@@ -2,8 +2,6 @@
 
 import os
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -21,18 +19,19 @@ from realnet.compute.distributed import (
 from realnet.compute.runtime import Runtime, start
 from realnet.compute.shared_norm import share_statistics
 from realnet.config.sections import Training
+from realnet.config.stage_params import RealNetParams
 from realnet.core.io import read_json, save_figure, save_weights, write_csv, write_json
 from realnet.core.progress import progress
 from realnet.core.seeds import derive
-from realnet.datasets.images import load_images
 from realnet.datasets.items import read_manifest
 from realnet.detectors.realnet_detector import FILES, Detector
+from realnet.models.afs import load_selection
 from realnet.models.features import FeatureExtractor, load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
 from realnet.provenance.record import Record
-from realnet.stages.afs import load_selection
+from realnet.stages.job import Job
 from realnet.synthesis.examples import save_examples
-from realnet.synthesis.pools import build_pools, training_foregrounds
+from realnet.synthesis.pools import NormalImages, build_pools
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 from realnet.training.batches import shuffled_epochs
 from realnet.training.checkpoint import (
@@ -47,106 +46,90 @@ from realnet.training.checkpoint_selection import SELECTION, BestOnTest, best_on
 HISTORY = ["step", "loss", "loss_segmentation", "loss_reconstruction", "lr"]
 
 
-def train_realnet(
-    stage: Any,
-    manifest: Path,
-    backbone: Path,
-    afs: Path,
-    sdas: Path | None,
-    dataset: str,
-    category: str,
-    seed: int,
-    out: Path,
-) -> None:
+def run(job: Job[RealNetParams]) -> None:
     """Write ``model.safetensors`` (the trainable part), ``model.json``, history and curves, and
-    ``anomalies.npz``, a few of the anomalies for the figures.
+    ``anomalies.npz``, some of the synthesised anomalies for the figures.
 
-    These are the last weights. With `training.select_every` also ``best.safetensors``, those that
-    were best on the test set, and ``selection.csv``: what each evaluation there found. Steps are
-    counted from 1 in it, as updates made. `compute.processes` share the work.
+    Inputs: ``manifest``, ``backbone``, ``afs`` and, where the synthesis uses it, ``sdas``. These
+    are the last weights. With `training.select_every` also ``best.safetensors``, the weights that
+    were best on the test set, and ``selection.csv``: each evaluation there, with steps counted from
+    1, as updates of the weights. `compute.processes` share the work.
     """
-    check_batch("training.batch_size", stage.training.batch_size, stage.compute)
-    launch(
-        *(_train, stage.compute),
-        *(stage, manifest, backbone, afs, sdas, dataset, category, seed, out),
-    )
+    check_batch("training.batch_size", job.params.training.batch_size, job.params.compute)
+    launch(_train, job.params.compute, job)
 
 
-def _train(
-    stage: Any,
-    manifest: Path,
-    backbone: Path,
-    afs: Path,
-    sdas: Path | None,
-    dataset: str,
-    category: str,
-    seed: int,
-    out: Path,
-) -> None:
+def open_record(job: Job[RealNetParams]) -> Record:
+    """Start the record of the job."""
+    files = {"backbone": "backbone.json", "afs": "afs.json", "sdas": "manifest.csv"}
+    inputs = {"manifest": job.inputs["manifest"]}
+    inputs |= {name: job.inputs[name] / file for name, file in files.items() if name in job.inputs}
+    identity = {"dataset": job.dataset, "category": job.category, "seed": job.seed}
+    return Record("realnet", job.params.model_dump(), inputs, **identity)
+
+
+def _train(job: Job[RealNetParams]) -> None:
     """What each process does."""
-    runtime = start(stage.compute)
-    inputs = {"manifest": manifest, "backbone": backbone / "backbone.json", "afs": afs / "afs.json"}
-    if sdas is not None:
-        inputs["sdas"] = sdas / "manifest.csv"
-    record = Record(
-        "realnet", stage.model_dump(), inputs, dataset=dataset, category=category, seed=seed
-    )
-    size, names = stage.data.image_size, ("realnet", dataset, category)
-    extractor = runtime.place(load_backbone(backbone))
-    selection = load_selection(afs)
-    selector = FeatureSelector(stage.model.blocks, selection, size, stage.model.feature_scale)
+    params, out, seed = job.params, job.out, job.seed
+    runtime = start(params.compute)
+    record = open_record(job)
+    size, names = params.data.image_size, ("realnet", job.dataset, job.category)
+    extractor = runtime.place(load_backbone(job.inputs["backbone"]))
+    selection = load_selection(job.inputs["afs"])
+    selector = FeatureSelector(params.model.blocks, selection, size, params.model.feature_scale)
     selector.to(runtime.device)
-    items = read_manifest(manifest)
-    normal = load_images([item for item in items if item.split == "train"], size)
-    covers = training_foregrounds(normal, stage.synthesis, dataset, category)
+    items = read_manifest(job.inputs["manifest"])
+    trained = [item for item in items if item.split == "train"]
+    normal = NormalImages.load(trained, size, params.synthesis, job.dataset, job.category)
     pools = build_pools(
-        stage.synthesis, sdas, seed, dataset, category, size, normal=normal, covers=covers
+        *(params.synthesis, job.inputs.get("sdas"), seed, job.dataset, job.category, size),
+        normal=normal,
     )
-    synthesise = AnomalySynthesiser(stage.synthesis, pools, seed, *names)
+    synthesise = AnomalySynthesiser(params.synthesis, pools, seed, *names)
 
     torch.manual_seed(derive(seed, *names, "init"))
-    model = runtime.place(RealNet(selector.channels, stage.model, size))
-    if stage.training.gradient_checkpointing:
+    model = runtime.place(RealNet(selector.channels, params.model, size))
+    if params.training.gradient_checkpointing:
         recompute_activations(model)
     identity = training_identity(record.content)
     checkpoints = Checkpoints(out, identity, runtime.processes, runtime.rank)
-    data = _Data(
-        normal.to(runtime.device), covers.to(runtime.device), synthesise, extractor, selector
-    )
-    steps, judge = steps_of(stage.training, len(normal)), None
+    data = _Data(normal.to(runtime.device), synthesise, extractor, selector)
+    steps, choice = steps_of(params.training, len(normal)), None
     if runtime.first:
-        judge = best_on_test(
+        choice = best_on_test(
             items,
-            Detector(extractor, selector, model, size, {}),
-            stage.training,
-            stage.evaluate.image_score_pool,
+            Detector(extractor, selector, model, size),
+            params.training,
+            params.evaluate.image_score_pool,
             steps,
-            per_epoch=-(-len(normal) // stage.training.batch_size),
+            per_epoch=-(-len(normal) // params.training.batch_size),
         )
-    history = _optimise(model, stage.training, data, runtime, checkpoints, judge, seed, names)
+    history = _optimise(model, params.training, data, runtime, checkpoints, choice, seed, names)
     if not runtime.first:
         return
 
     write_csv(out / "history.csv", history, HISTORY)
-    examples = (stage.synthesis, pools, normal, covers, seed, dataset, category)
-    save_examples(out / "anomalies.npz", *examples)
+    save_examples(
+        *(out / "anomalies.npz", params.synthesis, pools, normal),
+        *(seed, job.dataset, job.category),
+    )
     digest = save_weights(out / FILES["last"], model)
-    for name in (FILES["best"], SELECTION):  # of an earlier training, which the workflow left
+    for name in (FILES["best"], SELECTION):  # of an earlier training
         (out / name).unlink(missing_ok=True)
-    best = judge.write(out) if judge is not None else None
+    best = choice.write(out) if choice is not None else None
     write_json(
         out / "model.json",
         {
-            "dataset": dataset,
-            "category": category,
+            "dataset": job.dataset,
+            "category": job.category,
             "seed": seed,
             "image_size": size,
-            "model": stage.model.model_dump(),
+            "model": params.model.model_dump(),
             "selection": selection.to_json(),
             # Relative, so that a results folder can be moved or pulled elsewhere as a whole.
             "backbone": {
-                "path": os.path.relpath(backbone, out),
-                "sha256": read_json(backbone / "backbone.json")["sha256"],
+                "path": os.path.relpath(job.inputs["backbone"], out),
+                "sha256": read_json(job.inputs["backbone"] / "backbone.json")["sha256"],
             },
             "parameters": sum(p.numel() for p in model.parameters()),
             "sha256": digest,
@@ -154,8 +137,8 @@ def _train(
             "best": best,
         },
     )
-    title = f"{dataset}/{category} seed {seed}"
-    save_figure(out / "curves.png", _curves(history, stage.training, title))
+    title = f"{job.name} seed {seed}"
+    save_figure(out / "curves.png", _curves(history, params.training, title))
     record.write(
         out,
         runtime.name,
@@ -170,16 +153,15 @@ class _Data:
 
     def __init__(
         self,
-        normal: torch.Tensor,
-        covers: torch.Tensor,
+        normal: NormalImages,
         synthesise: AnomalySynthesiser,
         extractor: FeatureExtractor,
         selector: FeatureSelector,
     ):
-        self.normal, self.covers, self.synthesise = normal, covers, synthesise
+        self.normal, self.synthesise = normal, synthesise
         self.extractor, self.selector = extractor, selector
         # phi(I) is constant (no augmentation): computed once for every training image.
-        parts = [self.features(part) for part in normal.split(16)]
+        parts = [self.features(part) for part in normal.images.split(16)]
         self.cached = [torch.cat(block) for block in zip(*parts, strict=True)]
 
     @torch.no_grad()
@@ -190,21 +172,22 @@ class _Data:
         self, chosen: torch.Tensor, first_item: int
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
         """(phi(A), phi(I), M) of the chosen training images."""
-        chosen = chosen.to(self.normal.device)
-        drawn = self.synthesise(self.normal[chosen], self.covers[chosen], first_item)
+        chosen = chosen.to(self.normal.images.device)
+        normal = self.normal.images[chosen], self.normal.foregrounds[chosen]
+        drawn = self.synthesise(*normal, first_item)
         original = [block[chosen] for block in self.cached]
         anomalous = [block.clone() for block in original]
         changed = torch.nonzero(drawn.masks.flatten(1).any(1)).flatten()
         if len(changed):  # a normal item's features are its original's: no second forward pass
-            for block, fresh in zip(anomalous, self.features(drawn.images[changed]), strict=True):
-                block[changed] = fresh.to(block.dtype)
+            for block, new in zip(anomalous, self.features(drawn.images[changed]), strict=True):
+                block[changed] = new.to(block.dtype)
         return anomalous, original, drawn.masks
 
 
 def recompute_activations(model: RealNet) -> None:
-    """Let each block of the reconstruction networks keep its input only, and run again backwards.
+    """Recompute the activations of each block of the reconstruction networks in the backward pass.
 
-    For training on less memory; what the model computes stays the same.
+    Uses less memory; the results are the same.
     """
     for network in model.reconstruct:
         for block in (*network.down, network.middle, *network.up, network.out):

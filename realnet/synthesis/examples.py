@@ -8,6 +8,7 @@ import torch
 from realnet.config.sections import Synthesis
 from realnet.core.io import atomic
 from realnet.core.seeds import derive
+from realnet.synthesis.pools import NormalImages
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
 KEPT, TRIED = 8, 16  # examples in all; items drawn per source, since some masks come out empty
@@ -17,35 +18,33 @@ def save_examples(
     path: Path,
     params: Synthesis,
     pools: dict[str, torch.Tensor],
-    normal: torch.Tensor,
-    covers: torch.Tensor,
+    normal: NormalImages,
     seed: int,
     dataset: str,
     category: str,
 ) -> None:
     """Write an npz with up to ``KEPT`` anomalies as the training draws them, spread over sources.
 
-    normal: training images, uint8 ``[N, 3, S, S]``, and their foregrounds bool ``[N, S, S]``, both
-    on the CPU; pools: as of ``build_pools``. The file has ``normal`` and ``anomalous`` uint8
-    ``[K, S, S, 3]``, ``masks`` bool ``[K, S, S]``, ``sources`` and ``items``, both ``[K]``.
+    normal: on the CPU; pools: as of ``build_pools``. The file has ``normal`` and ``anomalous``
+    uint8 ``[K, S, S, 3]``, ``masks`` bool ``[K, S, S]``, ``sources`` and ``items``, both ``[K]``.
 
-    The draws are named by (seed, data set, category, item) and nothing else: training draws none of
-    them, and variants of other sources have anomalies on the same normal images, to be compared.
-    Where a source uses masks of Perlin noise, these are the same ones too. Source: ours.
+    The random numbers depend on (seed, dataset, category, item) alone and are not those of the
+    training, so variants with other sources have anomalies on the same normal images, for
+    comparison. Sources with masks of Perlin noise share these masks too. Source: ours.
     """
     names = ("examples", dataset, category)
     sources = [name for name, weight in params.sources.items() if weight > 0 and name != "normal"]
     chosen = [derive(seed, *names, "image", i) % len(normal) for i in range(TRIED)]
-    originals = normal[chosen]
+    originals, foregrounds = normal.images[chosen], normal.foregrounds[chosen]
     found = []
     for name in sources:
         only = params.model_copy(update={"sources": {name: 1.0}})
-        drawn = AnomalySynthesiser(only, pools, seed, *names)(originals, covers[chosen], 0)
+        drawn = AnomalySynthesiser(only, pools, seed, *names)(originals, foregrounds, 0)
         changed = torch.nonzero(drawn.masks.flatten(1).any(1)).flatten().tolist()
         for item in changed[: max(1, KEPT // len(sources))]:
             found.append((name, item, drawn.images[item], drawn.masks[item]))
     items = [item for _, item, _, _ in found]
-    size = normal.shape[-1]
+    size = originals.shape[-1]
     images = [image.permute(1, 2, 0).numpy() for _, _, image, _ in found]
     masks = [mask.numpy() for _, _, _, mask in found]
     with atomic(path) as temporary:

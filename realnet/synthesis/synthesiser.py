@@ -1,8 +1,9 @@
 """Batched synthesis of local anomalies: A = (1 - M) I + M [delta P + (1 - delta) I].
 
-The sources `cutpaste` and `nsa` make A and M in their own ways (``patches.py``).
+The sources `cutpaste` and `nsa` make A and M in their own ways (``patch_anomalies.py``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +20,26 @@ _OWN = 3  # uniforms of an item besides its mask's: source type, image of the po
 
 
 @dataclass(frozen=True)
-class Synthetic:
-    """A batch of synthetic anomalies."""
+class SyntheticBatch:
+    """A batch of synthetic anomalies, and what each was drawn from.
+
+    An item whose mask is empty is unchanged, even where a source was drawn for it.
+    """
 
     images: torch.Tensor  # A, uint8 [B, 3, S, S]
     masks: torch.Tensor  # M, bool [B, S, S]; all False for normal items
+    sources: tuple[str, ...]  # "normal", or a source
+    source_index: torch.Tensor  # int64 [B], place in the source's pool; -1: normal and cutpaste
+    opacity: torch.Tensor  # delta, float32 [B]; 1 for cutpaste and nsa, 0 for normal
+    # Blended source -> its images, uint8 [P, 3, S, S], and each item's place there, int64 [B].
+    blended: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+    def patch(self, row: int) -> torch.Tensor:
+        """P of an item, uint8 ``[3, S, S]``; A itself where nothing was blended."""
+        if self.sources[row] not in self.blended:
+            return self.images[row]
+        pool, places = self.blended[self.sources[row]]
+        return pool[places[row]]
 
 
 class AnomalySynthesiser:
@@ -47,13 +63,13 @@ class AnomalySynthesiser:
         weights = {n: p for n, p in params.sources.items() if p > 0}
         if anomalous_only:  # AFS: the normal type is removed, the others are equiprobable
             weights = {n: 1.0 for n in weights if n != "normal"}
-        self.kinds = list(weights)
+        self.types = list(weights)
         self.cumulative = torch.tensor(list(weights.values())).cumsum(0)
         self.cumulative /= self.cumulative[-1].clone()
 
     def __call__(
         self, images: torch.Tensor, foregrounds: torch.Tensor, first_item: int
-    ) -> Synthetic:
+    ) -> SyntheticBatch:
         """Anomalies for images uint8 ``[B, 3, S, S]``; they are items first_item, first_item+1, ...
 
         Each item is normal (unchanged, empty mask) or takes one source, by ``sources``.
@@ -61,10 +77,10 @@ class AnomalySynthesiser:
         batch, size, device = len(images), images.shape[-1], images.device
         items = range(first_item, first_item + batch)
         uniforms = self._uniforms(items, attempt=0)
-        kind = torch.searchsorted(self.cumulative, uniforms[:, 0].contiguous(), right=True)
-        kind = kind.clamp(max=len(self.kinds) - 1)
-        # Of these the mask is Perlin's: neither normal nor of a source with masks of its own.
-        anomalous = torch.tensor([n not in ("normal", *OWN_MASKS) for n in self.kinds])[kind]
+        drawn = torch.searchsorted(self.cumulative, uniforms[:, 0].contiguous(), right=True)
+        drawn = drawn.clamp(max=len(self.types) - 1)
+        # These have masks of Perlin noise: neither normal nor of a source with masks of its own.
+        anomalous = torch.tensor([n not in ("normal", *OWN_MASKS) for n in self.types])[drawn]
         masks = self._masks(uniforms, foregrounds, size)
         if not anomalous.all():
             masks[~anomalous.to(device)] = False
@@ -77,20 +93,32 @@ class AnomalySynthesiser:
         inside = masks.view(-1).nonzero().flatten()
         owner = inside // area
         pixel = inside - owner * area
-        kind_of = kind.to(device)[owner]
-        for index, name in enumerate(self.kinds):
-            rows = torch.nonzero(kind == index).flatten()
+        type_of = drawn.to(device)[owner]
+        source_index = torch.full((batch,), -1)
+        opacities = torch.zeros(batch)
+        blended: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for index, name in enumerate(self.types):
+            rows = torch.nonzero(drawn == index).flatten()
             if name == "normal" or not len(rows):
                 continue
             if name in OWN_MASKS:
+                opacities[rows] = 1.0
                 for row in rows.tolist():
-                    made = self._own(name, images[row], foregrounds[row], uniforms[row], items[row])
-                    if made is not None:
-                        result[row], masks[row] = (part.to(device) for part in made)
+                    if name == "nsa":
+                        source_index[row] = self.other(images[row], uniforms[row])
+                    anomaly = self._own(
+                        name, images[row], foregrounds[row], items[row], int(source_index[row])
+                    )
+                    if anomaly is not None:
+                        result[row], masks[row] = (part.to(device) for part in anomaly)
                 continue
-            pool, chosen = self._patches(name, rows, uniforms, items)
+            numbers = self._pool_index(name, uniforms)
+            pool, chosen = self._patches(name, rows, numbers, items)
             low, high = self.params.opacity[name]
-            mine = slice(None) if len(rows) == batch else kind_of == index
+            source_index[rows] = numbers[rows]
+            opacities[rows] = low + (high - low) * uniforms[rows, 2]
+            blended[name] = pool, chosen
+            mine = slice(None) if len(rows) == batch else type_of == index
             item, place = owner[mine], pixel[mine]
             opacity = (low + (high - low) * uniforms[:, 2].to(device))[item]
             source = chosen.to(device)[item] * (3 * area) + place
@@ -101,51 +129,62 @@ class AnomalySynthesiser:
                 where = target + plane
                 mixed = blend(flat[where], patch, opacity, self.params.rounding)
                 flat.index_copy_(0, where, mixed)
-        return Synthetic(result, masks)
+        sources = tuple(self.types[index] for index in drawn.tolist())
+        return SyntheticBatch(result, masks, sources, source_index, opacities, blended)
 
     def _own(
         self,
         name: str,
         image: torch.Tensor,
         foreground: torch.Tensor,
-        uniforms: torch.Tensor,
         item: int,
+        other: int,
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """A uint8 ``[3, S, S]`` and M bool ``[S, S]``, on the CPU, of a source with own masks.
 
-        None, and the item stays normal, where no draw of several gives an anomaly.
+        other: place in the pool of the normal image that `nsa` takes patches from. None, and the
+        item stays normal, where none of several draws gives an anomaly.
         """
         rng = numpy_generator(self.seed, *self.names, name, item)
-        picture, cover = _picture(image), foreground.cpu().numpy()
+        picture, product = _picture(image), foreground.cpu().numpy()
         if name == "nsa":
-            chosen = self.other(image, uniforms)
-            other = _picture(self.pools["nsa"][chosen])
-            other_cover = self.pools["nsa_covers"][chosen].cpu().numpy()
+            origin = _picture(self.pools["nsa"][other])
+            its_product = self.pools["nsa_foregrounds"][other].cpu().numpy()
         for _ in range(MAX_DRAWS):
-            made = (
-                cutpaste(picture, cover, self.params.cutpaste, rng)
+            anomaly = (
+                cutpaste(picture, product, self.params.cutpaste, rng)
                 if name == "cutpaste"
-                else nsa(picture, cover, other, other_cover, self.params.nsa, rng)
+                else nsa(picture, product, origin, its_product, self.params.nsa, rng)
             )
-            if made is not None:
-                result = torch.from_numpy(made[0]).permute(2, 0, 1)
-                return result, torch.from_numpy(made[1])
+            if anomaly is not None:
+                result = torch.from_numpy(anomaly[0]).permute(2, 0, 1)
+                return result, torch.from_numpy(anomaly[1])
         return None
 
     def other(self, image: torch.Tensor, uniforms: torch.Tensor) -> int:
-        """Which normal image the patches of an NSA item are from: not the item's own, uint8
-        ``[3, S, S]``, unless there is no other. uniforms: the item's row."""
+        """Place of the normal image that an NSA item takes its patches from.
+
+        Not the item's own image, uint8 ``[3, S, S]``, unless there is no other. uniforms: the
+        item's row.
+        """
         pool = self.pools["nsa"]
         chosen = min(int(uniforms[1] * len(pool)), len(pool) - 1)
         same = torch.equal(pool[chosen].to(image.device), image)
         return (chosen + 1) % len(pool) if same else chosen
 
+    def _pool_index(self, name: str, uniforms: torch.Tensor) -> torch.Tensor:
+        """int64 ``[B]``: the image of the pool that each item takes, were it of this source."""
+        count = len(self.pools[name])
+        return (uniforms[:, 1] * count).long().clamp(max=count - 1)
+
     def _patches(
-        self, name: str, rows: torch.Tensor, uniforms: torch.Tensor, items: range
+        self, name: str, rows: torch.Tensor, chosen: torch.Tensor, items: range
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A pool of images and, for each item of the batch, which of them it takes (rows only)."""
+        """The images to blend in, and the place of each item's image among them (rows only).
+
+        chosen: as of :meth:`_pool_index`. Textures of DTD are augmented separately for each item.
+        """
         pool = self.pools[name]
-        chosen = (uniforms[:, 1] * len(pool)).long().clamp(max=len(pool) - 1)
         if name != "dtd":
             return pool, chosen.to(pool.device)
         augmented = [
@@ -180,7 +219,7 @@ class AnomalySynthesiser:
         items: range,
         size: int,
     ) -> torch.Tensor:
-        """Draw masks that came out empty again (about 5 % do); the official code keeps them."""
+        """Redraw the masks that came out empty (about 5 %); the official code keeps them."""
         for attempt in range(1, MAX_DRAWS):
             empty = torch.nonzero(anomalous & ~masks.flatten(1).any(1).cpu()).flatten()
             if not len(empty):

@@ -26,7 +26,7 @@ class Served(mlflow.pyfunc.PythonModel):
         """
         from realnet.compute.runtime import start
         from realnet.config.sections import Compute
-        from realnet.detectors.base import load
+        from realnet.detectors.loading import load
 
         self.settings = context.model_config
         compute = {name: self.settings[name] for name in ("device", "precision", "threads")}
@@ -58,7 +58,7 @@ class Served(mlflow.pyfunc.PythonModel):
         margins, levels, scores = [nothing], [nothing], [np.empty(0)]
         for i in range(0, len(pictures), batch):
             pixels = torch.from_numpy(np.stack(pictures[i : i + batch]))
-            found, score = self.detector.detect(pixels, self.runtime, batch, pool)
+            found, score = self.detector.predict(pixels, self.runtime, batch, pool)
             margins.append(found.numpy())
             levels.append(self.detector.maps(found).numpy())
             scores.append(score)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from run_stages import make_backbone, realnet_job, select_features
 
 from realnet.cli import main
 from realnet.compute.distributed import launch, process_count, share
@@ -21,11 +22,9 @@ from realnet.compute.runtime import Runtime
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
-from realnet.models.features import make_backbone
 from realnet.registry import params_of
-from realnet.stages.afs import select_features
+from realnet.stages import realnet
 from realnet.stages.ddpm import train_ddpm
-from realnet.stages.realnet import train_realnet
 
 PROJECT = Path(__file__).resolve().parents[2]
 SIZE, IMAGES = 32, 9
@@ -52,7 +51,7 @@ def ddpm_arguments(root, out, processes=2, **options):
 def realnet_arguments(root, out, processes=2, **options):
     inputs = root / "manifest.csv", root / "backbone", root / "afs", None
     params = stage("realnet", processes, **{"training": REALNET} | options)
-    return params, *inputs, "mine", "cloth", 0, out
+    return (realnet_job(params, *inputs, "mine", "cloth", 0, out),)
 
 
 # Nine images in batches of four: the last batch of a pass has one, so one process has none.
@@ -313,6 +312,6 @@ def test_number_of_processes(monkeypatch):
 def test_more_processes_than_images_of_a_batch(made, tmp_path):
     options = {"training": REALNET | {"batch_size": 1}}
     with pytest.raises(UserError, match=r"training\.batch_size: 1 images .* 2 processes"):
-        train_realnet(*realnet_arguments(made, tmp_path, **options))
+        realnet.run(*realnet_arguments(made, tmp_path, **options))
     with pytest.raises(UserError, match=r"ddpm\.batch_size: 1 images .* 2 processes"):
         train_ddpm(*ddpm_arguments(made, tmp_path, batch_size=1))

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from run_stages import make_backbone, select_features, train_realnet
 
 from realnet.compute.runtime import start
 from realnet.config.params import PROJECT, load, read_yaml, stage_params
@@ -15,19 +16,12 @@ from realnet.core.io import read_json, sha256, write_csv, write_png
 from realnet.datasets.images import load_images
 from realnet.datasets.items import read_manifest
 from realnet.detectors.realnet_detector import load_detector
-from realnet.models.features import FeatureExtractor, build_network, load_backbone, make_backbone
+from realnet.models.afs import Selection, load_selection, principal_components, selection_from
+from realnet.models.features import FeatureExtractor, build_network, load_backbone
 from realnet.models.projection import Moments, Projection
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
 from realnet.registry import params_of
 from realnet.report.published import paper
-from realnet.stages.afs import (
-    Selection,
-    load_selection,
-    principal_components,
-    select_features,
-    selection_from,
-)
-from realnet.stages.realnet import train_realnet
 
 PRESETS = sorted(path.stem for path in (PROJECT / "workflow/presets").glob("*.yaml"))
 SMOKE = load(overrides={"preset": "smoke"})

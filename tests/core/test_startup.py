@@ -47,7 +47,7 @@ def test_commands_without_networks_load_none(module, needed):
 def test_stages_load_what_they_run_and_nothing_else():
     stages = "realnet.stages.ddpm, realnet.stages.sdas"
     assert loaded(f"import {stages}") - {"torchvision"} == {"torch", "diffusers"}
-    stages = "realnet.stages.afs, realnet.stages.realnet, realnet.detectors.patchcore"
+    stages = "realnet.stages.afs, realnet.stages.realnet, realnet.stages.patchcore"
     assert loaded(f"import {stages}") == {"torch", "torchvision", "timm"}
 
 

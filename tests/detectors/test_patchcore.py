@@ -7,6 +7,7 @@ import pytest
 import torch
 from evaluating import evaluate
 from PIL import Image, ImageDraw
+from run_stages import fit_patchcore
 from sklearn.neighbors import NearestNeighbors
 
 from realnet.compute.runtime import start
@@ -16,7 +17,7 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_json, write_csv, write_json
 from realnet.datasets.images import load_images
 from realnet.datasets.items import read_manifest
-from realnet.detectors.base import load
+from realnet.detectors.loading import load
 from realnet.detectors.patch_memory import (
     Memory,
     distance_maps,
@@ -24,7 +25,7 @@ from realnet.detectors.patch_memory import (
     patch_features,
     random_projection,
 )
-from realnet.detectors.patchcore import FILE, PatchCoreDetector, fit_patchcore
+from realnet.detectors.patchcore import FILE, PatchCoreDetector
 from realnet.evaluation.predict import predict
 from realnet.models.features import build_network, write_backbone
 from realnet.registry import params_of
@@ -223,7 +224,7 @@ def stage(name):
 
 def fit(root, out, seed=0, **changed):
     given = stage("patchcore")
-    given.patchcore = given.patchcore.model_copy(update=changed)
+    given = given.model_copy(update={"patchcore": given.patchcore.model_copy(update=changed)})
     fit_patchcore(given, root / "manifest.csv", root / "backbone", "own", "stripes", seed, out)
 
 
@@ -262,7 +263,7 @@ def test_memory_has_the_share_that_was_asked_for(made, tmp_path):
 def test_a_defect_scores_higher_than_normals_and_lies_where_it_is(made):
     found, runtime = detector(made / "model")
     images, labels = held_out(made)
-    margins, scores = found.detect(images, runtime, 4, 1)
+    margins, scores = found.predict(images, runtime, 4, 1)
     assert margins.shape == (6, SIZE, SIZE) and margins.dtype == torch.float32
     assert scores.dtype == np.float64 and scores[labels == 1].min() > scores[labels == 0].max()
     for margin in margins[labels == 1]:
@@ -276,12 +277,12 @@ def test_a_defect_scores_higher_than_normals_and_lies_where_it_is(made):
 def test_batches_change_nothing_but_rounding(made):
     found, runtime = detector(made / "model")
     images, _ = held_out(made)
-    margins, scores = found.detect(images, runtime, 6, 1)
+    margins, scores = found.predict(images, runtime, 6, 1)
     for size in (1, 4):
-        other, others = found.detect(images, runtime, size, 1)
+        other, others = found.predict(images, runtime, size, 1)
         torch.testing.assert_close(other, margins, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(others, scores, rtol=1e-4)
-    again, same = found.detect(images, runtime, 6, 1)
+    again, same = found.predict(images, runtime, 6, 1)
     assert torch.equal(again, margins) and np.array_equal(same, scores)
 
 
@@ -297,7 +298,7 @@ def test_evaluate_has_exact_metrics_and_no_official_ones(made, tmp_path):
     found, runtime = detector(made / "model")
     images, _ = held_out(made)
     size = stage("evaluate").evaluate.batch_size
-    assert np.array_equal(stored["image_scores"], found.detect(images, runtime, size, 1)[1])
+    assert np.array_equal(stored["image_scores"], found.predict(images, runtime, size, 1)[1])
     assert (tmp_path / "qualitative.png").is_file() and not (tmp_path / "residuals.npz").exists()
 
 

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from evaluating import evaluate
+from run_stages import make_backbone, select_features, train_realnet
 from sklearn.metrics import roc_auc_score
 
 from realnet.config.params import load, stage_params
@@ -14,13 +15,10 @@ from realnet.datasets.items import read_manifest
 from realnet.evaluation.assemble import COUNTS, PIXEL_METRICS
 from realnet.evaluation.maps import Request, measure
 from realnet.metrics import pixel_metrics
-from realnet.models.features import make_backbone
 from realnet.plots.qualitative import ScoredImages, qualitative
 from realnet.registry import params_of
 from realnet.report import report
-from realnet.stages.afs import select_features
 from realnet.stages.data import prepare
-from realnet.stages.realnet import train_realnet
 from realnet.tracking import cell_content
 
 CELL = ("mine", "nut", 0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from run_stages import make_backbone, select_features
 
 from realnet.compute.runtime import start
 from realnet.config.params import load, stage_params
@@ -11,17 +12,16 @@ from realnet.config.sections import Block
 from realnet.core.io import read_json, sha256, write_csv, write_png
 from realnet.datasets.images import load_images
 from realnet.datasets.items import read_manifest
-from realnet.models.features import load_backbone, make_backbone
-from realnet.registry import params_of
-from realnet.stages.afs import (
-    _map_sizes,
-    _spreads,
+from realnet.models.afs import (
     channel_scores,
     choose,
     load_selection,
+    map_sizes,
     passes,
-    select_features,
+    standard_deviations,
 )
+from realnet.models.features import load_backbone
+from realnet.registry import params_of
 from realnet.synthesis.pools import build_pools, training_foregrounds
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 from realnet.training.batches import shuffled_epochs
@@ -121,7 +121,7 @@ def test_choices():
 
 def test_maps_are_scored_at_their_block_s_size():
     blocks = [Block(layers=[0, 2], stride=4), Block(layers=[3], stride=16)]
-    assert _map_sizes(blocks, [(8, 2)] * 4, 50) == [13, None, 13, 4]
+    assert map_sizes(blocks, 4, 50) == [13, None, 13, 4]
 
 
 # --- the stage -----------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_one_pass_gives_what_one_pass_per_layer_gives(made):
     stored = read_json(made / "out/afs.json")["layers"]
     params = stage("afs")
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
-    covers = training_foregrounds(normal, params.synthesis, "mine", "cloth")
+    foregrounds = training_foregrounds(normal, params.synthesis, "mine", "cloth")
     pools = build_pools(params.synthesis, None, 0, "mine", "cloth", SIZE)
     make = AnomalySynthesiser(params.synthesis, pools, 0, *NAMES, anomalous_only=True)
     batch_of = shuffled_epochs(len(normal), params.afs.batch_size, 0, *NAMES)
@@ -141,7 +141,7 @@ def test_one_pass_gives_what_one_pass_per_layer_gives(made):
         total = 0
         for step in range(2):
             chosen = batch_of(step)
-            drawn = make(normal[chosen], covers[chosen], step * params.afs.batch_size)
+            drawn = make(normal[chosen], foregrounds[chosen], step * params.afs.batch_size)
             assert drawn.masks.flatten(1).any(1).all()  # no normal item takes part
             before = extractor(normal[chosen].float() / 255)[layer]
             after = extractor(drawn.images.float() / 255)[layer]
@@ -158,7 +158,7 @@ def test_the_official_passes_have_anomalies_of_their_own(made, tmp_path):
     own = run(made, tmp_path, afs={"passes": "per_block"})["layers"]
     params = stage("afs", afs={"passes": "per_block"})
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
-    covers = training_foregrounds(normal, params.synthesis, "mine", "cloth")
+    foregrounds = training_foregrounds(normal, params.synthesis, "mine", "cloth")
     pools = build_pools(params.synthesis, None, 0, "mine", "cloth", SIZE)
     for block, size in enumerate([16, 8, 4, 2]):
         names = (*NAMES, "block", block)
@@ -168,7 +168,7 @@ def test_the_official_passes_have_anomalies_of_their_own(made, tmp_path):
         for step in range(2):
             chosen = batch_of(step)
             assert len(chosen) == (4, 2)[step]
-            drawn = make(normal[chosen], covers[chosen], step * 4)
+            drawn = make(normal[chosen], foregrounds[chosen], step * 4)
             both = torch.cat([drawn.images, normal[chosen]]).float() / 255
             total = total + channel_scores(extractor(both)[block], drawn.masks, size)[0] / 2
         assert torch.allclose(torch.tensor(own[block]["scores"]), total, atol=1e-5)
@@ -185,7 +185,7 @@ def test_passes_cover_every_layer_of_a_block_once():
 def test_spreads_are_the_standard_deviations_of_normal_maps_with_a_floor(made):
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
     many = torch.cat([normal] * 4)  # more than one part of 16
-    got = _spreads(extractor, many, start(stage("afs").compute))
+    got = standard_deviations(extractor, many, start(stage("afs").compute))
     for found, maps in zip(got, extractor(many.float() / 255), strict=True):
         plain = maps.double().transpose(0, 1).flatten(1).std(1, unbiased=False)
         floor = max(0.25 * plain.median().item(), 1e-3)
@@ -211,7 +211,8 @@ def test_the_artefact_reloads_and_names_its_causes(made):
 
 def test_scales_belong_to_the_chosen_channels_in_every_mode(made, tmp_path):
     normal = normal_images(made)
-    spread = _spreads(load_backbone(made / "backbone"), normal, start(stage("afs").compute))
+    extractor, runtime = load_backbone(made / "backbone"), start(stage("afs").compute)
+    spread = standard_deviations(extractor, normal, runtime)
     chosen = {}
     for mode in ("afs", "random", "first"):
         run(made, tmp_path / mode, afs={"selection": mode, "channels": [3, 5, 8, 9]})

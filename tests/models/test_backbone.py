@@ -4,11 +4,12 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from run_stages import make_backbone
 
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
 from realnet.core.io import sha256
-from realnet.models.features import build_network, load_backbone, load_into, make_backbone
+from realnet.models.features import build_network, load_backbone, load_into
 from realnet.registry import STAGES, params_of
 
 SMALL = {"arch_args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}}

@@ -7,11 +7,11 @@ from torch import nn
 
 from realnet.config.params import load
 from realnet.config.sections import Block
+from realnet.models.afs import Selection
 from realnet.models.features import build_network
 from realnet.models.realnet import FeatureSelector, RealNet, margin, realnet_loss, resize_to
 from realnet.models.reconstruction import ReconstructionUNet, ResBlock
 from realnet.models.rrs import Discriminator, ResidualSelection
-from realnet.stages.afs import Selection
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from realnet.evaluation.residuals import (
     residual_statistics,
     save_residuals,
 )
+from realnet.models.afs import Selection
 from realnet.models.features import FeatureExtractor, build_network
 from realnet.models.realnet import FeatureSelector, RealNet
 from realnet.registry import params_of
-from realnet.stages.afs import Selection
 from realnet.synthesis.examples import KEPT, save_examples
-from realnet.synthesis.pools import build_pools
+from realnet.synthesis.pools import NormalImages, build_pools
 
 SIZE = 64  # smaller ones leave the deepest maps a single pixel
 
@@ -40,9 +40,9 @@ def normal():
 def examples(path, normal, seed=0, **sources):
     text = smoke(synthesis={"sources": {"normal": 0.5, **sources}, "foreground": "none"})
     params = stage_params(text.section_json("realnet"), params_of("realnet")).synthesis
-    covers = torch.ones(len(normal), SIZE, SIZE, dtype=torch.bool)
-    pools = build_pools(params, None, 3, "mine", "cloth", SIZE, normal=normal, covers=covers)
-    save_examples(path, params, pools, normal, covers, seed, "mine", "cloth")
+    whole = NormalImages(normal, torch.ones(len(normal), SIZE, SIZE, dtype=torch.bool))
+    pools = build_pools(params, None, 3, "mine", "cloth", SIZE, normal=whole)
+    save_examples(path, params, pools, whole, seed, "mine", "cloth")
     with np.load(path) as file:
         return dict(file)
 
@@ -94,7 +94,7 @@ def detector(mode="max_mean", kept=6, norm=True):
     if norm:  # as after a training: no two channels alike
         model.select.norm.running_mean.uniform_(0, 1)
         model.select.norm.running_var.uniform_(0.1, 4)
-    return Detector(extractor, selector, model, SIZE, {}), start(params.compute)
+    return Detector(extractor, selector, model, SIZE), start(params.compute)
 
 
 def statistics(found, images, labels, batch=4):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from evaluating import evaluate
 from PIL import Image
+from run_stages import make_backbone, select_features, train_realnet
 
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
@@ -18,12 +19,11 @@ from realnet.core.io import read_csv, read_json, sha256
 from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.evaluation.maps import Request, measure
 from realnet.evaluation.predict import predict
-from realnet.models.features import load_backbone, make_backbone
+from realnet.models.afs import load_selection
+from realnet.models.features import load_backbone
 from realnet.registry import params_of
-from realnet.stages.afs import load_selection, select_features
 from realnet.stages.data import prepare
 from realnet.stages.ddpm import train_ddpm
-from realnet.stages.realnet import train_realnet
 from realnet.stages.sdas import sample_sdas
 from realnet.training import checkpoint
 from realnet.training.checkpoint import Checkpoints
@@ -175,12 +175,15 @@ def killed_after_first_checkpoint(call, out, monkeypatch):
 def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path, monkeypatch):
     out = tmp_path / "realnet"
     text = load(overrides={"preset": "smoke"}).section_json("realnet")
-    folders = [str(made / n) for n in ("hex_nut/manifest.csv", "backbone", "afs", "sdas")]
+    folders = {name: str(made / name) for name in ("backbone", "afs", "sdas")}
+    folders["manifest"] = str(made / "hex_nut/manifest.csv")
     call = (
-        "from realnet.stages.realnet import train_realnet\n"
-        f"inputs = [Path(p) for p in {folders!r}]\n"
-        f"train_realnet(stage_params({text!r}, params_of('realnet')), *inputs, 'demo', 'hex_nut',"
-        f" 0, Path({str(out)!r}))"
+        "from realnet.registry import params_of\n"
+        "from realnet.stages import realnet\n"
+        "from realnet.stages.job import Job\n"
+        f"inputs = {{name: Path(path) for name, path in {folders!r}.items()}}\n"
+        f"params = stage_params({text!r}, params_of('realnet'))\n"
+        f"realnet.run(Job(params, Path({str(out)!r}), 'demo', ('hex_nut',), inputs=inputs))"
     )
     killed_after_first_checkpoint(call, out, monkeypatch)
     assert fit(made, out) == sha256(made / "realnet/model.safetensors")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_stages import job, make_backbone, select_features, train_realnet
 from typer.testing import CliRunner
 
 from realnet.cli import app
@@ -14,14 +15,11 @@ from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.datasets.images import load_images, read_image, read_mask
 from realnet.datasets.items import read_manifest
 from realnet.datasets.verify.verify_dataset import verify
-from realnet.models.features import make_backbone
+from realnet.interop.export_pairs import FIELDS, export_pairs
 from realnet.registry import params_of
-from realnet.stages.afs import select_features
 from realnet.stages.data import prepare
 from realnet.stages.ddpm import train_ddpm
-from realnet.stages.realnet import train_realnet
 from realnet.stages.sia import make_sia
-from realnet.synthesis.export import FIELDS, export_pairs
 from realnet.synthesis.sources import sdas_pool, texture_pool
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
@@ -47,9 +45,8 @@ def made(tmp_path_factory):
 
 def export(made, out, count=12, seed=0, images="sia", size="model", normals=False, **overrides):
     """Export; returns the rows of the manifest."""
-    given = made / images if images else None
-    params = stage(**overrides)
-    export_pairs(params, made / "manifest.csv", given, *CELL, count, seed, out, size, normals)
+    inputs = {"manifest": made / "manifest.csv", "images": made / images if images else None}
+    export_pairs(job(stage(**overrides), inputs, *CELL, seed, out), count, size, normals)
     return read_csv(out / "manifest.csv")
 
 
@@ -215,12 +212,12 @@ def test_what_cannot_be_exported(made, tmp_path, keys, said):
 def test_nothing_is_overwritten_and_no_other_category_taken(made, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.png").write_bytes(b"x")
-    with pytest.raises(UserError, match="full: there is something already"):
+    with pytest.raises(UserError, match="full: not empty"):
         export(made, tmp_path / "full")
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.png"]
     with pytest.raises(UserError, match="images of demo/hex_nut, not of demo/woven_fabric"):
-        where = ("demo", "woven_fabric", 1, 0, tmp_path / "out")
-        export_pairs(stage(), made / "manifest.csv", made / "sia", *where)
+        inputs = {"manifest": made / "manifest.csv", "images": made / "sia"}
+        export_pairs(job(stage(), inputs, "demo", "woven_fabric", 0, tmp_path / "out"), 1)
 
 
 def test_the_command(made, tmp_path):

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from run_stages import job
 
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
@@ -12,11 +13,11 @@ from realnet.core.seeds import numpy_generator
 from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.datasets.images import load_images, read_image, read_mask
 from realnet.datasets.items import read_manifest
+from realnet.interop.export_pairs import export_pairs
 from realnet.registry import params_of
 from realnet.stages.data import prepare
-from realnet.synthesis.export import export_pairs
 from realnet.synthesis.patch_anomalies import LEAST, RIM, clone, cutpaste, nsa
-from realnet.synthesis.pools import build_pools, training_foregrounds
+from realnet.synthesis.pools import NormalImages, build_pools, training_foregrounds
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
 SIZE = 64
@@ -53,7 +54,7 @@ def pictures(nuts, index):
 
 def drawn(nuts, source, count=12, first=0, seed=0, **changes):
     settings = params(source, source, **changes)
-    pools = build_pools(settings, None, seed, *CELL, SIZE, *nuts)
+    pools = build_pools(settings, None, seed, *CELL, SIZE, NormalImages(*nuts))
     make = AnomalySynthesiser(settings, pools, seed, "x")
     return make(nuts[0][:count], nuts[1][:count], first)
 
@@ -75,7 +76,7 @@ def test_every_item_changes_on_the_foreground_alone(nuts, source):
 def test_items_depend_on_seed_and_number_and_on_nothing_else(nuts, source):
     whole = drawn(nuts, source, first=5)
     settings = params(source, source)
-    pools = build_pools(settings, None, 0, *CELL, SIZE, *nuts)
+    pools = build_pools(settings, None, 0, *CELL, SIZE, NormalImages(*nuts))
     make = AnomalySynthesiser(settings, pools, 0, "x")
     parts = [make(nuts[0][i : i + 4], nuts[1][i : i + 4], 5 + i) for i in (8, 0, 4)]
     assert torch.equal(whole.images, torch.cat([parts[i].images for i in (1, 2, 0)]))
@@ -88,7 +89,7 @@ def test_items_depend_on_seed_and_number_and_on_nothing_else(nuts, source):
 def test_a_mixture_has_all_its_sources_and_leaves_normal_items_alone(nuts):
     sources = {"normal": 0.25, "texture": 0.25, "cutpaste": 0.25, "nsa": 0.25}
     settings = load().synthesis.model_copy(update={"sources": sources})
-    pools = build_pools(settings, None, 0, *CELL, SIZE, *nuts)
+    pools = build_pools(settings, None, 0, *CELL, SIZE, NormalImages(*nuts))
     make = AnomalySynthesiser(settings, pools, 0, "x")
     alone = {
         name: AnomalySynthesiser(
@@ -142,8 +143,8 @@ def test_wrong_values_are_one_line(section, changes, said):
 def test_exported_pairs_say_where_their_pieces_are_from(root, tmp_path, size):
     values = {"synthesis": {"sources": {"cutpaste": 0.5, "nsa": 0.5}}}
     stage = stage_params(load(overrides=values).section_json("realnet"), params_of("realnet"))
-    given = stage, root / "manifest.csv", None, *CELL, 12, 0, tmp_path / size, size
-    export_pairs(*given)
+    inputs = {"manifest": root / "manifest.csv"}
+    export_pairs(job(stage, inputs, *CELL, 0, tmp_path / size), 12, size)
     rows = read_csv(tmp_path / size / "manifest.csv")
     assert {row["source"] for row in rows} == {"cutpaste", "nsa"}
     for row in rows:
@@ -280,13 +281,13 @@ def test_the_mask_is_where_the_grey_levels_differ(nuts):
 
 def test_nsa_takes_another_image_and_its_own_only_where_it_is_alone(nuts):
     settings = params(source="nsa")
-    pools = build_pools(settings, None, 0, *CELL, SIZE, *nuts)
+    pools = build_pools(settings, None, 0, *CELL, SIZE, NormalImages(*nuts))
     make = AnomalySynthesiser(settings, pools, 0, "x")
     rows = torch.linspace(0, 0.999, 25)[:, None].expand(-1, 3)
     for number in range(12):
         chosen = [make.other(nuts[0][number], row) for row in rows]
         assert number not in chosen and len(set(chosen)) == 11
-    alone = {"nsa": nuts[0][:1], "nsa_covers": nuts[1][:1]}
+    alone = {"nsa": nuts[0][:1], "nsa_foregrounds": nuts[1][:1]}
     assert AnomalySynthesiser(settings, alone, 0, "x").other(nuts[0][0], rows[3]) == 0
 
 

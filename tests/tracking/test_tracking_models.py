@@ -15,12 +15,12 @@ import pytest
 import torch
 from evaluating import evaluate
 from reference.official_realnet import OfficialRealNet, randomise, save_official, single
+from run_stages import fit_patchcore
 
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, write_json, write_png
 from realnet.datasets.images import read_image
-from realnet.detectors.patchcore import fit_patchcore
 from realnet.evaluation.predict import predict
 from realnet.interop.realnet_checkpoint import import_realnet
 from realnet.models.features import build_network, write_backbone

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from evaluating import evaluate
+from run_stages import make_backbone, select_features, train_realnet
 from scipy.special import expit
 from test_training import CELL, FIELDS, SIZE, add, stage
 
@@ -20,9 +21,6 @@ from realnet.datasets.items import read_manifest
 from realnet.detectors.realnet_detector import load_detector
 from realnet.metrics import image_auroc, image_score, pixel_metrics
 from realnet.metrics.official import official_metrics
-from realnet.models.features import make_backbone
-from realnet.stages.afs import select_features
-from realnet.stages.realnet import train_realnet
 from realnet.training import checkpoint_selection as selection
 
 STEPS = 6

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from evaluating import evaluate
+from run_stages import make_backbone, select_features, train_realnet
 from sklearn.metrics import roc_auc_score
 
 from realnet.compute.runtime import start
@@ -18,12 +19,12 @@ from realnet.datasets.images import load_images, load_masks
 from realnet.datasets.items import read_manifest
 from realnet.detectors.realnet_detector import load_detector
 from realnet.metrics import UndefinedMetricWarning
-from realnet.models.features import load_backbone, make_backbone
+from realnet.models.afs import load_selection
+from realnet.models.features import load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet
 from realnet.registry import params_of
-from realnet.stages.afs import load_selection, select_features
-from realnet.stages.realnet import _Data, recompute_activations, steps_of, train_realnet
-from realnet.synthesis.pools import build_pools, training_foregrounds
+from realnet.stages.realnet import _Data, recompute_activations, steps_of
+from realnet.synthesis.pools import NormalImages, build_pools, training_foregrounds
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
 SIZE = 32
@@ -93,15 +94,15 @@ def test_a_batch_is_features_of_the_anomalies_of_their_originals_and_masks(made)
     normal = load_images(
         [i for i in read_manifest(made / "manifest.csv") if i.split == "train"], 32
     )
-    covers = training_foregrounds(normal, params.synthesis, "mine", "cloth")
+    foregrounds = training_foregrounds(normal, params.synthesis, "mine", "cloth")
     pools = build_pools(params.synthesis, None, 0, "mine", "cloth", SIZE)
     make = AnomalySynthesiser(params.synthesis, pools, 0, "x")
     extractor = load_backbone(made / "backbone")
     select = FeatureSelector(params.model.blocks, load_selection(made / "afs"), SIZE, True)
-    data = _Data(normal, covers, make, extractor, select)
+    data = _Data(NormalImages(normal, foregrounds), make, extractor, select)
     chosen = torch.tensor([5, 0, 0, 3, 1, 2, 4, 5])
     anomalous, original, masks = data.batch(chosen, 40)
-    drawn = make(normal[chosen], covers[chosen], 40)
+    drawn = make(normal[chosen], foregrounds[chosen], 40)
     assert torch.equal(masks, drawn.masks)
     changed = masks.flatten(1).any(1)
     assert 0 < changed.sum() < 8  # both kinds of item are here

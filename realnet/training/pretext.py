@@ -18,6 +18,7 @@ from realnet.config.sections import Backbone
 from realnet.core.io import write_csv
 from realnet.core.progress import progress
 from realnet.core.seeds import numpy_generator, torch_generator
+from realnet.models.features import FeatureExtractor, build_network
 from realnet.synthesis.textures import CLASSES, paint_image
 
 
@@ -40,8 +41,6 @@ def train_pretext(
     The head reads every layer's mean (not only the last one's), since RealNet reads every layer.
     Also returns the held-out accuracy and the number of classes, for the record.
     """
-    from realnet.models.features import FeatureExtractor, build_network
-
     options = params.pretext
     images, labels = paint_task(options.seed, options.images_per_class, options.image_size)
     held_out = torch.arange(len(labels)) % options.images_per_class >= max(
