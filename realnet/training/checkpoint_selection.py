@@ -69,12 +69,12 @@ class BestOnTest:
         """The row of the kept weights."""
         return max(self.rows, key=lambda row: (row["key"], row["step"]))
 
-    def state(self) -> dict[str, Any]:
-        """For the training's checkpoint."""
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint of the training."""
         return {"rows": self.rows, "weights": self.weights}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """As :meth:`state` was; copies, since those may be mapped from the checkpoint's file."""
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Restore :meth:`state_dict`; copies, since it may be mapped from the checkpoint's file."""
         self.rows = list(state["rows"])
         weights = state["weights"]
         self.weights = weights and {name: value.clone() for name, value in weights.items()}

@@ -142,6 +142,7 @@ JOB = """
 import sys
 from pathlib import Path
 from realnet.config.params import stage_params
+from realnet.registry import params_of
 from realnet.training import checkpoint
 save = checkpoint.Checkpoints.save
 def slow(self, **state):
