@@ -28,8 +28,8 @@ class Runtime:
     processes: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this process is the one that writes files."""
+    def is_main(self) -> bool:
+        """Whether this is the main process, the one that writes files."""
         return self.rank == 0
 
     @property

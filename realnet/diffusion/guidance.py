@@ -96,6 +96,24 @@ def log_gradient(
     return scale * gradient
 
 
+def load_classifier_weights(folder: str, model: NoisyClassifier, params: Classifier) -> None:
+    """Start ``model`` from the weights in ``folder``; of other classes without the last layer.
+
+    UserError where they belong to another network.
+    """
+    config, state, _ = read_weights(folder, "classifier")
+    theirs, ours = config["classifier"], params.model_dump()
+    for key in ("unet", "patch"):
+        if theirs.get(key) != ours[key]:
+            raise UserError(
+                f"classifier.init: {folder} has {key} {theirs.get(key)}, here it is {ours[key]}"
+            )
+    copy_weights(model, state, f"classifier.init: {folder}", PER_CLASS)
+    there, here = len(state["pool.project.bias"]), len(model.pool.project.bias)
+    fate = "taken over" if there == here else f"reinitialised ({there} classes there, {here} here)"
+    print(f"classifier.init: weights of {folder}, the last layer {fate}")
+
+
 def load_guide(
     folder: Path, runtime: Runtime, ddpm: dict[str, Any], schedule: Schedule
 ) -> NoisyClassifier:
@@ -114,7 +132,7 @@ def load_guide(
         if config.get(key) != value:
             raise UserError(
                 f"{folder}: its {key} is {config.get(key)}, the diffusion model's is {value};"
-                " train the classifier on the same data set and schedule"
+                " train the classifier on the same dataset and schedule"
             )
     params = Classifier.model_validate(config["classifier"])
     model = NoisyClassifier(params, config["image_size"], len(config["categories"]))

@@ -110,7 +110,7 @@ def _train(
         normal.to(runtime.device), covers.to(runtime.device), synthesise, extractor, selector
     )
     steps, judge = steps_of(stage.training, len(normal)), None
-    if runtime.first:
+    if runtime.is_main:
         judge = best_on_test(
             items,
             Detector(extractor, selector, model, size, {}),
@@ -120,7 +120,7 @@ def _train(
             per_epoch=-(-len(normal) // stage.training.batch_size),
         )
     history = _optimise(model, stage.training, data, runtime, checkpoints, judge, seed, names)
-    if not runtime.first:
+    if not runtime.is_main:
         return
 
     write_csv(out / "history.csv", history, HISTORY)

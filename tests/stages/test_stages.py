@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusion_jobs import sample_sdas, train_ddpm
 from PIL import Image
 
 from realnet.config.params import load, stage_params
@@ -21,10 +22,8 @@ from realnet.models.features import load_backbone, make_backbone
 from realnet.registry import params_of
 from realnet.stages.afs import load_selection, select_features
 from realnet.stages.data import prepare
-from realnet.stages.ddpm import train_ddpm
 from realnet.stages.evaluate import evaluate
 from realnet.stages.realnet import train_realnet
-from realnet.stages.sdas import sample_sdas
 from realnet.training import checkpoint
 from realnet.training.checkpoint import Checkpoints
 
@@ -192,9 +191,11 @@ def test_a_killed_diffusion_training_resumes_to_the_same_bits(made, tmp_path, mo
     out, manifest = tmp_path / "ddpm", made / "hex_nut/manifest.csv"
     text = load(overrides={"preset": "smoke"}).section_json("ddpm")
     call = (
-        "from realnet.stages.ddpm import train_ddpm\n"
-        f"train_ddpm(stage_params({text!r}, params_of('ddpm')), [Path({str(manifest)!r})], 'demo',"
-        f" ['hex_nut'], 0, Path({str(out)!r}))"
+        "from realnet.stages.ddpm import run\n"
+        "from realnet.stages.job import Job\n"
+        f"inputs = {{'manifest/hex_nut': Path({str(manifest)!r})}}\n"
+        f"params = stage_params({text!r}, params_of('ddpm'))\n"
+        f"run(Job(params, Path({str(out)!r}), 'demo', ('hex_nut',), inputs=inputs))"
     )
     killed_after_first_checkpoint(call, out, monkeypatch)
     train_ddpm(stage("ddpm"), [manifest], "demo", ["hex_nut"], 0, out)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusion_jobs import make_sia, train_ddpm
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,9 +19,7 @@ from realnet.models.features import make_backbone
 from realnet.registry import params_of
 from realnet.stages.afs import select_features
 from realnet.stages.data import prepare
-from realnet.stages.ddpm import train_ddpm
 from realnet.stages.realnet import train_realnet
-from realnet.stages.sia import make_sia
 from realnet.synthesis.export import FIELDS, export_pairs
 from realnet.synthesis.sources import sdas_pool, texture_pool
 from realnet.synthesis.synthesiser import AnomalySynthesiser
