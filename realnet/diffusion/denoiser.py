@@ -54,7 +54,7 @@ def build_unet(unet: UNet, **options: Any) -> UNet2DModel:
 class Denoiser(nn.Module):
     """UNet over patches: ``[B, 3, S, S]`` in, prediction (and variance logits) of that size out.
 
-    With ``patch`` 1 it is the official network (ADM, 552.8 M parameters with the paper preset);
+    With ``patch`` 1 this is the official network (ADM, 552.8 M parameters with the paper preset);
     larger patches trade detail for speed, so that the demo trains on a CPU.
     """
 
@@ -171,7 +171,7 @@ def read_weights(folder: str | Path, section: str) -> tuple[dict[str, Any], dict
     folder = Path(folder)
     config, path = read_json(folder / "config.json"), folder / "model.safetensors"
     if not isinstance(config, dict) or section not in config or "sha256" not in config:
-        raise UserError(f"{folder}/config.json: not of a {section}, it has no such section")
+        raise UserError(f"{folder}/config.json: not of a {section}: it has no such section")
     if not path.is_file() or sha256(path) != config["sha256"]:
         raise UserError(f"{path}: missing, or not the file of config.json; make it again")
     return config, safetensors.torch.load_file(path), config["sha256"]

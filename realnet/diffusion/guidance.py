@@ -1,4 +1,4 @@
-"""The guided classifier: the category of a noised image, and the gradient that guides SDAS.
+"""The guidance classifier: the category of a noised image, and the gradient that guides SDAS.
 
 Dhariwal & Nichol (2021), sec. 4: the encoder half of the UNet with attention pooling.
 """
@@ -20,7 +20,7 @@ PER_CLASS = ("pool.project.weight", "pool.project.bias")
 
 
 class AttentionPool(nn.Module):
-    """One vector from a map: its mean is a further token, and attends to all places.
+    """One vector from a map: its mean is an additional token, which attends to all positions.
 
     As in CLIP (Radford et al. 2021, sec. 2.4); ``[B, C, H, W]`` in, ``[B, outputs]`` out.
     """
@@ -39,7 +39,7 @@ class AttentionPool(nn.Module):
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(tokens).chunk(3, -1)
         )
-        # Only the first token's answer is used, so only its question is asked.
+        # Only the output of the first token is used, so only its query is computed.
         seen = F.scaled_dot_product_attention(query[:, :, :1], key, value)
         return self.project(seen.flatten(1))
 

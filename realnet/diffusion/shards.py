@@ -5,8 +5,6 @@ digest of every image.
 """
 
 import contextlib
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from realnet.config.sections import Sia
@@ -120,19 +119,18 @@ def alone(shard: Shard) -> Iterator[None]:
     """Hold the shard's lock, which ends with the process. UserError: another one holds it."""
     path = shard.record.with_name(f".{shard.record.stem}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)  # a soft lock would outlive a kill
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
+        lock.acquire()
+    except Timeout:
         raise UserError(
             f"{shard.folder}: another process is sampling this shard; wait or stop it"
         ) from None
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        path.unlink(missing_ok=True)  # while held, so that waiting processes notice it
+        lock.release()
 
 
 def remove_surplus(out: Path, plan: list[Shard]) -> None:

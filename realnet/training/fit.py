@@ -102,8 +102,9 @@ class Fit:
             due = every is not None and done % every == 0 and done < self.total
             if stops(self.runtime) or due:
                 check_alike(self.model, self.runtime, step)
-                state = {name: part.state_dict() for name, part in self._parts.items()}
-                self.checkpoints.save(step=done, history=self.history, **state)
+                if self.runtime.is_main:
+                    state = {name: part.state_dict() for name, part in self._parts.items()}
+                    self.checkpoints.save(step=done, history=self.history, **state)
 
     def apply_gradients(self) -> float:
         """Update the weights and clear the gradients; the learning rate of this update."""

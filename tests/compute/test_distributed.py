@@ -248,7 +248,7 @@ def test_a_killed_command_leaves_no_process_behind(tmp_path):
         "    launch(members.wait_for_ever, compute, {notes!r})\n"
     )
     file = tmp_path / "job.py"
-    here = str(Path(__file__).parent)
+    here = str(PROJECT / "tests")
     file.write_text(call.format(here=here, project=str(PROJECT), notes=str(tmp_path)))
     job = subprocess.Popen([sys.executable, file], cwd=PROJECT)
     paths = [tmp_path / f"pid{rank}" for rank in (0, 1)]

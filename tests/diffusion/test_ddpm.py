@@ -504,7 +504,7 @@ def test_checkpoints_keep_what_fits_and_forget_after_success(tmp_path, capsys, m
     for broken in (b"", whole[: len(whole) // 2], b"no checkpoint"):
         one.path.write_bytes(broken)
         assert one.load() is None, len(broken)
-    assert capsys.readouterr().out.count("starts anew") == 3
+    assert capsys.readouterr().out.count("starts from scratch") == 3
     one.finish()
     assert not (tmp_path / "checkpoint").exists()
     checkpoint.Checkpoints(tmp_path, mine).finish()  # the lock is gone too

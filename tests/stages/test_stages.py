@@ -207,7 +207,7 @@ def test_a_checkpoint_of_other_parameters_is_not_resumed(made, tmp_path, capsys)
     folder.save(step=5, history=[])
     os.close(folder.lock)
     assert fit(made, tmp_path) == sha256(made / "realnet/model.safetensors")
-    assert "starts anew" in capsys.readouterr().out
+    assert "starts from scratch" in capsys.readouterr().out
 
 
 def test_more_channels_than_there_are(made, tmp_path):
