@@ -29,13 +29,14 @@ def everything(notes, ddpm_jobs, realnet_jobs):
     """Train all, noting what each step saw and the weights it left; BatchNorm on shares."""
     from realnet.stages import ddpm
     from realnet.stages import realnet as loop
+    from realnet.training import denoiser_training as denoiser
 
     rows = []
-    loss, batch = ddpm.training_loss, loop._Data.batch
+    loss, batch = denoiser.training_loss, loop._Data.batch
 
-    def spied_loss(*given, **named):
-        rows.append({key: digest(named[key]) for key in ("clean", "noise")})
-        return loss(*given, **named)
+    def spied_loss(*given):
+        rows.append({key: digest(getattr(given[-1], key)) for key in ("clean", "noise")})
+        return loss(*given)
 
     def spied_batch(self, chosen, first_item):
         found = batch(self, chosen, first_item)
@@ -46,7 +47,7 @@ def everything(notes, ddpm_jobs, realnet_jobs):
         weights = [p.detach().flatten() for g in optimiser.param_groups for p in g["params"]]
         rows.append({"after": digest(torch.cat(weights))})
 
-    ddpm.training_loss, loop._Data.batch = spied_loss, spied_batch
+    denoiser.training_loss, loop._Data.batch = spied_loss, spied_batch
     handle = register_optimizer_step_post_hook(note)
     try:
         for train, jobs in ((ddpm._train, ddpm_jobs), (loop._train, realnet_jobs)):
@@ -57,7 +58,7 @@ def everything(notes, ddpm_jobs, realnet_jobs):
                 path.write_text(json.dumps(rows))
     finally:
         handle.remove()
-        ddpm.training_loss, loop._Data.batch = loss, batch
+        denoiser.training_loss, loop._Data.batch = loss, batch
     batch_norm(notes)
 
 

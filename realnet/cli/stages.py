@@ -48,12 +48,14 @@ def ddpm(
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
 ) -> None:
-    """Train the diffusion model of a category's (or a data set's) normal images."""
+    """Train the diffusion model of a category's (or a dataset's) normal images."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import DdpmParams
-    from realnet.stages.ddpm import train_ddpm
+    from realnet.stages.ddpm import run
+    from realnet.stages.job import Job
 
-    train_ddpm(stage_params(params, DdpmParams, variant), manifest, dataset, category, seed, out)
+    inputs, stage = _manifests(manifest, category), stage_params(params, DdpmParams, variant)
+    run(Job(stage, out, dataset, tuple(category), seed, variant, inputs))
 
 
 @app.command()
@@ -69,10 +71,11 @@ def classifier(
     """Train the classifier that guides SDAS, where sdas.guidance_scale is above 0."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import ClassifierParams
-    from realnet.stages.classifier import train_classifier
+    from realnet.stages.classifier import run
+    from realnet.stages.job import Job
 
-    stage = stage_params(params, ClassifierParams, variant)
-    train_classifier(stage, manifest, dataset, category, seed, out)
+    inputs, stage = _manifests(manifest, category), stage_params(params, ClassifierParams, variant)
+    run(Job(stage, out, dataset, tuple(category), seed, variant, inputs))
 
 
 @app.command()
@@ -92,10 +95,12 @@ def sdas(
     """Sample anomalous images of adjustable strength."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import SdasParams
-    from realnet.stages.sdas import sample_sdas
+    from realnet.stages.job import Job
+    from realnet.stages.sdas import run
 
+    inputs = _sampler_inputs(ddpm, manifest, classifier)
     stage = stage_params(params, SdasParams, variant)
-    sample_sdas(stage, ddpm, manifest, dataset, category, seed, out, classifier)
+    run(Job(stage, out, dataset, (category,), seed, variant, inputs))
 
 
 @app.command()
@@ -109,23 +114,39 @@ def sia(
         Path | None, typer.Option(help="Folder of the stage classifier, to be guided by it.")
     ] = None,
     shard: Annotated[
-        int | None, typer.Option(min=0, help="Draw this shard alone. [all that are missing]")
+        int | None, typer.Option(min=0, help="Sample this shard alone. [all that are missing]")
     ] = None,
     seed: SeedOption = 0,
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
 ) -> None:
-    """Draw the Synthetic Industrial Anomaly data set; goes on where an earlier run was stopped."""
+    """Sample the Synthetic Industrial Anomaly dataset; an interrupted run is resumed."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import SiaParams
-    from realnet.stages.sia import make_sia
-    from realnet.stages.sia_shard import draw_shards
+    from realnet.stages import sia, sia_shard
+    from realnet.stages.job import Job
 
-    given = (stage_params(params, SiaParams, variant), ddpm, manifest, dataset, category, seed, out)
+    inputs = _sampler_inputs(ddpm, manifest, classifier)
+    stage = stage_params(params, SiaParams, variant)
+    job = Job(stage, out, dataset, (category,), seed, variant, inputs)
     if shard is None:
-        make_sia(*given, classifier)
+        sia.run(job)
     else:
-        draw_shards(*given, classifier, shard)
+        sia_shard.run(job, shard)
+
+
+def _manifests(paths: list[Path], categories: list[str]) -> dict[str, Path]:
+    """The manifest of each category. UserError where their numbers differ."""
+    from realnet.core.errors import UserError
+
+    if len(paths) != len(categories):
+        raise UserError("--manifest and --category must be given equally often")
+    return {f"manifest/{name}": path for name, path in zip(categories, paths, strict=True)}
+
+
+def _sampler_inputs(ddpm: Path, manifest: Path, classifier: Path | None) -> dict[str, Path]:
+    inputs = {"ddpm": ddpm, "manifest": manifest}
+    return inputs if classifier is None else inputs | {"classifier": classifier}
 
 
 @app.command()

@@ -2,8 +2,8 @@
 
 Counted on the meta device, so nothing is allocated: parameters, and multiply-accumulates of one
 forward pass per image (convolutions, matrix products and attention; `torch.utils.flop_counter`).
-Measured, each in a process of its own, so that peaks do not mix and one that runs out of memory
-takes no other with it: images/s of inference, seconds per training step, peak memory.
+Measured, each in its own process, so that memory peaks are separate and a task that runs out of
+memory ends no other: images/s of inference, seconds per training step, peak memory.
 """
 
 import json
@@ -49,8 +49,8 @@ def cost(
 ) -> dict[str, Any]:
     """Count every part of each preset, measure each task at each batch size, print the tables.
 
-    ``batch_sizes``: empty for the preset's own. Returns what is written to ``out`` as
-    ``cost.json`` (``cost.md`` beside it). A task that does not fit into memory has ``failed``.
+    ``batch_sizes``: empty for those of the preset. Returns what is written to ``out`` as
+    ``cost.json`` (``cost.md`` beside it). A task that runs out of memory has ``failed``.
     """
     report: dict[str, Any] = {"presets": {}}
     for preset in presets:
@@ -123,7 +123,7 @@ def _part(name: str, module: torch.nn.Module, run: Callable[[], Any]) -> Row:
 
 
 def _detector(params: Params, size: int) -> tuple[FeatureExtractor, FeatureSelector, RealNet]:
-    """Untrained, the first m_k channels of each layer chosen: cost does not depend on which."""
+    """Untrained, with the first m_k channels of each layer: the cost does not depend on which."""
     network = build_network(params.backbone)
     extractor = FeatureExtractor(network, params.backbone.mean, params.backbone.std)
     counts = params.afs.channels
@@ -138,7 +138,7 @@ def _detector(params: Params, size: int) -> tuple[FeatureExtractor, FeatureSelec
 
 
 def _classes(params: Params) -> int:
-    """Of the largest data set of the preset, where one model serves a whole data set."""
+    """Of the largest dataset of the preset, where one model serves a whole dataset."""
     from realnet.datasets.categories import KNOWN_CATEGORIES
 
     sizes = [
@@ -161,7 +161,7 @@ def _in_a_process(
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     words = done.stderr.strip().splitlines() or [f"killed by signal {-done.returncode}"]
-    if "realnet: " in words[-1]:  # a user's mistake, the same for every task
+    if "realnet: " in words[-1]:  # a mistake of the user, the same for every task
         raise UserError(words[-1].removeprefix("realnet: "))
     memory = done.returncode == -9 or "memory" in words[-1].lower()
     return {"task": task, "batch": batch, "failed": "out of memory" if memory else words[-1]}

@@ -1,11 +1,11 @@
-"""The same bits on one kind of device: what torch is asked for, and what cannot give it, by name.
+"""Determinism on one kind of device: what torch is asked for, and the operations that lack it.
 
-On the CPU every kernel that is used here adds in one order. On CUDA some add by atomic operations:
+On the CPU every kernel used here adds in a fixed order. On CUDA some use atomic additions:
 
 - Backward passes must be deterministic (:func:`backward`): torch then takes its slower forms, of
   attention (flash and memory-efficient) and of bilinear upsampling among others, and raises an
-  error where there is none. Merely warned, it would keep the fast forms of attention.
-- Forward passes warn. A kernel without a deterministic form is named in the job's log and under
+  error where there is none. With warnings only, it would keep the fast forms of attention.
+- Forward passes warn. A kernel without a deterministic form is reported in the job's log and under
   ``nondeterministic`` in its ``stage.json``. Of torch's list only one was found in use,
   the mean of the cross-entropy over pixels, and is avoided
   (:func:`realnet.models.realnet.realnet_loss`).
@@ -26,19 +26,19 @@ _named: list[str] = []
 
 
 def ask() -> None:
-    """Deterministic kernels from here on, in this process; what has none is collected by name."""
+    """Deterministic kernels from here on, in this process; operations without one are collected."""
     # Without it cuBLAS may sum in another order each time. Read when CUDA starts, so not too late.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    # Each time, since Python shows a warning once and torch's could have been shown before.
+    # Always: Python shows a warning once, and torch's could have been shown before.
     warnings.filterwarnings("always", message=f".*({_SAID.pattern})")
     if not isinstance(warnings.showwarning, _Listening):
         warnings.showwarning = _Listening(warnings.showwarning)
 
 
 class _Listening:
-    """``warnings.showwarning`` that keeps the names, and shows each once."""
+    """``warnings.showwarning`` that collects the names, and shows each once."""
 
     def __init__(self, show):
         self.show = show
@@ -53,13 +53,13 @@ class _Listening:
 
 
 def kernel(said: str) -> str | None:
-    """The name of the operation that a warning or error of torch says is not deterministic."""
+    """The operation that a warning or error of torch reports as not deterministic; else None."""
     found = _SAID.search(said)
     return next(filter(None, found.groups())) if found else None
 
 
 def named() -> list[str]:
-    """The operations met in this process that have no deterministic form, as torch calls them."""
+    """The operations without a deterministic form that ran in this process, by torch's names."""
     return list(_named)
 
 

@@ -1,9 +1,9 @@
 """One training on several devices of one machine: a process each, equal weights in all of them.
 
 Every process runs the same function, works on its share of each batch and takes part in the
-averaging of gradients (torch's DistributedDataParallel) and of BatchNorm statistics. Draws are made
-for a whole batch and then shared out, so the number of processes changes nothing but rounding. The
-official code seeds all processes alike, so there all GPUs draw the same timesteps and noise.
+averaging of gradients (torch's DistributedDataParallel) and of BatchNorm statistics. Random numbers
+are drawn for a whole batch and then shared out, so the number of processes changes only rounding.
+(The official code seeds all processes equally: all GPUs draw the same timesteps and noise.)
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from realnet.core.environment_errors import explain
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, write_json
 
-# A process may wait this long for another that writes a checkpoint; one that fails is noticed at
+# How long a process waits for another that writes a checkpoint. A failed process is noticed at
 # once, by the process that started them.
 PATIENCE = datetime.timedelta(hours=1)
 
@@ -44,7 +44,7 @@ PATIENCE = datetime.timedelta(hours=1)
 
 
 def process_count(compute: Compute) -> int:
-    """What `compute.processes` comes to: `auto` is one per visible GPU, and one on the CPU."""
+    """The value of `compute.processes`; `auto` is one per visible GPU, and one on the CPU."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError(
             "started by torchrun, but the training starts its own processes: set"
@@ -95,7 +95,7 @@ def launch(function: Callable[..., None], compute: Compute, *arguments: Any) -> 
             for job in jobs:
                 if job.is_alive():
                     job.terminate()
-            _wait(jobs)  # each ends after the same step, and the first one saves it
+            _wait(jobs)  # each ends after the same step, and the main one saves it
             raise
         finally:
             for job in jobs:
@@ -108,7 +108,7 @@ def launch(function: Callable[..., None], compute: Compute, *arguments: Any) -> 
 
 @dataclass(frozen=True)
 class Group:
-    """Where the processes of one training meet, and leave word of what went wrong."""
+    """Where the processes of one training meet, and report their failures."""
 
     folder: Path
     count: int
@@ -119,11 +119,11 @@ class Group:
 
 
 def _member(rank: int, group: Group, function: Callable[..., None], arguments: Sequence) -> None:
-    """The life of one process."""
+    """Worker entry point."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.pop(stopping.PARENT, None)  # the process that started this one looks after it
+    os.environ.pop(stopping.PARENT, None)  # this one ends with the process that started it
     stopping.listen()
-    if rank > 0:  # the first one speaks for all
+    if rank > 0:  # only the main process prints
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")
     try:
@@ -146,13 +146,13 @@ def _member(rank: int, group: Group, function: Callable[..., None], arguments: S
         known = plain is not None
         text = plain if known else traceback.format_exc()
         report = {"time": time.monotonic(), "rank": rank, "known": known, "text": text}
-        write_json(group.report(rank), report)  # whole or not at all: this process may be killed
+        write_json(group.report(rank), report)  # atomic: this process may be killed
         sys.stderr.flush()
         os._exit(1)  # without waiting for the others, which wait for this one
 
 
 def _end_with_parent() -> None:
-    """A killed parent must leave no process that goes on training, and holds the result's lock."""
+    """A killed parent must leave no process that trains on and holds the result's lock."""
     connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
@@ -169,7 +169,7 @@ def _guarded(function: Callable[..., None], arguments: Sequence) -> None:
 
 
 def _wait(jobs: Sequence[Any]) -> dict[int, int]:
-    """Until all have ended well (then empty), or one has not: rank -> exit code of the failed."""
+    """Wait until all succeed (then empty) or one fails; rank -> exit code of those that failed."""
     waiting = {job.sentinel: job for job in jobs}
     while waiting:
         for sentinel in connection.wait(list(waiting)):
@@ -181,7 +181,7 @@ def _wait(jobs: Sequence[Any]) -> dict[int, int]:
 
 
 def _cause(group: Group, failed: dict[int, int]) -> Exception:
-    """The one error to show: where one process fails, the others fail for want of it."""
+    """The error to raise: the first one, since the failure of one process makes the others fail."""
     paths = [path for rank in range(group.count) if (path := group.report(rank)).is_file()]
     reports = sorted(map(read_json, paths), key=lambda report: report["time"])
     for report in reports:
@@ -214,8 +214,8 @@ class Share:
 def share(batch: torch.Tensor, runtime: Runtime) -> Share:
     """This process's part of ``batch [B]``: consecutive items, in the order of the ranks.
 
-    A batch with fewer items than processes (the short last one of an epoch) gives its first item
-    to those who get none, with weight 0, since all have to take part in a step.
+    With fewer items than processes (the short last batch of an epoch) those without an item get
+    the first one, with weight 0, since all have to take part in a step.
     """
     parts = batch.tensor_split(runtime.processes)
     mine, first = parts[runtime.rank], sum(map(len, parts[: runtime.rank]))
@@ -252,7 +252,7 @@ def total(values: Sequence[float], runtime: Runtime) -> list[float]:
 
 
 def stops(runtime: Runtime) -> bool:
-    """Whether the training is to stop after this step: one process that was asked stops all."""
+    """Whether to stop after this step: all processes stop when one of them was asked to."""
     if runtime.processes == 1:
         return stopping.asked() is not None
     if total([float(stopping.asked() is not None)], runtime)[0] > 0:
@@ -270,4 +270,4 @@ def check_alike(model: nn.Module, runtime: Runtime, step: int) -> None:
     found = [torch.empty_like(mine) for _ in range(runtime.processes)]
     dist.all_gather(found, mine)
     if any(not torch.equal(other, mine) for other in found):
-        raise RuntimeError(f"step {step}: the processes' weights differ; this must never happen")
+        raise RuntimeError(f"step {step}: the processes' weights differ: a bug")

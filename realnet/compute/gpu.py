@@ -3,10 +3,11 @@
 Snakemake's `--resources gpu=4` counts; it does not say which of the four a job may use. This
 wrapper locks one small file per device, sets CUDA_VISIBLE_DEVICES to the devices it got and turns
 into the command. The lock belongs to the open file, which the command inherits: however the job
-ends, the kernel frees the device, so there is nothing stale to clean up and no daemon.
+ends, the kernel frees the device, so there is nothing stale to clean up and no daemon. (Hence not
+filelock, whose descriptor belongs to an object of Python and does not outlive an exec.)
 
-Leases are per host and user. Under SLURM or Kubernetes the scheduler has given the job devices of
-its own already, so the wrapper only starts the command.
+Leases are per host and user. Under SLURM or Kubernetes the scheduler has already assigned
+devices to the job, so the wrapper only starts the command.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def confined(environment: Mapping[str, str]) -> bool:
 def devices(environment: Mapping[str, str]) -> list[str]:
     """Names of the devices to share out; empty on a machine without a GPU.
 
-    REALNET_GPU_POOL comes first, then CUDA_VISIBLE_DEVICES, then what `nvidia-smi` lists.
+    The first of REALNET_GPU_POOL, CUDA_VISIBLE_DEVICES and the output of `nvidia-smi`.
     """
     for variable in ("REALNET_GPU_POOL", "CUDA_VISIBLE_DEVICES"):
         if variable in environment:
@@ -51,7 +52,7 @@ def devices(environment: Mapping[str, str]) -> list[str]:
 
 
 def lock_folder(environment: Mapping[str, str]) -> Path:
-    """Where the locks lie: on this host's own disk, readable by this user alone."""
+    """Folder of the locks: on this host's own disk, readable by this user alone."""
     default = Path(tempfile.gettempdir()) / f"realnet-gpu-{os.getuid()}"
     folder = Path(environment.get("REALNET_GPU_LOCKS", default))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def lock_folder(environment: Mapping[str, str]) -> Path:
 
 
 def _lock(path: Path, wait: bool) -> int | None:
-    """An exclusive lock as an open descriptor; None when another process has it."""
+    """An exclusive lock as an open descriptor; None when another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -72,17 +73,17 @@ def _lock(path: Path, wait: bool) -> int | None:
 def lease(count: int, pool: Sequence[str], folder: Path) -> dict[str, int]:
     """Wait until ``count`` devices of ``pool`` are free; device -> descriptor that holds it.
 
-    All or none: who finds too few lets go of what it took, so that two jobs which want two
-    devices each never hold one each for ever. UserError when the pool can never do.
+    All or none: a job that finds too few releases those it took, so that two jobs which need two
+    devices each never hold one each for ever. UserError when the pool is too small.
     """
     if count > len(pool):
         raise UserError(
             f"{count} GPUs asked for, but there are {len(pool)} ({', '.join(pool)}); lower"
             " `gpu` in the rule's resources"
         )
-    told = False
+    reported = False
     while True:
-        turn = _lock(folder / "turn", wait=True)  # one at a time looks and takes
+        turn = _lock(folder / "turn", wait=True)  # one job at a time takes devices
         held: dict[str, int] = {}
         for device in pool:
             if len(held) < count:
@@ -95,9 +96,9 @@ def lease(count: int, pool: Sequence[str], folder: Path) -> dict[str, int]:
         os.close(turn)
         if len(held) == count:
             return held
-        if not told:
+        if not reported:
             print(f"waiting for {count} of {len(pool)} GPUs", file=sys.stderr, flush=True)
-            told = True
+            reported = True
         time.sleep(POLL_SECONDS)
 
 

@@ -12,13 +12,13 @@ from realnet.compute import determinism
 from realnet.config.sections import Compute
 from realnet.core.errors import UserError
 
-# What CUDA_VISIBLE_DEVICES says where a process is to see no GPU.
+# Values of CUDA_VISIBLE_DEVICES with which a process sees no GPU.
 NO_DEVICES = ("", "-1", "none", "NoDevFiles")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What `auto` resolved to."""
+    """Device, precision and processes of this job, with every `auto` resolved."""
 
     device: torch.device
     precision: torch.dtype  # of autocast regions: float32 (none) or bfloat16
@@ -28,8 +28,8 @@ class Runtime:
     processes: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this process is the one that writes files."""
+    def is_main(self) -> bool:
+        """Whether this is the main process, the one that writes files."""
         return self.rank == 0
 
     @property
@@ -59,10 +59,10 @@ class Runtime:
 
 
 def on_cuda(compute: Compute) -> bool:
-    """What `compute.device` comes to. UserError when CUDA is asked for and there is none.
+    """Whether `compute.device` resolves to CUDA. UserError when CUDA is required and there is none.
 
-    Also when this process was given a GPU (by a lease, or a cluster) that does not answer: with
-    `auto` it would go on on the CPU, unnoticed, for days.
+    Also when this process was assigned a GPU (by a lease, or a cluster) that does not respond: with
+    `auto` it would run on the CPU, unnoticed, for days.
     """
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
@@ -72,7 +72,7 @@ def on_cuda(compute: Compute) -> bool:
     if compute.device == "auto" and gone:
         raise UserError(
             f"CUDA_VISIBLE_DEVICES is {given}, but torch sees no such device (see nvidia-smi); run"
-            " again when the GPU answers, or set compute.device: cpu"
+            " again when the GPU responds, or set compute.device: cpu"
         )
     return available and compute.device != "cpu"
 

@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are those of all processes of a training."""
+"""BatchNorm with statistics over all processes of a training."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from realnet.compute.runtime import Runtime
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes; so is the gradient's."""
+    """Sum over the processes; the gradient is summed, too."""
 
     @staticmethod
     def forward(context: Any, value: torch.Tensor) -> torch.Tensor:
@@ -28,7 +28,7 @@ class _Sum(torch.autograd.Function):
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over the batches of all processes; torch's SyncBatchNorm does not run on the CPU.
 
-    ``counts`` is 0 while this process works on a stand-in (:func:`share`).
+    ``counts`` is 0 while this process works on an item of weight 0 (:func:`share`).
     """
 
     counts = 1.0
@@ -53,9 +53,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_statistics(model: nn.Module, runtime: Runtime) -> list[SharedBatchNorm2d]:
-    """Give ``model``'s BatchNorm layers common statistics, in place; the names of its weights stay.
+    """Replace the BatchNorm layers of ``model``, in place; the names of its weights stay.
 
-    Returns the layers that were exchanged; none where there is one process.
+    Returns the new layers; none where there is one process.
     """
     found: list[SharedBatchNorm2d] = []
     if runtime.processes == 1:

@@ -8,6 +8,7 @@ a resumed run draws what an uninterrupted one would have drawn.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,25 @@ def torch_generator(seed: int, *names: str | int) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *names))
+
+
+@dataclass(frozen=True)
+class SeedPath:
+    """A run seed and the names that all draws of one stage start with, e.g. ("ddpm", "demo")."""
+
+    seed: int
+    names: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        return "/".join(map(str, self.names))
+
+    def derive(self, *names: str | int) -> int:
+        """As :func:`derive`, of the item that ``names`` describe below this path."""
+        return derive(self.seed, *self.names, *names)
+
+    def generator(self, *names: str | int) -> torch.Generator:
+        """As :func:`torch_generator`, of the item that ``names`` describe below this path."""
+        return torch_generator(self.seed, *self.names, *names)
 
 
 def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:

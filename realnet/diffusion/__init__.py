@@ -1,1 +1,1 @@
-"""The diffusion side: network, DDPM training, and SDAS, the strength-controlled sampler."""
+"""Diffusion: networks, loss, scheduler and the strength-controlled sampler (SDAS, SIA)."""

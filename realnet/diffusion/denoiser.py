@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import nn
 
+from realnet.compute.runtime import Runtime
 from realnet.config.sections import Ddpm, UNet
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, sha256
@@ -53,7 +54,7 @@ def build_unet(unet: UNet, **options: Any) -> UNet2DModel:
 class Denoiser(nn.Module):
     """UNet over patches: ``[B, 3, S, S]`` in, prediction (and variance logits) of that size out.
 
-    With ``patch`` 1 it is the official network (ADM, 552.8 M parameters with the paper preset);
+    With ``patch`` 1 this is the official network (ADM, 552.8 M parameters with the paper preset);
     larger patches trade detail for speed, so that the demo trains on a CPU.
     """
 
@@ -99,7 +100,8 @@ class Denoiser(nn.Module):
 
         A small network that predicts x_0 gives its structure but not its grain, and samples that
         are smoother than real images teach the detector that smooth means anomalous. Here grain
-        of the given spread is taken over from x_t as far as the noise in x_t allows (our decision).
+        of the given standard deviation is taken from x_t as far as the noise in x_t allows (our
+        decision).
         """
         alpha = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
         noise = (1 - alpha) / alpha  # variance of x_t / sqrt(alpha) around x_0
@@ -116,6 +118,22 @@ def parameter_count(module: nn.Module) -> int:
     return sum(math.prod(p.shape) for p in module.parameters())
 
 
+# --- loading a trained one -----------------------------------------------------------------------
+
+
+def load_ddpm(folder: str | Path, runtime: Runtime) -> tuple[Denoiser, Ddpm, dict[str, Any]]:
+    """The trained network in eval mode, its `ddpm` section and config; the digest is verified."""
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    params = Ddpm.model_validate(config["ddpm"])
+    path = folder / "model.safetensors"
+    if not path.is_file() or sha256(path) != config["sha256"]:
+        raise UserError(f"{path}: missing, or not the file of config.json; train it again")
+    model = Denoiser(params, config["image_size"], classes_of(params.scope, config["categories"]))
+    model.load_state_dict(safetensors.torch.load_file(path))
+    return runtime.place(model).eval(), params, config
+
+
 # --- starting from other weights -----------------------------------------------------------------
 
 CLASS_EMBEDDING = "unet.class_embedding.weight"
@@ -124,9 +142,9 @@ CLASS_EMBEDDING = "unet.class_embedding.weight"
 def load_denoiser_weights(folder: str | Path, model: Denoiser, params: Ddpm) -> str:
     """Start ``model`` from the weights in ``folder``: a result of `ddpm` or of `import-ddpm`.
 
-    Copies in place and prints what became of the class embedding: taken over where the number of
-    classes is the same; otherwise the model keeps its own, drawn from N(0, 1) when it was built
-    (the official code does so too, and says nothing). Returns the SHA-256 of the weights.
+    Copies in place and prints what became of the class embedding: copied where the number of
+    classes is the same; otherwise the model keeps its own random initialisation, from N(0, 1)
+    (as the official code does, without a message). Returns the SHA-256 of the weights.
     UserError: not such a folder; made for another network or another process; a key that is
     missing, left over, or of another shape.
     """
@@ -141,10 +159,10 @@ def load_denoiser_weights(folder: str | Path, model: Denoiser, params: Ddpm) -> 
         len(weights[CLASS_EMBEDDING]) if CLASS_EMBEDDING in weights else 1
         for weights in (state, model.state_dict())
     )
-    told = f"taken over ({here} classes)" if here > 1 else "none"
+    fate = f"taken over ({here} classes)" if here > 1 else "none"
     if there != here:
-        told = f"drawn anew ({there} classes there, {here} here)" if here > 1 else "left out"
-    print(f"ddpm.init: weights of {folder}, class embedding {told}")
+        fate = f"reinitialised ({there} classes there, {here} here)" if here > 1 else "ignored"
+    print(f"ddpm.init: weights of {folder}, class embedding {fate}")
     return digest
 
 
@@ -153,7 +171,7 @@ def read_weights(folder: str | Path, section: str) -> tuple[dict[str, Any], dict
     folder = Path(folder)
     config, path = read_json(folder / "config.json"), folder / "model.safetensors"
     if not isinstance(config, dict) or section not in config or "sha256" not in config:
-        raise UserError(f"{folder}/config.json: not of a {section}, it has no such section")
+        raise UserError(f"{folder}/config.json: not of a {section}: it has no such section")
     if not path.is_file() or sha256(path) != config["sha256"]:
         raise UserError(f"{path}: missing, or not the file of config.json; make it again")
     return config, safetensors.torch.load_file(path), config["sha256"]

@@ -1,4 +1,4 @@
-"""The guided classifier: the category of a noised image, and the gradient that guides SDAS.
+"""The guidance classifier: the category of a noised image, and the gradient that guides SDAS.
 
 Dhariwal & Nichol (2021), sec. 4: the encoder half of the UNet with attention pooling.
 """
@@ -20,7 +20,7 @@ PER_CLASS = ("pool.project.weight", "pool.project.bias")
 
 
 class AttentionPool(nn.Module):
-    """One vector from a map: its mean is a further token, and attends to all places.
+    """One vector from a map: its mean is an additional token, which attends to all positions.
 
     As in CLIP (Radford et al. 2021, sec. 2.4); ``[B, C, H, W]`` in, ``[B, outputs]`` out.
     """
@@ -39,7 +39,7 @@ class AttentionPool(nn.Module):
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(tokens).chunk(3, -1)
         )
-        # Only the first token's answer is used, so only its question is asked.
+        # Only the output of the first token is used, so only its query is computed.
         seen = F.scaled_dot_product_attention(query[:, :, :1], key, value)
         return self.project(seen.flatten(1))
 
@@ -96,6 +96,24 @@ def log_gradient(
     return scale * gradient
 
 
+def load_classifier_weights(folder: str, model: NoisyClassifier, params: Classifier) -> None:
+    """Start ``model`` from the weights in ``folder``; of other classes without the last layer.
+
+    UserError where they belong to another network.
+    """
+    config, state, _ = read_weights(folder, "classifier")
+    theirs, ours = config["classifier"], params.model_dump()
+    for key in ("unet", "patch"):
+        if theirs.get(key) != ours[key]:
+            raise UserError(
+                f"classifier.init: {folder} has {key} {theirs.get(key)}, here it is {ours[key]}"
+            )
+    copy_weights(model, state, f"classifier.init: {folder}", PER_CLASS)
+    there, here = len(state["pool.project.bias"]), len(model.pool.project.bias)
+    fate = "taken over" if there == here else f"reinitialised ({there} classes there, {here} here)"
+    print(f"classifier.init: weights of {folder}, the last layer {fate}")
+
+
 def load_guide(
     folder: Path, runtime: Runtime, ddpm: dict[str, Any], schedule: Schedule
 ) -> NoisyClassifier:
@@ -114,7 +132,7 @@ def load_guide(
         if config.get(key) != value:
             raise UserError(
                 f"{folder}: its {key} is {config.get(key)}, the diffusion model's is {value};"
-                " train the classifier on the same data set and schedule"
+                " train the classifier on the same dataset and schedule"
             )
     params = Classifier.model_validate(config["classifier"])
     model = NoisyClassifier(params, config["image_size"], len(config["categories"]))

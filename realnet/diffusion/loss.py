@@ -7,6 +7,7 @@ T = 1000 equals their lambda 0.001 after rescaling by T).
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -15,26 +16,35 @@ from realnet.config.sections import Ddpm
 from realnet.diffusion.scheduler import SDASScheduler
 
 
+@dataclass(frozen=True)
+class DiffusionBatch:
+    """What a training step sees; all on the device.
+
+    clean and noise ``[B, 3, S, S]``, clean in [-1, 1]; timestep and label int64 ``[B]``.
+    """
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    timestep: torch.Tensor
+    label: torch.Tensor | None
+
+
 def training_loss(
     network: Callable[..., torch.Tensor],
     params: Ddpm,
     scheduler: SDASScheduler,
     runtime: Runtime,
-    *,
-    clean: torch.Tensor,
-    noise: torch.Tensor,
-    timestep: torch.Tensor,
-    label: torch.Tensor | None,
+    batch: DiffusionBatch,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(sum, prediction error, variational bound), each the mean over the images; all on the device.
 
-    clean and noise ``[B, 3, S, S]``, clean in [-1, 1]; timestep and label int64 ``[B]``. The bound
-    is zero where the variance is not learned.
+    The bound is zero where the variance is not learned.
     """
+    clean, noise, timestep = batch.clean, batch.noise, batch.timestep
     alpha = scheduler.alphas_cumprod.to(clean.device)[timestep].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     with runtime.autocast():
-        output = network(noisy, timestep, label)
+        output = network(noisy, timestep, batch.label)
     prediction, *logits = output.float().split(3, dim=1)
     target = prediction_target(params.prediction_type, clean, noise, alpha)
     error = (prediction_weight(params, alpha) * (prediction - target) ** 2).mean()

@@ -77,7 +77,7 @@ class SDASScheduler(DDPMScheduler):
         alpha_prod: torch.Tensor,
         beta_prod: torch.Tensor,
     ) -> torch.Tensor:
-        """The predicted x_0, clipped to the image range when the scheduler is told to."""
+        """The predicted x_0, clipped to the image range where ``clip_sample`` is set."""
         kind = self.config.prediction_type
         if kind == "epsilon":
             original = (sample - beta_prod ** (0.5) * output) / alpha_prod ** (0.5)
@@ -102,7 +102,7 @@ class SDASScheduler(DDPMScheduler):
 
         There the posterior variance is 0. With ``fixed_small`` that is Sigma, so the last step is
         not guided; a learned Sigma has the next step's posterior variance as its lower end, as in
-        the official code (diffusers puts 1e-20 there, and is never asked for it).
+        the official code (diffusers has 1e-20 there, and never uses it).
         """
         if t > 0:
             return self._deviation(t, logits) ** 2
@@ -126,7 +126,7 @@ def _per_image(strength: torch.Tensor | float, sample: torch.Tensor) -> torch.Te
 def _noise(
     sample: torch.Tensor, generator: torch.Generator | Sequence[torch.Generator] | None
 ) -> torch.Tensor:
-    """Standard normal noise of the sample's shape, drawn where the generators live."""
+    """Standard normal noise of the sample's shape, drawn on the device of the generators."""
     if isinstance(generator, Sequence):
         parts = [torch.randn(sample.shape[1:], generator=g, device=g.device) for g in generator]
         return torch.stack(parts).to(sample)

@@ -1,12 +1,10 @@
-"""Many images in shards: drawn once, checked when met again, never drawn by two processes at once.
+"""Images in shards: sampled once, verified when reused, never sampled by two processes at once.
 
-A shard is complete when its record ``shards/NNN.json`` is there, which is written last and vouches
-for every image by its digest.
+A shard is complete when its record ``shards/NNN.json`` exists, which is written last and holds the
+digest of every image.
 """
 
 import contextlib
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from realnet.config.sections import Sia
@@ -22,7 +21,7 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_json, sha256, write_json
 from realnet.core.progress import progress
 
-Draw = Callable[[list[int]], torch.Tensor]  # indices -> uint8 [N, 3, S, S]
+SampleIndices = Callable[[list[int]], torch.Tensor]  # indices -> uint8 [N, 3, S, S]
 Describe = Callable[[int], dict[str, Any]]  # index -> what the manifest says of the image
 
 
@@ -45,16 +44,16 @@ class Shard:
 
 
 def shards_of(params: Sia, out: Path) -> list[Shard]:
-    """All have `sia.shard` images, the last one what is left."""
+    """All have `sia.shard` images, the last one the remainder."""
     starts = range(0, params.images, params.shard)
     counts = (min(params.shard, params.images - first) for first in starts)
     return [Shard(out, n, *span) for n, span in enumerate(zip(starts, counts, strict=True))]
 
 
 def complete(shard: Shard, causes: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a shard that is there, whole and unchanged; None where it is to be drawn.
+    """The record of a shard that is complete and unchanged; None where it is to be sampled.
 
-    UserError where it was drawn with other settings: hours of work are not thrown away unasked.
+    UserError where it was sampled with other settings: hours of work are not deleted unasked.
     """
     if not shard.record.is_file():
         return None
@@ -63,16 +62,16 @@ def complete(shard: Shard, causes: dict[str, Any]) -> dict[str, Any] | None:
         before = done["causes"].get(key)
         if before != value:
             raise UserError(
-                f"{shard.record}: drawn with {key} {before}, now it is {value}; remove"
+                f"{shard.record}: sampled with {key} {before}, now it is {value}; remove"
                 f" {shard.out}, or choose another folder (--out)"
             )
     wanted = list(range(shard.first, shard.first + shard.count))
     if [row["index"] for row in done["rows"]] != wanted:
-        return None  # the last shard, when the set was smaller or larger
+        return None  # the last shard, when the dataset was smaller or larger
     for row in done["rows"]:
         path = shard.out / row["path"]
         if not path.is_file() or sha256(path) != row["sha256"]:
-            print(f"{path}: missing or changed, so shard {shard.number} is drawn again")
+            print(f"{path}: missing or changed, so shard {shard.number} is sampled again")
             return None
     return done
 
@@ -81,17 +80,17 @@ def make_shard(
     shard: Shard,
     causes: dict[str, Any],
     batch_size: int,
-    draw: Draw,
+    sample: SampleIndices,
     describe: Describe,
     device: str,
 ) -> dict[str, Any]:
-    """Draw the images into a hidden folder, rename it, write the record, and return that.
+    """Sample the images into a hidden folder, rename it, write the record, and return that.
 
     Batches start at multiples of ``batch_size`` and are full; what lies beyond the shard's end is
-    drawn for nothing. So an image is always computed beside the same others, to the same bits.
+    discarded. So an image is always computed in the same batch, to the same bits.
     """
     started, end = time.perf_counter(), shard.first + shard.count
-    hidden = shard.folder.with_name(f".{shard.folder.name}.tmp")  # such names DVC passes over
+    hidden = shard.folder.with_name(f".{shard.folder.name}.tmp")  # DVC ignores such names
     for left in (hidden, shard.folder):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     hidden.mkdir(parents=True)
@@ -100,7 +99,7 @@ def make_shard(
     for batch, _ in progress(0, -(-shard.count // batch_size), label):
         first = shard.first + batch * batch_size
         indices = list(range(first, first + batch_size))
-        for index, image in zip(indices, draw(indices), strict=True):
+        for index, image in zip(indices, sample(indices), strict=True):
             if index >= end:
                 break
             name = f"{index:05d}.png"
@@ -120,23 +119,22 @@ def alone(shard: Shard) -> Iterator[None]:
     """Hold the shard's lock, which ends with the process. UserError: another one holds it."""
     path = shard.record.with_name(f".{shard.record.stem}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)  # a soft lock would outlive a kill
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
+        lock.acquire()
+    except Timeout:
         raise UserError(
-            f"{shard.folder}: another process is drawing this shard; wait or stop it"
+            f"{shard.folder}: another process is sampling this shard; wait or stop it"
         ) from None
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        path.unlink(missing_ok=True)  # while held, so that waiting processes notice it
+        lock.release()
 
 
 def remove_surplus(out: Path, plan: list[Shard]) -> None:
-    """Remove shards from a time when the set was larger."""
+    """Remove shards beyond ``sia.images``, of an earlier and larger dataset."""
     wanted = {shard.record for shard in plan}
     for path in sorted((out / "shards").glob("*.json")):
         if path not in wanted:

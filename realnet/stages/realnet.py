@@ -8,12 +8,10 @@ from torch.utils.checkpoint import checkpoint
 
 from realnet.compute import determinism
 from realnet.compute.distributed import (
-    check_alike,
     check_batch,
     launch,
     parallel,
     share,
-    stops,
     total,
 )
 from realnet.compute.runtime import Runtime, start
@@ -21,7 +19,6 @@ from realnet.compute.shared_norm import share_statistics
 from realnet.config.sections import Training
 from realnet.config.stage_params import RealNetParams
 from realnet.core.io import read_json, save_figure, save_weights, write_csv, write_json
-from realnet.core.progress import progress
 from realnet.core.seeds import derive
 from realnet.datasets.items import read_manifest
 from realnet.detectors.realnet_detector import FILES, Detector
@@ -36,12 +33,11 @@ from realnet.synthesis.synthesiser import AnomalySynthesiser
 from realnet.training.batches import shuffled_epochs
 from realnet.training.checkpoint import (
     Checkpoints,
-    check_finite,
     learning_rate,
-    restore_modules,
     training_identity,
 )
 from realnet.training.checkpoint_selection import SELECTION, BestOnTest, best_on_test
+from realnet.training.fit import Fit
 
 HISTORY = ["step", "loss", "loss_segmentation", "loss_reconstruction", "lr"]
 
@@ -95,7 +91,7 @@ def _train(job: Job[RealNetParams]) -> None:
     checkpoints = Checkpoints(out, identity, runtime.processes, runtime.rank)
     data = _Data(normal.to(runtime.device), synthesise, extractor, selector)
     steps, choice = steps_of(params.training, len(normal)), None
-    if runtime.first:
+    if runtime.is_main:
         choice = best_on_test(
             items,
             Detector(extractor, selector, model, size),
@@ -105,7 +101,7 @@ def _train(job: Job[RealNetParams]) -> None:
             per_epoch=-(-len(normal) // params.training.batch_size),
         )
     history = _optimise(model, params.training, data, runtime, checkpoints, choice, seed, names)
-    if not runtime.first:
+    if not runtime.is_main:
         return
 
     write_csv(out / "history.csv", history, HISTORY)
@@ -207,32 +203,27 @@ def _optimise(
     data: _Data,
     runtime: Runtime,
     checkpoints: Checkpoints,
-    judge: BestOnTest | None,
+    selection: BestOnTest | None,
     seed: int,
     names: tuple[str, ...],
 ) -> list[dict[str, float]]:
     """The loop of paper sec. 3.3 / official `train_realnet`; returns the loss history."""
-    steps = steps_of(params, len(data.normal))
     norms = share_statistics(model, runtime)
     optimiser = runtime.adamw(model.parameters(), params.lr, params.weight_decay)
+    steps = steps_of(params, len(data.normal))
     factor = learning_rate(params.lr_schedule, params.warmup_steps, steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-    history: list[dict[str, float]] = []
-    first = 0
-    if (state := checkpoints.load()) is not None:
-        restore_modules(state, model=model, optimiser=optimiser, schedule=schedule)
-        history, first = state["history"], state["step"]
-        if judge is not None:
-            judge.restore(state["judge"])
-        print(f"resumed at step {first}")
-    del state
-    check_alike(model, runtime, first)
+    fit = Fit(
+        *("/".join(names), steps, params.checkpoint_every, checkpoints, runtime),
+        *(model, optimiser, schedule),
+        {} if selection is None else {"judge": selection},  # the name that checkpoints have for it
+    )
     model.train()
     forward = runtime.compiled(parallel(model, runtime))
     batch_of = shuffled_epochs(
         len(data.normal), params.batch_size, seed, *names, short_last=params.epochs is not None
     )
-    for step, bar in progress(first, steps, "/".join(names)):
+    for step in fit.steps():
         mine = share(batch_of(step), runtime)
         for norm in norms:
             norm.counts = 1.0 if mine.weight else 0.0
@@ -248,34 +239,19 @@ def _optimise(
             params.segmentation_weight * segmentation
             + params.reconstruction_weight * reconstruction
         )
-        optimiser.zero_grad(set_to_none=True)
         # DistributedDataParallel divides the sum by the number of processes.
         determinism.backward(loss * (mine.weight * runtime.processes))
         if params.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), params.grad_clip)
-        rate = schedule.get_last_lr()[0]
-        optimiser.step()
-        schedule.step()
+        rate = fit.apply_gradients()
         found = [value.item() * mine.weight for value in (loss, segmentation, reconstruction)]
         row = (step, *total(found, runtime), rate)
-        check_finite(row[1], step, "/".join(names))
-        history.append(dict(zip(HISTORY, row, strict=True)))
-        bar.set_postfix(loss=f"{row[1]:.4f}", refresh=False)
-        if judge is not None and judge.due(step + 1):  # the other processes wait at their next step
-            judge.look(step + 1, runtime)
-        due = (step + 1) % params.checkpoint_every == 0 and step + 1 < steps
-        if stops(runtime) or due:
-            check_alike(model, runtime, step)
-            checkpoints.save(
-                step=step + 1,
-                history=history,
-                model=model.state_dict(),
-                optimiser=optimiser.state_dict(),
-                schedule=schedule.state_dict(),
-                judge=judge and judge.state(),
-            )
+        fit.log(dict(zip(HISTORY, row, strict=True)))
+        # The other processes wait at their next step.
+        if selection is not None and selection.due(step + 1):
+            selection.look(step + 1, runtime)
     model.eval()
-    return history
+    return fit.history
 
 
 LABELS = {

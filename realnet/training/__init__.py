@@ -1,1 +1,1 @@
-"""What the training loops share (checkpoints, batches, learning rate) and RealNet's own loop."""
+"""Training: the shared loop (fit), checkpoints, batches, and what the stages train with it."""

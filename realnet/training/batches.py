@@ -1,10 +1,20 @@
-"""Which images a training step sees: a function of the step, so a resumed run goes on alike."""
+"""Which images a step sees: a function of the step, so that a resumed run sees the same."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from realnet.core.seeds import torch_generator
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Normal training images uint8 ``[N, 3, S, S]`` and their classes, int64 ``[N]``."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: int
 
 
 def shuffled_epochs(
@@ -12,8 +22,8 @@ def shuffled_epochs(
 ) -> Callable[[int], torch.Tensor]:
     """Returns ``step -> indices [batch_size]`` (int64), every image once per pass, passes shuffled.
 
-    Batches run on across the end of a pass, so all have the same size. With ``short_last`` each
-    pass has batches of its own, the last one as short as it comes out (the official loader).
+    Batches continue across the end of a pass, so all have the same size. With ``short_last`` each
+    pass has batches of its own, of which the last may be shorter (as in the official loader).
     """
     passes: dict[int, torch.Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a running training: resumed after a kill, gone after success."""
+"""Checkpoints of a running training: resumed after an interruption, removed after success."""
 
 import contextlib
 import fcntl
@@ -18,24 +18,24 @@ import torch
 from realnet.core.errors import UserError
 from realnet.core.io import atomic, check_weights
 
-# A process that was told to stop may still be writing its last checkpoint.
+# A process that was asked to stop may still be writing its last checkpoint.
 PATIENCE = 60.0  # seconds
 LOCK = "lock"
 
 
 def fingerprint(**causes: Any) -> str:
-    """Digest of everything that the training depends on; a checkpoint of another is not resumed."""
+    """Digest of all that a training depends on; only a checkpoint with the same one is resumed."""
     return hashlib.sha256(json.dumps(causes, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def training_identity(record: Mapping[str, Any]) -> str:
     """The fingerprint of a training from the content of its provenance record.
 
-    Without the number of processes, of which :class:`Checkpoints` keeps its own account.
+    Without the number of processes, which :class:`Checkpoints` stores separately.
     """
     compute = {k: v for k, v in record["params"]["compute"].items() if k != "processes"}
     params = record["params"] | {"compute": compute}
-    # In order, since the position of a category is its class.
+    # In order: the position of a category is its class.
     inputs = list(record["inputs"].items())
     return fingerprint(params=params, inputs=inputs, seed=record["seed"])
 
@@ -44,8 +44,8 @@ class Checkpoints:
     """The folder ``<out>/checkpoint``, locked while a process trains into it.
 
     The lock ends with the process, so a killed job leaves none; a second job for the same result
-    (an orphan and its rerun) gets a UserError instead of writing over the first one's files.
-    Of several ``processes`` each reads the checkpoint, and the one of ``rank`` 0 locks and writes.
+    (an orphan and its rerun) gets a UserError instead of overwriting the first one's files.
+    All ``processes`` read the checkpoint; the main one, of ``rank`` 0, locks and writes.
     """
 
     def __init__(self, out: Path, identity: str, processes: int = 1, rank: int = 0):
@@ -64,10 +64,10 @@ class Checkpoints:
         return self.folder / "last.pt"
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, or None where there is none that fits (it is then trained anew).
+        """The last state; None where no checkpoint fits, and the training starts from scratch.
 
-        UserError for one of another number of processes: as the sums of gradients would be rounded
-        otherwise, going on would give neither run's result, and starting anew might waste days.
+        UserError for one of another number of processes: the sums of gradients would be rounded
+        differently, so resuming gives neither run's result, and a new start might waste days.
         """
         if not self.path.is_file():
             return None
@@ -76,22 +76,22 @@ class Checkpoints:
             if not isinstance(state, dict):
                 raise ValueError(f"a {type(state).__name__}")
         except _UNREADABLE as error:
-            print(f"{self.path}: damaged ({type(error).__name__}), starts anew")
+            print(f"{self.path}: corrupt ({type(error).__name__}), starts from scratch")
             return None
         if state.get("identity") != self.identity:
-            print(f"{self.path}: made with other parameters or inputs, starts anew")
+            print(f"{self.path}: of other parameters or inputs, starts from scratch")
             return None
         before = state.get("processes", 1)
         if before != self.processes:
             raise UserError(
                 f"{self.path}: from a training in {before} processes, this one has"
-                f" {self.processes}; set compute.processes: {before} to go on with it, or remove"
-                f" {self.folder} to start anew"
+                f" {self.processes}; set compute.processes: {before} to resume it, or remove"
+                f" {self.folder} to start from scratch"
             )
         return state
 
     def save(self, **state: Any) -> None:
-        """Replace the checkpoint. UserError where the weights of ``model`` are no numbers."""
+        """Replace the checkpoint. UserError where weights of ``model`` are not finite."""
         if self.rank > 0:
             return
         check_weights(state.get("model", {}), self.path)
@@ -105,9 +105,9 @@ class Checkpoints:
         for path in self.folder.iterdir():
             if path.name != LOCK:
                 path.unlink()
-        (self.folder / LOCK).unlink()  # while it is held: who waits for it sees that it is gone
+        (self.folder / LOCK).unlink()  # while held, so that waiting processes notice it
         os.close(self.lock)
-        with contextlib.suppress(OSError):  # another process has come
+        with contextlib.suppress(OSError):  # another process has locked it
             self.folder.rmdir()
 
 
@@ -115,15 +115,15 @@ _UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfi
 
 
 def _lock(path: Path, patience: float) -> int | None:
-    """An exclusive lock as an open descriptor; None where it is not to be had within seconds.
+    """An exclusive lock as an open descriptor; None where it was not acquired within ``patience``.
 
-    Who finishes removes the file. A lock on a file that is gone keeps nobody out, so it does not
-    count, and the next one is waited for.
+    The process that finishes removes the file. A lock on a removed file excludes nobody, so it does
+    not count. Not filelock, which fails where the folder is removed while it waits.
     """
     end = time.monotonic() + patience
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # the folder was removed just now
+        with contextlib.suppress(FileNotFoundError):  # the folder was removed meanwhile
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +140,7 @@ def _lock(path: Path, patience: float) -> int | None:
 
 
 def check_finite(loss: float, step: int, where: str) -> None:
-    """UserError for a loss that is no number, before it gets into a checkpoint."""
+    """UserError for a loss that is not finite, before it gets into a checkpoint."""
     if not math.isfinite(loss):
         raise UserError(
             f"{where}: the loss is {loss} at step {step + 1}; lower the learning rate (lr), set"
@@ -151,7 +151,7 @@ def check_finite(loss: float, step: int, where: str) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """Mapped into memory where the file system can: several processes then share one copy.
 
-    torch does not look at the checksums that it has written, so a flipped bit would go unseen.
+    torch does not verify the checksums that it writes, so a flipped bit would not be noticed.
     """
     with zipfile.ZipFile(path) as archive:
         if (damaged := archive.testzip()) is not None:
@@ -162,14 +162,12 @@ def _read(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def restore_modules(state: Mapping[str, Any], **parts: Any) -> None:
-    """``part.load_state_dict(state[name])`` for each named part."""
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-
-
 def learning_rate(schedule: str, warmup: int, total: int) -> Callable[[int], float]:
-    """Factor of the base rate at each step: linear warm-up, then constant or cosine to 0."""
+    """Factor of the base rate at each step: linear warm-up, then constant or cosine to 0.
+
+    Not diffusers' get_scheduler: its warm-up starts at a rate of 0, and its cosine is rounded
+    differently (float64).
+    """
 
     def factor(step: int) -> float:
         if step < warmup:

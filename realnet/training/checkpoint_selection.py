@@ -1,8 +1,9 @@
-"""The official choice of a checkpoint: the best of many evaluations on the test set.
+"""The official checkpoint selection: the best of many evaluations on the test set.
 
-What it gives is no honest headline, since the number reported is the one maximised. It is here to
-repeat the official protocol, and to say what the choice is worth. The training does not notice it:
-no random number is drawn, BatchNorm statistics stay, and the last weights are the same bits.
+Its result is no honest headline, since the number reported is the one maximised. It is here to
+repeat the official protocol, and to measure how much the selection gains. It does not affect the
+training: it draws no random number, keeps BatchNorm statistics, and the last weights are the same
+bits.
 """
 
 from pathlib import Path
@@ -25,10 +26,10 @@ SELECTION = "selection.csv"
 
 
 class BestOnTest:
-    """Evaluates the network in training, and keeps a copy of its weights where it was best.
+    """Evaluates the network during training, and keeps a copy of its best weights.
 
     Source: official training script, every 5 epochs: the mean of image and pixel AUROC
-    (:mod:`realnet.metrics.official`), of equal ones the later. Here also after the last step.
+    (:mod:`realnet.metrics.official`), ties to the later one. Here also after the last step.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class BestOnTest:
         self.weights: dict[str, torch.Tensor] | None = None
 
     def due(self, step: int) -> bool:
-        """Whether to look after ``step`` updates of the weights."""
+        """Whether to evaluate after ``step`` updates of the weights."""
         return step % self.every == 0 or step == self.last
 
     def look(self, step: int, runtime: Runtime) -> None:
@@ -61,7 +62,7 @@ class BestOnTest:
             measured = official_metrics(margins.sigmoid(), self.masks, self.pool, pro=False)
         key = key_metric(measured)
         if not self.rows or key >= max(row["key"] for row in self.rows):
-            # A copy, since the training goes on in place.
+            # A copy, since the training continues in place.
             state = model.state_dict().items()
             self.weights = {name: value.detach().to("cpu", copy=True) for name, value in state}
         image, pixel = measured["image_auroc_official"], measured["pixel_auroc_official"]
@@ -72,18 +73,18 @@ class BestOnTest:
         """The row of the kept weights."""
         return max(self.rows, key=lambda row: (row["key"], row["step"]))
 
-    def state(self) -> dict[str, Any]:
-        """For the training's checkpoint."""
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint of the training."""
         return {"rows": self.rows, "weights": self.weights}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """As :meth:`state` was; copies, since those may be mapped from the checkpoint's file."""
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Restore :meth:`state_dict`; copies, since it may be mapped from the checkpoint's file."""
         self.rows = list(state["rows"])
         weights = state["weights"]
         self.weights = weights and {name: value.clone() for name, value in weights.items()}
 
     def write(self, out: Path) -> dict[str, Any]:
-        """``best.safetensors`` and ``selection.csv``; what ``model.json`` says of them."""
+        """``best.safetensors`` and ``selection.csv``; returns their entry in ``model.json``."""
         best = self.best
         digest = save_weights(out / FILES["best"], self.weights)
         rows = [{**row, "is_best": int(row is best)} for row in self.rows]
@@ -99,7 +100,7 @@ def best_on_test(
     steps: int,
     per_epoch: int,
 ) -> BestOnTest | None:
-    """The choice that ``params.select_every`` asks for; None where it asks for none.
+    """The selection that ``params.select_every`` asks for; None where it asks for none.
 
     Also None, with a line in the log, where the test images (split ``test`` of ``items``) do not
     define the metrics: no masks, or only normal or only anomalous images.

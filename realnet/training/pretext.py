@@ -16,10 +16,11 @@ from realnet.compute import determinism
 from realnet.compute.runtime import Runtime
 from realnet.config.sections import Backbone
 from realnet.core.io import write_csv
-from realnet.core.progress import progress
 from realnet.core.seeds import numpy_generator, torch_generator
 from realnet.models.features import FeatureExtractor, build_network
 from realnet.synthesis.textures import CLASSES, paint_image
+from realnet.training.checkpoint import Checkpoints, fingerprint
+from realnet.training.fit import Fit, RandomState
 
 
 def paint_task(seed: int, per_class: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,26 +66,30 @@ def train_pretext(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=options.lr, total_steps=options.steps + 1, pct_start=0.1
     )
-    history = []
-    draw = torch_generator(options.seed, "pretext", "batches")
-    for step, bar in progress(0, options.steps, "pretext"):
-        chosen = train[torch.randint(len(train), (options.batch_size,), generator=draw)]
+    generator = torch_generator(options.seed, "pretext", "batches")
+    identity = fingerprint(backbone=params.model_dump(), device=runtime.name)
+    checkpoints = Checkpoints(out, identity)
+    fit = Fit(
+        *("pretext", options.steps, None, checkpoints, runtime),
+        *(network, optimiser, schedule),
+        {"head": head, "batches": RandomState(generator)},
+    )
+    for step in fit.steps():
+        chosen = train[torch.randint(len(train), (options.batch_size,), generator=generator)]
         batch = images[chosen]
-        if torch.rand((), generator=draw) < 0.5:
+        if torch.rand((), generator=generator) < 0.5:
             batch = batch.flip(3)
         with runtime.autocast():
             loss = F.cross_entropy(logits(batch), labels[chosen].to(runtime.device))
-        optimiser.zero_grad(set_to_none=True)
         determinism.backward(loss)
-        optimiser.step()
-        schedule.step()
-        history.append({"step": step, "loss": loss.item()})
-        bar.set_postfix(loss=f"{history[-1]['loss']:.3f}", refresh=False)
+        fit.apply_gradients()
+        fit.log({"step": step, "loss": loss.item()})
     network.eval()
     test = torch.nonzero(held_out).flatten()
     with torch.no_grad():
         predicted = torch.cat([logits(images[part]).argmax(1).cpu() for part in test.split(256)])
     accuracy = (predicted == labels[test]).float().mean().item()
-    write_csv(out / "history.csv", history, ["step", "loss"])
+    write_csv(out / "history.csv", fit.history, ["step", "loss"])
+    checkpoints.finish()
     print(f"pretext: {len(CLASSES)} classes, held-out accuracy {accuracy:.3f}")
     return network, {"pretext_classes": len(CLASSES), "pretext_accuracy": round(accuracy, 4)}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from diffusion_jobs import joint_job
 from run_stages import make_backbone, realnet_job, select_features
 
 from realnet.cli import main
@@ -23,8 +24,7 @@ from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.registry import params_of
-from realnet.stages import realnet
-from realnet.stages.ddpm import train_ddpm
+from realnet.stages import ddpm, realnet
 
 PROJECT = Path(__file__).resolve().parents[2]
 SIZE, IMAGES = 32, 9
@@ -45,7 +45,7 @@ def stage(name, processes, **overrides):
 def ddpm_arguments(root, out, processes=2, **options):
     section = DDPM | {"ema": EMA} | options
     params = stage("ddpm", processes, ddpm=section)
-    return params, [root / "manifest.csv"], "mine", ["cloth"], 0, out
+    return (joint_job(params, [root / "manifest.csv"], "mine", ["cloth"], 0, out),)
 
 
 def realnet_arguments(root, out, processes=2, **options):
@@ -218,7 +218,7 @@ def test_another_number_of_processes_does_not_resume(made, tmp_path):
     shutil.copytree(made / "killed", tmp_path / "alone")
     alone = ddpm_arguments(made, tmp_path / "alone", processes=1)
     with pytest.raises(UserError, match=r"training in 2 processes, this one has 1; set compute"):
-        train_ddpm(*alone)
+        ddpm.run(*alone)
     assert (tmp_path / "alone/checkpoint/last.pt").is_file()
 
 
@@ -246,7 +246,7 @@ def test_a_killed_command_leaves_no_process_behind(tmp_path):
         "    launch(members.wait_for_ever, compute, {notes!r})\n"
     )
     file = tmp_path / "job.py"
-    here = str(Path(__file__).parent)
+    here = str(PROJECT / "tests")
     file.write_text(call.format(here=here, project=str(PROJECT), notes=str(tmp_path)))
     job = subprocess.Popen([sys.executable, file], cwd=PROJECT)
     paths = [tmp_path / f"pid{rank}" for rank in (0, 1)]
@@ -314,4 +314,4 @@ def test_more_processes_than_images_of_a_batch(made, tmp_path):
     with pytest.raises(UserError, match=r"training\.batch_size: 1 images .* 2 processes"):
         realnet.run(*realnet_arguments(made, tmp_path, **options))
     with pytest.raises(UserError, match=r"ddpm\.batch_size: 1 images .* 2 processes"):
-        train_ddpm(*ddpm_arguments(made, tmp_path, batch_size=1))
+        ddpm.run(*ddpm_arguments(made, tmp_path, batch_size=1))

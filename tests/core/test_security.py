@@ -202,7 +202,7 @@ def test_a_training_s_checkpoint_runs_nothing(tmp_path, trap, zipped, capsys):
         checkpoints.path,
         _use_new_zipfile_serialization=zipped,
     )
-    assert checkpoints.load() is None and "starts anew" in capsys.readouterr().out
+    assert checkpoints.load() is None and "starts from scratch" in capsys.readouterr().out
     assert not trap.exists()
 
 

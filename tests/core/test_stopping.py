@@ -92,7 +92,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_seen(tmp_path, capsys):
     assert first.load() is None
     first.path.write_bytes(b"")
     assert first.load() is None
-    assert capsys.readouterr().out.count("last.pt: damaged") == 2
+    assert capsys.readouterr().out.count("last.pt: corrupt") == 2
 
 
 def test_a_second_process_waits_for_the_first(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from diffusion_jobs import train_classifier, train_ddpm
 from typer.testing import CliRunner
 
 from realnet.cli import app
@@ -18,12 +19,11 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.diffusion.denoiser import parameter_count
 from realnet.diffusion.guidance import NoisyClassifier, load_guide, log_gradient
+from realnet.diffusion.sampler import Chain, SampleBatch, sample_images
 from realnet.diffusion.scheduler import build_scheduler
 from realnet.registry import params_of
 from realnet.stages import classifier as stage_module
-from realnet.stages.classifier import train_classifier
-from realnet.stages.ddpm import train_ddpm
-from realnet.stages.sdas import sample_images
+from realnet.training import fit as loop
 
 RUNTIME = start(load().compute)
 CATEGORIES = ("dark", "light")
@@ -133,11 +133,8 @@ class Silent(torch.nn.Module):
 
 
 def draw(labels=None, guide=None, size=8, steps=20):
-    return sample_images(
-        *(Silent(), official("learned_range"), RUNTIME),
-        **{"steps": steps, "strengths": torch.zeros(2), "seeds": [1, 2], "labels": labels},
-        **{"size": size, "guide": guide},
-    )
+    chain, batch = Chain(steps, size), SampleBatch([1, 2], torch.zeros(2), labels)
+    return sample_images(Silent(), official("learned_range"), RUNTIME, chain, batch, guide)
 
 
 def test_scale_zero_is_no_guidance_bit_for_bit():
@@ -229,14 +226,15 @@ class Mixture(torch.nn.Module):
 
 def test_guided_samples_go_to_their_class(trained):
     """The diffusion model draws dark and light images as it happens; guided, those asked for."""
-    judge, scheduler, count = guide_of(trained), official("learned_range"), 12
+    classifier, scheduler, count = guide_of(trained), official("learned_range"), 12
 
     def light(label, scale):
         labels = torch.full((count,), label)
         images = sample_images(
             *(Mixture(scheduler.alphas_cumprod), scheduler, RUNTIME),
-            **{"steps": 20, "strengths": torch.zeros(count), "seeds": range(count), "size": 32},
-            **{"labels": labels, "guide": partial(log_gradient, judge, labels, scale, RUNTIME)},
+            Chain(steps=20, size=32),
+            SampleBatch(range(count), torch.zeros(count), labels),
+            partial(log_gradient, classifier, labels, scale, RUNTIME),
         )
         levels = images.float().mean((1, 2, 3))
         assert ((levels - 45).abs() < 10).logical_or((levels - 205).abs() < 10).all()
@@ -266,7 +264,7 @@ def test_a_small_step_along_the_gradient_makes_the_class_likelier(trained):
 def test_a_stopped_training_goes_on_to_the_same_bits(manifests, tmp_path, monkeypatch, capsys):
     section = {"steps": 5, "checkpoint_every": 2, "accumulation": 2}
     whole = train(manifests, tmp_path / "whole", **section)
-    progress, opened = stage_module.progress, []
+    progress, opened = loop.progress, []
 
     class Watched(stage_module.Checkpoints):
         def __init__(self, *arguments):
@@ -278,7 +276,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(manifests, tmp_path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module, "progress", stopped)
+        patch.setattr(loop, "progress", stopped)
         patch.setattr(stage_module, "Checkpoints", Watched)
         with pytest.raises(KeyboardInterrupt):
             train(manifests, tmp_path / "stopped", **section)
@@ -307,7 +305,10 @@ def test_it_starts_from_other_weights(manifests, trained, tmp_path, capsys):
     three.mkdir()
     names = {**manifests, "grey": manifests["light"]}
     train(names, three, categories=("dark", "light", "grey"), steps=1)
-    for folder, told in ((trained, "taken over"), (three, "drawn anew (3 classes there, 2 here)")):
+    for folder, told in (
+        (trained, "taken over"),
+        (three, "reinitialised (3 classes there, 2 here)"),
+    ):
         begun = train(manifests, tmp_path / told[:5], init=str(folder), steps=1, lr=1e-9)
         assert told in capsys.readouterr().out
         given = safetensors.torch.load_file(folder / "model.safetensors")
@@ -384,12 +385,16 @@ def test_one_category_cannot_be_guided(manifests, trained, tmp_path):
     train_ddpm(params, [manifests["dark"]], "mine", ["dark"], 0, alone)
     said = "knows one category only, so there is no other to be guided away from"
     refused(said, alone, manifests, tmp_path, scale=1.0, classifier=trained)
-    with pytest.raises(UserError, match="a guided classifier of dark has nothing to tell apart"):
+    with pytest.raises(UserError, match="a guidance classifier of dark has nothing to distinguish"):
         train(manifests, tmp_path / "one", categories=("dark",))
     with pytest.raises(UserError, match=r"guidance_scale .* needs ddpm\.scope: dataset"):
         load(overrides={"preset": "smoke", "sdas": {"guidance_scale": 1.0}})
     with pytest.raises(UserError, match="equally often"):
-        train_classifier(stage("classifier"), [], "mine", CATEGORIES, 0, tmp_path / "none")
+        call(
+            "classifier",
+            *("--manifest", manifests["dark"], "--dataset", "mine"),
+            *("--category", "dark", "--category", "light", "--out", tmp_path / "none"),
+        )
 
 
 def test_only_guided_variants_use_a_classifier():

@@ -6,8 +6,11 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from diffusion_jobs import sample_sdas, train_ddpm
 from trees import make_tree
+from typer.testing import CliRunner
 
+from realnet.cli import app
 from realnet.compute.runtime import start
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
@@ -15,16 +18,17 @@ from realnet.core.io import read_csv, read_json, sha256
 from realnet.core.seeds import derive, torch_generator
 from realnet.datasets.images import load_images
 from realnet.datasets.items import read_manifest
-from realnet.diffusion.denoiser import Denoiser, classes_of
-from realnet.diffusion.loss import training_loss
+from realnet.diffusion.denoiser import Denoiser, classes_of, load_ddpm
+from realnet.diffusion.loss import DiffusionBatch, training_loss
+from realnet.diffusion.sampler import Chain, SampleBatch, sample_images
 from realnet.diffusion.scheduler import build_scheduler
+from realnet.plots.tiling import tile
 from realnet.registry import params_of
-from realnet.stages import ddpm as training
 from realnet.stages.data import prepare
-from realnet.stages.ddpm import load_ddpm, moving_average, tile, train_ddpm, updates
-from realnet.stages.sdas import sample_images, sample_sdas
 from realnet.training import checkpoint
+from realnet.training import denoiser_training as training
 from realnet.training.batches import shuffled_epochs
+from realnet.training.denoiser_training import moving_average, updates
 
 
 def smoke(**ddpm):
@@ -99,16 +103,17 @@ class Recorder(torch.nn.Module):
         return torch.zeros_like(sample)
 
 
-def draw(**options):
+def sampled(labels=None, start_images=None, **options):
     params = load(overrides={"preset": "smoke", "ddpm": {"variance": "fixed_small"}})
     net, scheduler = Recorder(), build_scheduler(params.ddpm)
-    values = {"steps": 10, "strengths": torch.zeros(2), "seeds": [1, 2], "labels": None, "size": 8}
-    images = sample_images(net, scheduler, start(params.compute), **(values | options))
+    chain = Chain(steps=10, size=8, **options)
+    batch = SampleBatch([1, 2], torch.zeros(2), labels, start_images)
+    images = sample_images(net, scheduler, start(params.compute), chain, batch)
     return images, net.asked, scheduler
 
 
 def test_sampling_walks_all_the_way_down_with_its_labels():
-    images, asked, _ = draw(labels=torch.tensor([1, 0]))
+    images, asked, _ = sampled(labels=torch.tensor([1, 0]))
     assert [when for _, when, _ in asked] == [[t] * 2 for t in range(900, -1, -100)]
     assert asked[0][2].tolist() == [1, 0]
     assert images.dtype == torch.uint8 and images.shape == (2, 3, 8, 8)
@@ -117,7 +122,7 @@ def test_sampling_walks_all_the_way_down_with_its_labels():
 
 
 def test_samples_are_rounded_or_truncated_as_the_official_ones():
-    rounded, cut = draw()[0], draw(rounding="truncate")[0]
+    rounded, cut = sampled()[0], sampled(rounding="truncate")[0]
     step = rounded.int() - cut.int()
     assert set(step.unique().tolist()) == {0, 1}
 
@@ -125,7 +130,7 @@ def test_samples_are_rounded_or_truncated_as_the_official_ones():
 @pytest.mark.parametrize(("fraction", "first"), [(0.3, 200), (0.01, 0), (1.0, 900)])
 def test_sampling_from_images_starts_on_the_way(fraction, first):
     clean = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    images, asked, scheduler = draw(start_images=clean, start_fraction=fraction)
+    images, asked, scheduler = sampled(start_images=clean, start_fraction=fraction)
     assert asked[0][1] == [first] * 2 and len(asked) == first // 100 + 1
     alpha = scheduler.alphas_cumprod[first]
     noise = torch.stack(
@@ -257,21 +262,14 @@ def test_official_accumulation_clips_the_running_sum(noisy_set, tmp_path):
     images = load_images(items, 32)
     names = ("ddpm", "mine", "dark")
     chosen = shuffled_epochs(len(images), 6, 0, *names)(0)
-    draw = torch_generator(0, *names, "step", 0)
-    noise = torch.randn(6, 3, 32, 32, generator=draw)
-    when = torch.randint(1000, (6,), generator=draw)
+    generator = torch_generator(0, *names, "step", 0)
+    noise = torch.randn(6, 3, 32, 32, generator=generator)
+    when = torch.randint(1000, (6,), generator=generator)
     running, norms = None, []
     for part in torch.arange(6).split(2):
-        loss = training_loss(
-            net,
-            params,
-            scheduler,
-            start(load().compute),
-            clean=images[chosen[part]].float() / 127.5 - 1,
-            noise=noise[part],
-            timestep=when[part],
-            label=None,
-        )[0]
+        clean = images[chosen[part]].float() / 127.5 - 1
+        batch = DiffusionBatch(clean, noise[part], when[part], label=None)
+        loss = training_loss(net, params, scheduler, start(load().compute), batch)[0]
         found = torch.autograd.grad(loss, list(net.parameters()))
         running = found if running is None else [a + b for a, b in zip(running, found, strict=True)]
         norms.append(torch.stack([g.norm() for g in running]).norm().item())
@@ -406,9 +404,9 @@ def test_a_data_set_s_categories_train_together_as_they_are_many(tmp_path, monke
     seen = []
     loss = training.training_loss
 
-    def spy(*given, **named):
-        seen.append((named["clean"], named["label"]))
-        return loss(*given, **named)
+    def spy(*given):
+        seen.append((given[-1].clean, given[-1].label))
+        return loss(*given)
 
     monkeypatch.setattr(training, "training_loss", spy)
     options = {"scope": "dataset", "steps": None, "epochs": 2, "batch_size": 11, "accumulation": 2}
@@ -441,10 +439,10 @@ def _training(manifest):
 
 
 def test_arguments_that_do_not_match(noisy_set, tmp_path):
-    stage = stage_params(smoke().section_json("ddpm"), params_of("ddpm"))
-    manifest = noisy_set / "dark/manifest.csv"
-    with pytest.raises(UserError, match="equally often"):
-        train_ddpm(stage, [manifest], "mine", ["dark", "light"], 0, tmp_path)
+    command = ["ddpm", "--manifest", str(noisy_set / "dark/manifest.csv"), "--dataset", "mine"]
+    command += ["--category", "dark", "--category", "light", "--out", str(tmp_path / "out")]
+    error = CliRunner().invoke(app, command).exception
+    assert isinstance(error, UserError) and "equally often" in str(error)
 
 
 def test_tiles_are_in_reading_order():
@@ -506,7 +504,7 @@ def test_checkpoints_keep_what_fits_and_forget_after_success(tmp_path, capsys, m
     for broken in (b"", whole[: len(whole) // 2], b"no checkpoint"):
         one.path.write_bytes(broken)
         assert one.load() is None, len(broken)
-    assert capsys.readouterr().out.count("starts anew") == 3
+    assert capsys.readouterr().out.count("starts from scratch") == 3
     one.finish()
     assert not (tmp_path / "checkpoint").exists()
     checkpoint.Checkpoints(tmp_path, mine).finish()  # the lock is gone too

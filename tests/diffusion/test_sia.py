@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusion_jobs import make_sia, sample_sdas, sample_shard, train_classifier, train_ddpm
 from typer.testing import CliRunner
 
 from realnet.cli import app
@@ -21,14 +22,12 @@ from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.datasets.fetch.archives import sources
 from realnet.datasets.images import read_image
 from realnet.datasets.licence import terms
+from realnet.diffusion.sampler import SamplerSpec
 from realnet.diffusion.shards import alone, shards_of
 from realnet.provenance.stage_code import code_of
-from realnet.stages.classifier import train_classifier
+from realnet.registry import params_of
 from realnet.stages.data import prepare
-from realnet.stages.ddpm import train_ddpm
-from realnet.stages.sdas import sample_sdas
-from realnet.stages.sia import FIELDS, make_sia
-from realnet.stages.sia_shard import draw_shards, strength_of
+from realnet.stages.sia import FIELDS
 from realnet.synthesis.sources import sdas_pool
 
 SPEC = importlib.util.spec_from_file_location("dag", PROJECT / "workflow/scripts/dag.py")
@@ -45,7 +44,7 @@ def text(name, **overrides):
 
 
 def stage(name, **overrides):
-    return stage_params(text(name, **overrides), name)
+    return stage_params(text(name, **overrides), params_of(name))
 
 
 def pngs(folder):
@@ -98,7 +97,10 @@ def test_the_papers_of_the_data_set(made):
 
 
 def test_strengths_are_uniform():
-    values = np.array([strength_of([0.1, 0.2], 0, "demo", "hex_nut", i) for i in range(4000)])
+    sia = stage("sia")
+    where = {"dataset": "demo", "category": "hex_nut", "seed": 0}
+    spec = SamplerSpec(Path("m"), None, sia.sdas, 3, "sia", **where)
+    values = np.array([spec.strength_of([0.1, 0.2], i) for i in range(4000)])
     assert values.min() >= 0.1 and values.max() <= 0.2
     counts, _ = np.histogram(values, 10, (0.1, 0.2))
     assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi square with 9 degrees, p = 0.001
@@ -115,7 +117,7 @@ GUIDED = {"ddpm": JOINT, "sdas": {"guidance_scale": 1.0}}
 
 @pytest.mark.parametrize("kind", ["plain", "truncated", "from images", "guided"])
 def test_an_image_is_that_of_the_stage_sdas(made, tmp_path, kind):
-    manifest, model, judge = made / "hex_nut/manifest.csv", made / "m", None
+    manifest, model, guide = made / "hex_nut/manifest.csv", made / "m", None
     keys = {}
     if kind == "from images":
         keys = {"sdas": {"start": "image", "start_fraction": 0.67}}
@@ -123,14 +125,14 @@ def test_an_image_is_that_of_the_stage_sdas(made, tmp_path, kind):
         keys = {"sdas": {"rounding": "truncate"}}
     elif kind == "guided":
         manifests = [made / name / "manifest.csv" for name in CATEGORIES]
-        model, judge, keys = tmp_path / "m", tmp_path / "c", GUIDED
+        model, guide, keys = tmp_path / "m", tmp_path / "c", GUIDED
         train_ddpm(stage("ddpm", **keys), manifests, "demo", CATEGORIES, 0, model)
-        train_classifier(stage("classifier", **keys), manifests, "demo", CATEGORIES, 0, judge)
+        train_classifier(stage("classifier", **keys), manifests, "demo", CATEGORIES, 0, guide)
     sdas = {**keys.get("sdas", {}), "images": 4, "batch_size": 2}
     sample_sdas(
-        stage("sdas", **{**keys, "sdas": sdas}), model, manifest, *CELL, tmp_path / "a", judge
+        stage("sdas", **{**keys, "sdas": sdas}), model, manifest, *CELL, tmp_path / "a", guide
     )
-    make_sia(stage("sia", **keys), model, manifest, *CELL, tmp_path / "b", judge)
+    make_sia(stage("sia", **keys), model, manifest, *CELL, tmp_path / "b", guide)
     ours = {row["index"]: row for row in read_csv(tmp_path / "b/manifest.csv")}
     for row in read_csv(tmp_path / "a/manifest.csv"):
         same = ours[row["index"]]
@@ -159,9 +161,11 @@ def test_another_batch_size_changes_rounding_at_most(made, tmp_path):
 JOB = """
 import sys, time
 from pathlib import Path
-from realnet.stages import sdas as sampling
-from realnet.stages import sia as sia_set
 from realnet.config.params import stage_params
+from realnet.diffusion import sampler as sampling
+from realnet.registry import params_of
+from realnet.stages import sia
+from realnet.stages.job import Job
 sample, calls = sampling.sample_images, []
 def halting(*arguments, **keys):
     calls.append(1)
@@ -171,10 +175,8 @@ def halting(*arguments, **keys):
     return sample(*arguments, **keys)
 sampling.sample_images = halting
 text, model, manifest, out = sys.argv[1:]
-sia_set.make_sia(
-    *(stage_params(text, params_of("sia")), Path(model), Path(manifest)),
-    *("demo", "hex_nut", 0, Path(out)),
-)
+inputs = {"ddpm": Path(model), "manifest": Path(manifest)}
+sia.run(Job(stage_params(text, params_of("sia")), Path(out), "demo", ("hex_nut",), inputs=inputs))
 """
 
 
@@ -191,7 +193,10 @@ def test_a_killed_run_goes_on_with_the_next_shard(made, tmp_path):
     try:
         assert any(line.strip() == "halted" for line in iter(job.stdout.readline, ""))
         first, second = shards_of(stage("sia", sia=EIGHT).sia, out)
-        with pytest.raises(UserError, match="another process is drawing this shard"), alone(second):
+        with (
+            pytest.raises(UserError, match="another process is sampling this shard"),
+            alone(second),
+        ):
             pass
     finally:
         job.send_signal(signal.SIGKILL)
@@ -220,7 +225,7 @@ def test_a_damaged_shard_is_drawn_again_and_no_other(made, tmp_path, harm, capsy
     kept = (out / "images/shard000/00000.png").stat().st_mtime_ns
     assert sia(made, out) == pngs(made / "sia")
     assert (out / "images/shard000/00000.png").stat().st_mtime_ns == kept
-    assert "00005.png: missing or changed, so shard 1 is drawn again" in capsys.readouterr().out
+    assert "00005.png: missing or changed, so shard 1 is sampled again" in capsys.readouterr().out
 
 
 def test_a_larger_and_a_smaller_set(made, tmp_path):
@@ -237,12 +242,12 @@ def test_images_of_other_settings_are_not_mixed_nor_thrown_away(made, tmp_path):
     out = tmp_path / "sia"
     shutil.copytree(made / "sia", out)
     before = pngs(out)
-    with pytest.raises(UserError, match=r"shards/000.json: drawn with strength \[16.0, 128.0\]"):
+    with pytest.raises(UserError, match=r"shards/000.json: sampled with strength \[16.0, 128.0\]"):
         sia(made, out, strength=[1.0, 2.0])
     train_ddpm(
         stage("ddpm"), [made / "hex_nut/manifest.csv"], "demo", ["hex_nut"], 1, tmp_path / "m"
     )
-    with pytest.raises(UserError, match="drawn with model "):
+    with pytest.raises(UserError, match="sampled with model "):
         params = stage("sia", sia=EIGHT)
         make_sia(params, tmp_path / "m", made / "hex_nut/manifest.csv", *CELL, out)
     assert pngs(out) == before
@@ -271,7 +276,8 @@ def test_one_shard_alone_by_the_command(made, tmp_path):
 def test_what_does_not_go_together(made, tmp_path, keys, category, said):
     manifest = made / "hex_nut/manifest.csv"
     with pytest.raises(UserError, match=said):
-        draw_shards(stage("sia", **keys), made / "m", manifest, "demo", category, 0, tmp_path / "o")
+        params, where = stage("sia", **keys), ("demo", category, 0)
+        sample_shard(params, made / "m", manifest, *where, tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 

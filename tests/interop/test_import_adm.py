@@ -16,10 +16,9 @@ from realnet.config.params import load
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.diffusion.denoiser import Denoiser, load_denoiser_weights
+from realnet.diffusion.denoiser import Denoiser, load_ddpm, load_denoiser_weights
 from realnet.diffusion.guidance import load_guide
 from realnet.interop.adm import import_classifier, import_ddpm
-from realnet.stages.ddpm import load_ddpm
 
 # Every feature: levels with and without attention, a wider level, blocks that halve and double.
 SMALL = adm.Sizes(
@@ -229,7 +228,7 @@ def denoiser(classes, **changes):
 
 @pytest.mark.parametrize(
     ("classes", "told"),
-    [(3, "taken over (3 classes)"), (5, "drawn anew (3 classes there, 5 here)"), (1, "left out")],
+    [(3, "taken over (3 classes)"), (5, "reinitialised (3 classes there, 5 here)"), (1, "ignored")],
 )
 def test_a_model_starts_from_imported_weights(classes, told, tmp_path, capsys):
     import_ddpm(saved(tmp_path, adm.random_state(SMALL)), tmp_path / "out", **OPTIONS)

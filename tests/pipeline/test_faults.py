@@ -203,7 +203,7 @@ def test_an_empty_checkpoint_is_told_and_the_training_starts_anew(copy):
     (folder / "checkpoint/last.pt").touch()
     copy.snakemake("--", target)
     log = (copy.root / "results/logs/realnet/demo/hex_nut/seed0/base.log").read_text()
-    assert "checkpoint/last.pt: damaged" in log and "starts anew" in log
+    assert "checkpoint/last.pt: corrupt" in log and "starts from scratch" in log
     assert digests(folder) == wanted
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusion_jobs import sample_sdas, train_ddpm
 from evaluating import evaluate
 from PIL import Image
 from run_stages import make_backbone, select_features, train_realnet
@@ -23,8 +24,6 @@ from realnet.models.afs import load_selection
 from realnet.models.features import load_backbone
 from realnet.registry import params_of
 from realnet.stages.data import prepare
-from realnet.stages.ddpm import train_ddpm
-from realnet.stages.sdas import sample_sdas
 from realnet.training import checkpoint
 from realnet.training.checkpoint import Checkpoints
 
@@ -142,6 +141,7 @@ JOB = """
 import sys
 from pathlib import Path
 from realnet.config.params import stage_params
+from realnet.registry import params_of
 from realnet.training import checkpoint
 save = checkpoint.Checkpoints.save
 def slow(self, **state):
@@ -194,9 +194,11 @@ def test_a_killed_diffusion_training_resumes_to_the_same_bits(made, tmp_path, mo
     out, manifest = tmp_path / "ddpm", made / "hex_nut/manifest.csv"
     text = load(overrides={"preset": "smoke"}).section_json("ddpm")
     call = (
-        "from realnet.stages.ddpm import train_ddpm\n"
-        f"train_ddpm(stage_params({text!r}, params_of('ddpm')), [Path({str(manifest)!r})], 'demo',"
-        f" ['hex_nut'], 0, Path({str(out)!r}))"
+        "from realnet.stages.ddpm import run\n"
+        "from realnet.stages.job import Job\n"
+        f"inputs = {{'manifest/hex_nut': Path({str(manifest)!r})}}\n"
+        f"params = stage_params({text!r}, params_of('ddpm'))\n"
+        f"run(Job(params, Path({str(out)!r}), 'demo', ('hex_nut',), inputs=inputs))"
     )
     killed_after_first_checkpoint(call, out, monkeypatch)
     train_ddpm(stage("ddpm"), [manifest], "demo", ["hex_nut"], 0, out)
@@ -208,7 +210,7 @@ def test_a_checkpoint_of_other_parameters_is_not_resumed(made, tmp_path, capsys)
     folder.save(step=5, history=[])
     os.close(folder.lock)
     assert fit(made, tmp_path) == sha256(made / "realnet/model.safetensors")
-    assert "starts anew" in capsys.readouterr().out
+    assert "starts from scratch" in capsys.readouterr().out
 
 
 def test_more_channels_than_there_are(made, tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusion_jobs import make_sia, train_ddpm
 from PIL import Image
 from run_stages import job, make_backbone, select_features, train_realnet
 from typer.testing import CliRunner
@@ -18,8 +19,6 @@ from realnet.datasets.verify.verify_dataset import verify
 from realnet.interop.export_pairs import FIELDS, export_pairs
 from realnet.registry import params_of
 from realnet.stages.data import prepare
-from realnet.stages.ddpm import train_ddpm
-from realnet.stages.sia import make_sia
 from realnet.synthesis.sources import sdas_pool, texture_pool
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
