@@ -125,13 +125,15 @@ def data_foregrounds(
 def data_prepare(
     dataset: DatasetOption,
     category: CategoryOption,
-    root: Annotated[Path, typer.Option(help="The data set's folder: one folder per category.")],
+    root: Annotated[Path, typer.Option(help="The dataset's folder: one folder per category.")],
     out: OutOption,
     params: ParamsOption = "params.yaml",
 ) -> None:
     """Check every image and mask of a category and list them in manifest.csv."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import DataParams
-    from realnet.stages.data import prepare
+    from realnet.stages.data import run
+    from realnet.stages.job import Job
 
-    prepare(dataset, category, root, out, stage_params(params, DataParams).prepare)
+    stage = stage_params(params, DataParams)
+    run(Job(stage, out, dataset, (category,), inputs={"raw": root}))

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from builders import params_for
 
 from realnet.cli import main
 from realnet.compute.distributed import launch, process_count, share
 from realnet.compute.runtime import Runtime
-from realnet.config.params import load, stage_params
+from realnet.config.params import load
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.models.features import make_backbone
-from realnet.registry import params_of
 from realnet.stages.afs import select_features
 from realnet.stages.ddpm import train_ddpm
 from realnet.stages.realnet import train_realnet
@@ -39,8 +39,8 @@ EMA = {"decay": 0.0, "warmup": False, "power": 0.75}
 
 
 def stage(name, processes, **overrides):
-    values = {"preset": "smoke", "synthesis": TEXTURES, "compute": {"processes": processes}}
-    return stage_params(load(overrides=values | overrides).section_json(name), params_of(name))
+    values = {"synthesis": TEXTURES, "compute": {"processes": processes}}
+    return params_for(name, **values | overrides)
 
 
 def ddpm_arguments(root, out, processes=2, **options):

@@ -7,9 +7,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from builders import params_for
 
 from realnet.compute.runtime import start
-from realnet.config.params import PROJECT, load, read_yaml, stage_params
+from realnet.config.params import PROJECT, load, read_yaml
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, sha256, write_csv, write_png
 from realnet.datasets.images import load_images
@@ -18,7 +19,6 @@ from realnet.detectors.realnet_detector import load_detector
 from realnet.models.features import FeatureExtractor, build_network, load_backbone, make_backbone
 from realnet.models.projection import Moments, Projection
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
-from realnet.registry import params_of
 from realnet.report.published import paper
 from realnet.stages.afs import (
     Selection,
@@ -134,8 +134,8 @@ def test_a_group_names_variants_that_there_are():
 
 
 def stage(name, variant="base", **overrides):
-    values = {"preset": "smoke", "training": {"steps": 2, "select_every": None}, **overrides}
-    return stage_params(load(overrides=values).section_json(name, variant), params_of(name))
+    training = {"steps": 2, "select_every": None}
+    return params_for(name, variant, **{"training": training} | overrides)
 
 
 @pytest.fixture(scope="module")

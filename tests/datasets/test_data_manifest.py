@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import prepare as prepare_with
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -15,7 +16,6 @@ from realnet.datasets.categories import DEMO_CATEGORIES, KNOWN_CATEGORIES
 from realnet.datasets.items import FIELDS, Item, read_manifest
 from realnet.datasets.layouts import list_categories
 from realnet.datasets.published_counts import differences, published
-from realnet.stages.data import prepare as prepare_with
 
 DEFAULT = Prepare(allow_partial=False, layouts={})
 

@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from builders import prepare
 from trees import make_tree
 
 from realnet.compute.runtime import start
@@ -20,7 +21,6 @@ from realnet.diffusion.loss import training_loss
 from realnet.diffusion.scheduler import build_scheduler
 from realnet.registry import params_of
 from realnet.stages import ddpm as training
-from realnet.stages.data import prepare
 from realnet.stages.ddpm import load_ddpm, moving_average, tile, train_ddpm, updates
 from realnet.stages.sdas import sample_images, sample_sdas
 from realnet.training import checkpoint

@@ -4,9 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+from builders import params_for, prepare
 from sklearn.metrics import roc_auc_score
 
-from realnet.config.params import load, stage_params
+from realnet.config.params import load
 from realnet.core.io import read_csv, read_json
 from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.datasets.items import read_manifest
@@ -15,10 +16,8 @@ from realnet.evaluation.protocols import PIXEL_METRICS
 from realnet.metrics import pixel_metrics
 from realnet.models.features import make_backbone
 from realnet.plots.qualitative import qualitative
-from realnet.registry import params_of
 from realnet.report import report
 from realnet.stages.afs import select_features
-from realnet.stages.data import prepare
 from realnet.stages.evaluate import evaluate
 from realnet.stages.realnet import train_realnet
 from realnet.tracking import cell_content
@@ -27,8 +26,7 @@ CELL = ("mine", "nut", 0)
 
 
 def stage(name):
-    text = load(overrides={"preset": "smoke"}).section_json(name, "texture")
-    return stage_params(text, params_of(name))
+    return params_for(name, "texture")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,7 @@ def made(tmp_path_factory):
     shutil.rmtree(root / "bare/raw/nut/ground_truth")
     for name in ("bare", "full"):
         folder = root / name
-        prepare("mine", "nut", folder / "raw", folder / "data", stage("data").prepare)
+        prepare("mine", "nut", folder / "raw", folder / "data")
     manifest = root / "bare/data/manifest.csv"
     make_backbone(stage("backbone"), root / "backbone")
     select_features(stage("afs"), manifest, root / "backbone", None, *CELL, root / "afs")

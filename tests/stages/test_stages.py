@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import params_for as stage
+from builders import prepare
 from PIL import Image
 
-from realnet.config.params import load, stage_params
+from realnet.config.params import load
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256
 from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.evaluation.maps import measure
 from realnet.evaluation.predict import predict
 from realnet.models.features import load_backbone, make_backbone
-from realnet.registry import params_of
 from realnet.stages.afs import load_selection, select_features
-from realnet.stages.data import prepare
 from realnet.stages.ddpm import train_ddpm
 from realnet.stages.evaluate import evaluate
 from realnet.stages.realnet import train_realnet
@@ -32,18 +32,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 CELL = ("demo", "hex_nut", 0)
 
 
-def stage(name, variant="base", **overrides):
-    text = load(overrides={"preset": "smoke", **overrides}).section_json(name, variant)
-    return stage_params(text, params_of(name))
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Everything up to a trained detector, once."""
     root = tmp_path_factory.mktemp("stages")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
     for category in ("hex_nut", "woven_fabric"):
-        prepare("demo", category, root / "raw", root / category, stage("data").prepare)
+        prepare("demo", category, root / "raw", root / category)
     manifest = root / "hex_nut/manifest.csv"
     make_backbone(stage("backbone"), root / "backbone")
     train_ddpm(stage("ddpm"), [manifest], "demo", ["hex_nut"], 0, root / "ddpm")

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from builders import prepare
 
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
@@ -13,7 +14,6 @@ from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.datasets.images import load_images, read_image, read_mask
 from realnet.datasets.items import read_manifest
 from realnet.registry import params_of
-from realnet.stages.data import prepare
 from realnet.synthesis.export import export_pairs
 from realnet.synthesis.patch_anomalies import LEAST, RIM, clone, cutpaste, nsa
 from realnet.synthesis.pools import build_pools, training_foregrounds

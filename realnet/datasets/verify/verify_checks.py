@@ -8,9 +8,9 @@ from pathlib import Path
 from realnet.core.errors import UserError
 from realnet.datasets.items import Item, read_manifest
 from realnet.datasets.layouts import IMAGE_SUFFIXES, Listing
+from realnet.datasets.manifest import count
 from realnet.datasets.published_counts import differences, published
 from realnet.datasets.verify.verify_files import Problem, Seen, problem
-from realnet.stages.data import count
 
 
 def duplicates(seen: Sequence[Seen]) -> list[Problem]:
