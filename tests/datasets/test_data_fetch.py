@@ -1,7 +1,6 @@
 """`data fetch` as a whole: licence, archive from a server or a file, the folder it becomes."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pty
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from packing import TREE, digest, make_tar, make_zip, read_tree
 from webserver import serving
 
@@ -269,11 +269,8 @@ def test_rest_of_a_killed_run_is_cleared(run, zipped, tmp_path):
 def test_one_at_a_time(run, zipped, tmp_path):
     store = tmp_path / "raw/.archives/btad"
     store.mkdir(parents=True)
-    handle = os.open(store, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="another `realnet data fetch`"):
+    with FileLock(store / "lock"), pytest.raises(UserError, match="another `realnet data fetch`"):
         run(SOURCE, str(zipped))
-    os.close(handle)
     assert read_tree(run(SOURCE, str(zipped))) == TREE
 
 

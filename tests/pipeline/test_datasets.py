@@ -9,7 +9,7 @@ from trees import make_tree
 
 from realnet.core.io import read_csv, read_json
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 PUBLISHED = {"mvtec_ad": "toothbrush", "mpdd": "connector", "btad": "03", "visa": "cashew"}
 OWN = {"bolts": "m8", "plates": "plates"}

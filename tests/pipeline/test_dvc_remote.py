@@ -75,6 +75,7 @@ def s3(monkeypatch, tmp_path):
     running.stop()
 
 
+@pytest.mark.slow
 def test_data_through_s3_give_the_same_results(origin, s3, monkeypatch, tmp_path):
     origin.run("dvc", "remote", "add", "-d", "store", "s3://bench/realnet")
     origin.run("dvc", "remote", "modify", "store", "endpointurl", s3)
