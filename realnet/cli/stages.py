@@ -24,7 +24,7 @@ app = typer.Typer()
 def backbone(
     out: OutOption, params: ParamsOption = "params.yaml", variant: VariantOption = "base"
 ) -> None:
-    """Make the frozen feature extractor: fetch, verify or (pretext) train it."""
+    """Build the frozen feature extractor: fetch and verify its weights, or train it (pretext)."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import BackboneParams
     from realnet.models.features import make_backbone
@@ -42,7 +42,7 @@ def ddpm(
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
 ) -> None:
-    """Train the diffusion model of a category's (or a data set's) normal images."""
+    """Train the diffusion model of a category's (or a dataset's) normal images."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import DdpmParams
     from realnet.stages.ddpm import train_ddpm
@@ -109,7 +109,7 @@ def sia(
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
 ) -> None:
-    """Draw the Synthetic Industrial Anomaly data set; goes on where an earlier run was stopped."""
+    """Sample the Synthetic Industrial Anomaly dataset; resumes an interrupted run."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import SiaParams
     from realnet.stages.sia import make_sia
@@ -134,7 +134,7 @@ def afs(
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
 ) -> None:
-    """Select the backbone channels that see anomalies, and cache their indices."""
+    """Select the backbone channels that respond to anomalies, and cache their indices."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import AfsParams
     from realnet.stages.afs import select_features

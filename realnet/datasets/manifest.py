@@ -1,6 +1,6 @@
 """Building and writing a category's ``manifest.csv`` and ``summary.json``.
 
-Reading is in :mod:`realnet.datasets.items`: a change here is no change of the stages that read.
+Reading is in :mod:`realnet.datasets.items`: a change here reruns only the stage data.
 """
 
 from collections import Counter

@@ -124,7 +124,7 @@ def test_wrong_hash_then_right(run, published, server, zipped, tmp_path):
 def test_cut_download_is_kept_for_the_next_run(run, published, server, tmp_path):
     page = server.pages["/btad.zip"]
     page.cuts = [300, 0, 0, 0, 0]
-    with pytest.raises(UserError, match="300 bytes are kept, the same command goes on"):
+    with pytest.raises(UserError, match="300 bytes are kept, the same command resumes"):
         run(published)
     assert (tmp_path / "raw/.archives/btad/btad.zip.part").stat().st_size == 300
     assert not (tmp_path / "raw/btad").exists()
@@ -275,7 +275,7 @@ def test_one_at_a_time(run, zipped, tmp_path):
 
 
 def test_unknown_data_set(tmp_path):
-    with pytest.raises(UserError, match=r"no such published data set; there are mvtec_ad, .*dtd\."):
+    with pytest.raises(UserError, match=r"no such published dataset; there are mvtec_ad, .*dtd\."):
         fetch("mvtec", tmp_path)
 
 

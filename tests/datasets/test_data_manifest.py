@@ -1,4 +1,4 @@
-"""Layouts and manifests: what is listed, and each way in which a data set can be wrong."""
+"""Layouts and manifests: what is listed, and each way in which a dataset can be wrong."""
 
 import shutil
 from pathlib import Path
@@ -42,7 +42,7 @@ def mask(path: Path, size: tuple[int, int] = (12, 10), *, empty: bool = False) -
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """A data set of one category ``bolt`` in MVTec-AD layout: 3 + 2 normal, 2 + 1 anomalous."""
+    """A dataset of one category ``bolt`` in MVTec-AD layout: 3 + 2 normal, 2 + 1 anomalous."""
     bolt = tmp_path / "raw" / "bolt"
     for index in range(3):
         picture(bolt / f"train/good/{index:03d}.png", index)

@@ -1,4 +1,4 @@
-"""The fake data sets have the published folders, names, formats and counts."""
+"""The fake datasets have the published folders, names, formats and counts."""
 
 import csv
 import subprocess

@@ -1,4 +1,4 @@
-"""`realnet data fetch`: a published data set from its archive to ``data/raw/<dataset>``."""
+"""`realnet data fetch`: a published dataset from its archive to ``data/raw/<dataset>``."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ def fetch(
     limits: Limits | None = None,
     pause: Callable[[float], object] = time.sleep,
 ) -> Path:
-    """Get a data set's archive, check it and unpack it to ``root/<dataset>``; returns that folder.
+    """Get a dataset's archive, check it and unpack it to ``root/<dataset>``; returns that folder.
 
     ``given``: a file or an http(s) address instead of the published addresses; ``sha256``: its
     hash, if it is not the published archive. ``ask``: how to ask for the licence, None if nobody
@@ -56,7 +56,7 @@ def fetch(
     table = sources() if table is None else table
     if dataset not in table:
         raise UserError(
-            f"{dataset}: no such published data set; there are {', '.join(table)}. Your own data:"
+            f"{dataset}: no such published dataset; there are {', '.join(table)}. Your own data:"
             f" put them into {root / dataset} (docs/data.md)"
         )
     source, target = table[dataset], root / dataset
