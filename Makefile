@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup project demo test test-unit test-dag test-hard tables publish mlflow lint format code schema print-python clean
+.PHONY: help setup project demo test test-all test-unit test-dag test-hard tables publish mlflow lint format code schema print-python clean
 
 help:  ## list the targets
 	@echo "RealNet-Bench. Targets:"
@@ -59,18 +59,24 @@ demo: project  ## run the benchmark on the embedded dataset and print the table
 # Those that stop, damage and repeat runs, apart, so that three parts share two cores.
 HARD := $(foreach name,interruptions faults repeat dvc_remote tracing,tests/pipeline/test_$(name).py)
 
-test: project  ## unit tests, and the real DAG at smoke scale, side by side
+# Which tests run; `make test-all` empties it.
+SELECT := -m "not slow"
+
+test: project  ## unit tests and the real DAG at smoke scale, without the slow ones
 	@echo "Three parts, two side by side; the output of each follows when it has ended."
 	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-hard test-unit test-dag
 
+test-all: project  ## every test, the slow ones and the whole fuzzing too
+	@REALNET_FUZZ=1 $(MAKE) test SELECT=
+
 test-unit: project  ## the unit tests alone
-	$(BIN)/python -m pytest tests --ignore=tests/pipeline
+	$(BIN)/python -m pytest $(SELECT) tests --ignore=tests/pipeline
 
 test-dag: project  ## the real DAG alone: what it makes and what reruns
-	$(BIN)/python -m pytest tests/pipeline $(addprefix --ignore=,$(HARD))
+	$(BIN)/python -m pytest $(SELECT) tests/pipeline $(addprefix --ignore=,$(HARD))
 
 test-hard: project  ## the real DAG, stopped, damaged and repeated
-	$(BIN)/python -m pytest $(HARD)
+	$(BIN)/python -m pytest $(SELECT) $(HARD)
 
 tables: project  ## regenerate tables and figures from the results, without training
 	snakemake --cores 1 --quiet rules host reason -- tables

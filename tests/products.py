@@ -1,7 +1,8 @@
 """What the stand-in of each category looks like: a few lines of drawing per product.
 
-Nobody would take them for photographs. They have what the foreground rules look for: the product
-is bright on dark or dark on bright, in grey or in one colour channel, or it fills the frame.
+They do not look like photographs. The product is bright on dark or dark on bright, in grey or in
+one colour channel, or it fills the frame; that a foreground rule finds one of them proves little,
+so the rules are tested against independent thresholds (test_foreground.py).
 """
 
 from collections.abc import Callable

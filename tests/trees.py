@@ -1,4 +1,4 @@
-"""Small fake copies of the four data sets, in their exact published folder shapes.
+"""Small fake copies of the four datasets, in their exact published folder shapes.
 
     python tests/trees.py OUT [DATASET...]      OUT/<dataset>/...; all four by default
 
@@ -42,7 +42,7 @@ def make_tree(
     counts: str | int = "published",
     layout: str = "raw",
 ) -> Path:
-    """Write a data set's tree to ``root`` (what would be ``data/raw/<dataset>``); returns ``root``.
+    """Write a dataset's tree to ``root`` (what would be ``data/raw/<dataset>``); returns ``root``.
 
     ``size``: width and height; by default 32 pixels on the short side, in the published shape
     (VisA 3:2, BTAD 03 4:3, else square). ``counts``: as published, or at most so many images per
@@ -86,7 +86,7 @@ def pictures(
 
 @cache
 def table() -> dict:
-    """The published counts: data set, category, split, kind."""
+    """The published counts: dataset, category, split, kind."""
     return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""The command `realnet`: by hand, each stage of the workflow and the tools around it."""
+"""The command `realnet`: each stage of the workflow by hand, and the tools around it."""
 
 import sys
 from typing import Annotated
@@ -33,13 +33,14 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Keeps `realnet <command>` a group, however many commands there are."""
+    """Options of `realnet` itself."""
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit status 2.
+    """Run the command line.
 
-    So is what the machine does wrong (a full disk, say). After a signal: 128 + its number.
+    A user's mistake, or a failure of the environment such as a full disk, is one line on stderr
+    and exit status 2. After a signal the status is 128 + its number.
     """
     stopping.listen()
     try:

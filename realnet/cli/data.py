@@ -13,12 +13,14 @@ from realnet.cli.options import (
     ParamsOption,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Datasets: render the demo set, fetch, verify, list.")
+app = typer.Typer(
+    no_args_is_help=True, help="Datasets: render the demo dataset, fetch, verify, list."
+)
 
 
 @app.command("demo")
 def data_demo(out: OutOption = Path("data/raw/demo"), params: ParamsOption = "params.yaml") -> None:
-    """Render the embedded demo set in MVTec-AD layout, replacing the one that is there."""
+    """Render the embedded demo dataset in MVTec-AD layout, replacing an existing one."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import DemoParams
     from realnet.datasets.demo.demo_dataset import make_demo
@@ -35,7 +37,7 @@ def data_fetch(
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="Accept the licence, which is shown.")
     ] = False,
-    root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data/raw"),
+    root: Annotated[Path, typer.Option(help="Folder of the datasets.")] = Path("data/raw"),
     sha256: Annotated[
         str | None, typer.Option(help="Hash of that archive, if it is not the published one.")
     ] = None,
@@ -43,7 +45,7 @@ def data_fetch(
         bool, typer.Option("--keep-archive", help="Keep it, in ROOT/.archives.")
     ] = False,
 ) -> None:
-    """Download a published data set, check it and unpack it to ROOT/DATASET."""
+    """Download a published dataset, check it and unpack it to ROOT/DATASET."""
     from realnet.datasets.fetch.fetch_dataset import fetch
 
     ask = input if sys.stdin.isatty() else None
@@ -54,17 +56,17 @@ def data_fetch(
 def data_cache(
     root: Annotated[Path, typer.Option(help="Folder of the DVC project.")] = Path("."),
     remove: Annotated[
-        bool, typer.Option("--remove", help="Remove what is damaged, for `dvc pull` to get again.")
+        bool, typer.Option("--remove", help="Remove corrupt files, for `dvc pull` to fetch again.")
     ] = False,
 ) -> None:
-    """Read DVC's cache again and name what has rotted, which DVC itself does not notice.
+    """Hash every file of DVC's cache and report corrupt ones, which DVC itself does not notice.
 
-    Exit status: 0 nothing is damaged, 1 something is, 2 no DVC project.
+    Exit status: 0 no corrupt file, 1 corrupt files, 2 no DVC project.
     """
     from realnet.datasets.dvc_cache import run
 
-    told, sound = run(root, remove)
-    print(told)
+    text, sound = run(root, remove)
+    print(text)
     raise typer.Exit(0 if sound else 1)
 
 
@@ -76,7 +78,7 @@ def data_verify(
     ] = None,
     root: Annotated[
         Path | None,
-        typer.Option(help="Folder of the data sets; default: data.root of the parameters."),
+        typer.Option(help="Folder of the datasets; default: data.root of the parameters."),
     ] = None,
     manifests: Annotated[
         Path, typer.Option(help="Folder of the manifests to compare with.")
@@ -90,9 +92,9 @@ def data_verify(
     show: Annotated[int, typer.Option(min=0, help="Problems printed of each kind.")] = 5,
     params: Annotated[str, typer.Option(help="Parameter file.")] = "params.yaml",
 ) -> None:
-    """Read every file and report all that is wrong.
+    """Read every file and report every problem.
 
-    Exit status: 0 no errors (there may be warnings), 1 errors, 2 no such data set or parameters.
+    Exit status: 0 no errors (there may be warnings), 1 errors, 2 no such dataset or parameters.
     """
     from realnet.datasets.verify.verify_dataset import run
 
@@ -106,9 +108,9 @@ def data_foregrounds(
         list[str] | None,
         typer.Option(metavar="DATASET[/CATEGORY]", help="Repeat for several. [all that are there]"),
     ] = None,
-    root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data/raw"),
+    root: Annotated[Path, typer.Option(help="Folder of the datasets.")] = Path("data/raw"),
     manifests: Annotated[
-        Path, typer.Option(help="Folder of the manifests, which go before the folders.")
+        Path, typer.Option(help="Folder of the manifests; preferred to the raw folders.")
     ] = Path("results/data"),
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path(
         "results/figures/foregrounds.png"
@@ -125,13 +127,15 @@ def data_foregrounds(
 def data_prepare(
     dataset: DatasetOption,
     category: CategoryOption,
-    root: Annotated[Path, typer.Option(help="The data set's folder: one folder per category.")],
+    root: Annotated[Path, typer.Option(help="The dataset's folder: one folder per category.")],
     out: OutOption,
     params: ParamsOption = "params.yaml",
 ) -> None:
     """Check every image and mask of a category and list them in manifest.csv."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import DataParams
-    from realnet.stages.data import prepare
+    from realnet.stages.data import run
+    from realnet.stages.job import Job
 
-    prepare(dataset, category, root, out, stage_params(params, DataParams).prepare)
+    stage = stage_params(params, DataParams)
+    run(Job(stage, out, dataset, (category,), inputs={"raw": root}))

@@ -24,10 +24,11 @@ ClassNamesOption = Annotated[
     list[str] | None, typer.Option("--category", help="Name of each class, in their order.")
 ]
 ClassSetOption = Annotated[
-    str | None, typer.Option("--dataset", help="Data set whose categories the classes are.")
+    str | None, typer.Option("--dataset", help="Dataset whose categories the classes are.")
 ]
 ClassesOption = Annotated[
-    int | None, typer.Option(min=1, help="Number of classes, drawn anew if not the file's own.")
+    int | None,
+    typer.Option(min=1, help="Number of classes; reinitialised if it differs from the file's."),
 ]
 HeadChannelsOption = Annotated[int, typer.Option(min=1, help="Of each attention head.")]
 
@@ -89,7 +90,7 @@ def export_pairs(
     ] = None,
     size: Annotated[
         Literal["model", "original"],
-        typer.Option(help="Of the images: as the training sees them, or as photographed."),
+        typer.Option(help="Size of the images: of the model, or of the original files."),
     ] = "model",
     with_normals: Annotated[
         bool, typer.Option("--with-normals", help="Also train/good and test/good.")
@@ -118,12 +119,12 @@ def import_realnet(
     checkpoint: Annotated[Path, typer.Argument(help="ckpt_best.pth.tar of the official code.")],
     out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
     image_size: Annotated[
-        int, typer.Option(min=32, help="Side of its input; the checkpoint does not tell.")
+        int, typer.Option(min=32, help="Side of its input; the checkpoint does not contain it.")
     ] = 256,
     dataset: DatasetOption = "imported",
     category: CategoryOption = "imported",
 ) -> None:
-    """Bring a model trained with the authors' code into this format; nothing in it is run."""
+    """Import a model trained with the authors' code; nothing in the file is executed."""
     from realnet.interop.realnet_checkpoint import import_realnet as run
 
     print(run(checkpoint, out, image_size, dataset, category).summary)
@@ -140,7 +141,7 @@ def import_ddpm(
     head_channels: HeadChannelsOption = 64,
     seed: SeedOption = 0,
 ) -> None:
-    """Bring a guided-diffusion (ADM) model into this format, e.g. 256x256_diffusion.pt."""
+    """Import a guided-diffusion (ADM) model, e.g. 256x256_diffusion.pt."""
     from realnet.interop.adm import import_ddpm as run
 
     options = {"dataset": dataset, "categories": category or (), "classes": classes, "seed": seed}
@@ -157,7 +158,7 @@ def import_classifier(
     head_channels: HeadChannelsOption = 64,
     seed: SeedOption = 0,
 ) -> None:
-    """Bring a guided-diffusion classifier into this format, e.g. 256x256_classifier.pt."""
+    """Import a guided-diffusion classifier, e.g. 256x256_classifier.pt."""
     from realnet.interop.adm import import_classifier as run
 
     options = {"dataset": dataset, "categories": category or (), "classes": classes, "seed": seed}

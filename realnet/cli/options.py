@@ -11,7 +11,7 @@ ParamsOption = Annotated[
 VariantOption = Annotated[str, typer.Option(help="Variant, when --params is a file.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the experiment matrix.")]
-DatasetOption = Annotated[str, typer.Option(help="Name of the data set.")]
+DatasetOption = Annotated[str, typer.Option(help="Name of the dataset.")]
 CategoryOption = Annotated[str, typer.Option(help="Name of the category.")]
 ManifestOption = Annotated[Path, typer.Option(help="manifest.csv of the stage data.")]
 BackboneOption = Annotated[Path, typer.Option(help="Folder of the stage backbone.")]

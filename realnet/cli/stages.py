@@ -29,7 +29,7 @@ def _inputs(**given: Path | None) -> dict[str, Path]:
 def backbone(
     out: OutOption, params: ParamsOption = "params.yaml", variant: VariantOption = "base"
 ) -> None:
-    """Build the frozen feature extractor: fetch, verify or (pretext) train it."""
+    """Build the frozen feature extractor: fetch and verify its weights, or train it (pretext)."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import BackboneParams
     from realnet.stages import backbone as stage
@@ -120,7 +120,7 @@ def sia(
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
 ) -> None:
-    """Sample the Synthetic Industrial Anomaly dataset; an interrupted run is resumed."""
+    """Sample the Synthetic Industrial Anomaly dataset; resumes an interrupted run."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import SiaParams
     from realnet.stages import sia, sia_shard

@@ -1,8 +1,8 @@
-"""What the machine, not this program, has done wrong: one line in the place of a traceback."""
+"""One-line messages for environment failures: disk, memory, permissions, GPU."""
 
 import errno
 
-# A note on an error, before the file that was being written.
+# Prefix of the note on an error that names the file being written.
 WRITING = "while writing "
 _DISK = "free some space and run again, what is finished is kept"
 _ADVICE = {
@@ -16,7 +16,7 @@ _ADVICE = {
     errno.EMFILE: "raise the limit of open files (ulimit -n), then run again",
     errno.ENOMEM: "give the job more memory, or lower batch sizes, then run again",
 }
-# What the C++ parts say where Python would raise an OSError.
+# Messages of C++ code where Python would raise an OSError.
 _WRITING = (
     "no space left",
     "file too large",
@@ -48,7 +48,7 @@ _GPU = (
 
 
 def explain(error: BaseException) -> str | None:
-    """One line: what failed, where, and what to do. None: not the machine's fault, so a bug."""
+    """One line: what failed, where, and what to do. None if it is not an environment failure."""
     notes = getattr(error, "__notes__", [])
     written = next((note.removeprefix(WRITING) for note in notes if note.startswith(WRITING)), "")
     if isinstance(error, OSError) and error.errno in _ADVICE:
@@ -65,7 +65,7 @@ def explain(error: BaseException) -> str | None:
         return f"{written or 'a file'} could not be written; {_DISK} ({said})"
     if type(error).__name__ == "AcceleratorError" or any(word in low for word in _GPU):
         return (
-            "the GPU failed or is gone (see nvidia-smi); run again, trainings go on from their last"
+            "the GPU failed or is gone (see nvidia-smi); run again, trainings resume from the last"
             f" checkpoint ({said})"
         )
     return None

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for mistakes that the user can fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ MOST = 1500  # characters of a message
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us: a path, a key, a file, a shape.
+    """A mistake in the user's input: a path, a key, a file, a shape.
 
     The message is one line: what is wrong, where, what was expected and what to do about it.
-    The command line prints it without a traceback and exits with status 2. What cannot be printed
-    (a line break or an escape sequence in the name of a file) is written as in a Python string, and
-    a line that nobody would read to its end loses its middle.
+    The command line prints it without a traceback and exits with status 2. Characters that cannot
+    be printed (a line break or an escape sequence in a file name) are escaped as in Python; the
+    middle of a very long line is left out.
     """
 
     def __init__(self, message: str = ""):

@@ -1,4 +1,4 @@
-"""Files: written to a temporary name in the same folder, then renamed: none is ever half there."""
+"""Atomic writes: a temporary file, then a rename, so a reader never sees an incomplete file."""
 
 import contextlib
 import csv
@@ -26,12 +26,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are to be shared
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
     except Exception as error:
-        error.add_note(f"{WRITING}{path}")  # which a full disk does not say by itself
+        error.add_note(f"{WRITING}{path}")  # an error of a full disk does not name it
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -43,7 +43,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """JSON, indented, NaN refused (undefined numbers are written as null by the caller)."""
+    """Indented JSON; NaN is refused (callers write undefined numbers as null)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -93,7 +93,7 @@ def write_png(path: str | Path, pixels: Any) -> None:
 
 
 def check_weights(state: Mapping[str, Any], where: str | Path) -> None:
-    """UserError for weights that are no numbers, before they get into the file ``where``."""
+    """UserError for weights that are not finite, before they are written to ``where``."""
     for key, value in state.items():
         if not value.isfinite().all():
             raise UserError(
@@ -103,9 +103,9 @@ def check_weights(state: Mapping[str, Any], where: str | Path) -> None:
 
 
 def save_weights(path: str | Path, module: Any) -> str:
-    """A network, or its state dict, as safetensors, on the CPU; returns the file's SHA-256.
+    """Write a module, or a state dict, as safetensors; returns the file's SHA-256.
 
-    UserError for weights that are no numbers.
+    UserError for weights that are not finite.
     """
     import safetensors.torch
 

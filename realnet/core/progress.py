@@ -1,4 +1,5 @@
-"""The bar of a loop, which hears signals. No torch in here: drawing the demo set needs none."""
+"""Progress bars of loops that stop at signals. Imports no torch: rendering the demo dataset needs
+none."""
 
 import os
 import sys
@@ -12,16 +13,16 @@ from realnet.core import stopping
 
 
 def first_process() -> bool:
-    """Whether this is the one process of its job that speaks."""
+    """Whether this is the main process of its job, which alone writes progress."""
     together = sys.modules.get("torch.distributed")
     return together is None or not together.is_initialized() or together.get_rank() == 0
 
 
 def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
-    """Steps ``first .. total-1`` with a bar: live in a terminal, now and then a line in a log.
+    """Yield steps ``first .. total-1`` with a bar: live in a terminal, a few lines in a log.
 
-    Of several processes only the first one shows it. A signal to stop is heard between two steps:
-    see :mod:`realnet.core.stopping`.
+    Only the main process shows it. A signal ends the loop between two steps: see
+    :mod:`realnet.core.stopping`.
     """
     interactive = sys.stderr.isatty()
     with (
@@ -47,8 +48,10 @@ def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
 
 
 def in_threads(function: Callable[[Any], Any], items: Sequence[Any], label: str) -> list[Any]:
-    """``function`` of each item, in order, with a bar in a terminal; for reading and hashing files,
-    which leave the interpreter's lock."""
+    """``function`` of each item, in order, with a bar in a terminal.
+
+    For reading and hashing files, which release the interpreter's lock.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(function, items)
         return list(tqdm(found, total=len(items), desc=label, disable=not sys.stderr.isatty()))

@@ -1,8 +1,8 @@
-"""Every random draw of the benchmark comes from a generator named by what it is for.
+"""Seeds: every random number comes from a generator named by its purpose.
 
 A seed is the hash of the run seed and a path of names, e.g. ``(0, "sdas", "demo", "hex_nut", 17)``.
-So the order of jobs, the number of workers and the order of files in a folder change nothing, and
-a resumed run draws what an uninterrupted one would have drawn.
+The order of jobs, the number of workers and the order of files in a folder change nothing, and a
+resumed run draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # the demo set is drawn without it
+if TYPE_CHECKING:  # rendering the demo dataset needs none
     import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the item that ``names`` describe.
+    """A 63-bit seed for the item that ``names`` identify.
 
     Source: our decision (the official code seeds training globally and sampling not at all).
     """
@@ -53,5 +53,5 @@ class SeedPath:
 
 
 def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
-    """A NumPy ``Generator`` for the item that ``names`` describe."""
+    """A NumPy ``Generator`` for the item that ``names`` identify."""
     return np.random.default_rng(derive(seed, *names))

@@ -1,8 +1,8 @@
-"""An end in good order: by SIGTERM (a cluster's pre-emption), Ctrl-C, or with the workflow.
+"""Graceful shutdown: at SIGTERM (a cluster's pre-emption), at Ctrl-C, or with the workflow.
 
-Within :func:`realnet.core.progress.progress` a signal is only noted. The loop ends its step
-and saves it, if it saves at all; then :class:`Stopped` ends the process. Outside, and at the second
-signal, the end comes at once.
+Within :func:`realnet.core.progress.progress` a first signal is only noted: the loop finishes and
+saves its step, then :class:`Stopped` ends the process. Outside, and at a second signal, the process
+ends at once.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ PARENT = "REALNET_PARENT"
 
 
 class Stopped(BaseException):
-    """Asked to stop by ``signal``; no Exception, so that no handler of errors swallows it."""
+    """Stopped by a signal; a BaseException, so that no handler of errors swallows it."""
 
     def __init__(self, number: int, place: str = ""):
         self.number = number
         where = f" {place}" if place else ""
-        super().__init__(f"stopped by {signal.Signals(number).name}{where}; run again to go on")
+        super().__init__(f"stopped by {signal.Signals(number).name}{where}; run again to resume")
 
 
 class _State:
@@ -31,16 +31,16 @@ class _State:
 
 
 def listen() -> None:
-    """Answer SIGTERM and SIGINT from now on, and end when the process in ``PARENT`` does.
+    """Handle SIGTERM and SIGINT from now on, and stop when the process in ``PARENT`` ends.
 
-    A `snakemake` that is killed leaves its jobs running; they would train on unseen, and hold the
-    lock of the result that the next `snakemake` wants. Main thread only.
+    A `snakemake` that is killed leaves its jobs running, which would hold the locks that the next
+    `snakemake` needs. Main thread only.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _answer)
     parent = os.environ.get(PARENT, "")
     if parent.isdecimal() and hasattr(os, "pidfd_open"):
-        # Not there: on another machine, or in another container.
+        # No such process: it is on another machine, or in another container.
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(int(parent))
             threading.Thread(target=_end_with, args=(handle,), daemon=True).start()
@@ -62,7 +62,7 @@ def _answer(number: int, _: object) -> None:
 
 @contextlib.contextmanager
 def gently() -> Iterator[None]:
-    """A first signal within is noted, and :func:`asked` tells of it."""
+    """Within, a first signal is only noted; :func:`asked` returns it."""
     _State.gentle = True
     try:
         yield
@@ -76,10 +76,10 @@ def asked() -> int | None:
 
 
 def ask(number: int = signal.SIGTERM) -> None:
-    """As the signal would: for a process that hears of it from another one."""
+    """Set the stop request, for a process that learns of the signal from another one."""
     _State.asked = _State.asked or number
 
 
 def forget() -> None:
-    """Take the question back."""
+    """Clear the stop request."""
     _State.asked = None

@@ -1,5 +1,5 @@
-"""Names of data sets and their categories; imports nothing heavy, so a workflow can ask before
-any data are there."""
+"""Names of datasets and their categories; imports nothing heavy, so a workflow can ask before
+data is there."""
 
 DEMO_CATEGORIES = ("circuit_board", "hex_nut", "woven_fabric")
 

@@ -1,9 +1,9 @@
-"""`realnet data cache`: is every file of DVC's cache what its name says?
+"""`realnet data cache`: find corrupt files in DVC's cache.
 
-DVC names a file of the cache by the MD5 of its content, and trusts it from then on: it checks out,
-pushes and calls up to date what has rotted since. Here each is read again. What was damaged can be
-removed, together with the checked-out copies that are damaged too; ``dvc pull`` then gets it from
-the remote, where it would otherwise see nothing to do.
+DVC names a file of the cache by the MD5 of its content and does not check it again: a file that has
+become corrupt is checked out, pushed and reported as up to date. Here each file is hashed again.
+Corrupt files can be removed, together with corrupt checked-out copies; ``dvc pull`` then fetches
+them from the remote.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ LISTING = ".dir"
 
 @dataclass(frozen=True)
 class Damaged:
-    """A file of the cache with other content than its name says."""
+    """A file of the cache whose content does not match its name."""
 
     path: Path
-    tracked: tuple[Path, ...]  # what it is checked out as, as far as is known
-    copies: tuple[Path, ...]  # those that are damaged too
+    tracked: tuple[Path, ...]  # where it is checked out, if known
+    copies: tuple[Path, ...]  # checked-out copies that are corrupt too
 
 
 def cache_folder(root: Path) -> Path:
-    """DVC's own answer. UserError: ``root`` is in no DVC project."""
+    """The folder of DVC's cache. UserError: ``root`` is in no DVC project."""
     command = [sys.executable, "-m", "dvc", "cache", "dir"]
     environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(
@@ -45,7 +45,7 @@ def cache_folder(root: Path) -> Path:
 
 
 def check_cache(root: Path, folder: Path | None = None) -> tuple[list[Damaged], int]:
-    """What is damaged, and how many files were read. ``folder``: the cache; None: ask DVC."""
+    """Corrupt files, and the number of files read. ``folder``: the cache; None: ask DVC."""
     folder = cache_folder(root) if folder is None else folder
     files = sorted(path for path in (folder / FILES).glob("??/*") if path.is_file())
     found = in_threads(_md5, files, "cache")
@@ -62,7 +62,7 @@ def check_cache(root: Path, folder: Path | None = None) -> tuple[list[Damaged], 
 
 
 def run(root: Path, remove: bool) -> tuple[str, bool]:
-    """The text, and whether nothing is damaged; ``remove``: what is, so that it can be pulled."""
+    """The report, and whether nothing is corrupt. ``remove``: delete corrupt files and copies."""
     damaged, count = check_cache(root)
     lines = []
     for found in damaged:
@@ -81,7 +81,7 @@ def run(root: Path, remove: bool) -> tuple[str, bool]:
 
 
 def _name(path: Path) -> str:
-    """The MD5 that the place of a cache file stands for."""
+    """The MD5 in the path of a cache file."""
     return path.parent.name + path.name.removesuffix(LISTING)
 
 
@@ -91,7 +91,7 @@ def _md5(path: Path) -> str:
 
 
 def _places(root: Path, folder: Path, unreadable: set[Path]) -> dict[str, list[Path]]:
-    """MD5 (``.dir`` of a folder with it) -> what is tracked so, by .dvc files and dvc.lock."""
+    """MD5 (with ``.dir`` for a folder) -> tracked paths, from .dvc files and dvc.lock."""
     found: dict[str, list[Path]] = {}
     hidden = {".git", ".dvc", ".snakemake"}
     sources = [p for p in root.rglob("*.dvc") if p.is_file() and not hidden & set(p.parts)]

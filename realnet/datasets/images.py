@@ -1,4 +1,4 @@
-"""Reading images and masks: whatever a camera writes becomes 8-bit RGB, or a reason why not."""
+"""Reading images and masks: 8-bit RGB from any camera format, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from realnet.core.errors import UserError
 from realnet.datasets.items import Item, read_manifest
 
-if TYPE_CHECKING:  # imported where tensors are made: listing and checking a data set needs none
+if TYPE_CHECKING:  # listing and checking a dataset needs no torch
     import torch
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -26,17 +26,17 @@ _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
-    """Any photograph as uint8 ``[H, W, 3]``, RGB; from ``data``, its bytes, if they are there.
+    """An image as uint8 ``[H, W, 3]``, RGB; decoded from ``data``, its bytes, if given.
 
     Rotated as its EXIF orientation says. Grey is repeated over three channels, palettes are looked
-    up, 16-bit grey keeps its upper eight bits. UserError: empty, corrupt or cut off, several
+    up, 16-bit grey keeps its upper eight bits. UserError: empty, corrupt or truncated, several
     frames, floating point, or transparent pixels (their colour would be a guess).
     """
     return rgb_of(open_image(path, data), path)
 
 
 def rgb_of(image: Image.Image, path: str | Path) -> np.ndarray:
-    """What :func:`read_image` makes of an opened image; ``path`` is for messages."""
+    """An opened image as :func:`read_image` returns it; ``path`` is for messages."""
     if image.mode in _SIXTEEN_BIT:
         grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -56,7 +56,7 @@ def read_mask(path: str | Path, data: bytes | None = None) -> np.ndarray:
     """A ground-truth mask as bool ``[H, W]``: True where any channel is not zero.
 
     In a JPEG, where zero does not survive compression: where a channel is above 127. Alpha is
-    passed over. Source: the official code compares resized masks with zero.
+    ignored. Source: the official code compares resized masks with zero.
     """
     image = open_image(path, data)
     return mask_values(image) > mask_threshold(image)
@@ -75,9 +75,9 @@ def mask_threshold(image: Image.Image) -> int:
 
 
 def checked(path: Path, digest: str) -> bytes:
-    """The bytes of a file, which ``digest`` (SHA-256, hex; "" is not looked at) must be of.
+    """The bytes of a file, checked against ``digest`` (SHA-256 in hex; "" is not checked).
 
-    UserError: no such file, or other bytes than when its manifest was written.
+    UserError: no such file, or its content has changed since its manifest was written.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such image")
@@ -108,7 +108,7 @@ def load_images(items: Sequence[Item], size: int) -> torch.Tensor:
 
 
 def load_training_images(manifests: Sequence[Path], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normal training images uint8 ``[N, 3, S, S]`` of all manifests, and which each is of.
+    """Normal training images uint8 ``[N, 3, S, S]`` of all manifests, and the manifest of each.
 
     The second tensor, int64 ``[N]``, is the manifest's position: the class of a joint model.
     """
@@ -170,13 +170,13 @@ def open_image(path: str | Path, data: bytes | None = None) -> Image.Image:
         raise UserError(f"{path}: too large to read ({error})") from None
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # a damaged header can lead Pillow to any
+    except Exception as error:  # Pillow may raise any on a corrupt header
         raise UserError(f"{path}: corrupt or cut off ({error}); copy it again") from None
     return upright
 
 
 def _opened(source: Path | BytesIO) -> Image.Image:
-    """Open the file's header; where it announces a size beyond Pillow's limit, that is an error."""
+    """Open a file's header; a size beyond Pillow's limit is an error."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(source)

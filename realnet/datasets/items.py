@@ -1,6 +1,6 @@
-"""The images of a category as rows: what later stages read instead of walking folders.
+"""The images of a category as rows of ``manifest.csv``, which later stages read.
 
-Apart from ``manifest.py``, which writes them, so that a change there is no change of the stages.
+Building and writing is in ``manifest.py``: a change there reruns only the stage data.
 """
 
 from dataclasses import dataclass, fields
@@ -14,10 +14,10 @@ from realnet.core.io import read_csv
 class Entry:
     """One image, listed and not yet read."""
 
-    path: Path  # as reached from the working folder: relative where the data root is
+    path: Path  # relative to the working folder if the data root is
     split: str  # "train" or "test"
     label: int  # 0 normal, 1 anomalous
-    defect: str  # "good" or the kind of defect
+    defect: str  # "good" or the defect type
     mask_path: Path | None  # None for normal images, and where no mask was found
 
 
@@ -57,7 +57,7 @@ def read_manifest(path: str | Path) -> list[Item]:
 
 
 def _item(row: dict[str, str]) -> Item:
-    """ValueError: not as many cells as columns, or a value that :func:`prepare` never writes."""
+    """ValueError: not as many cells as columns, or a value that is never written."""
     if None in row or None in row.values():
         raise ValueError(f"{'more' if None in row else 'fewer'} cells than columns")
     allowed = {"split": ("train", "test"), "label": ("0", "1")}

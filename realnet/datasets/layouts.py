@@ -1,4 +1,4 @@
-"""Folder layouts of anomaly-detection data sets, as data (``layouts.yaml``): what lies where.
+"""Folder layouts of anomaly-detection datasets, as data (``layouts.yaml``).
 
 Nothing is decoded here; a listing costs one walk of a category's folders.
 """
@@ -20,18 +20,18 @@ from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.items import Entry
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-DEFECTIVE = "defective"  # the kind of anomalies for which a layout has no names
+DEFECTIVE = "defective"  # defect type where a layout has no names
 Own = Mapping[str, OwnLayout]
 
 
 @dataclass(frozen=True)
 class Split:
-    """A table that names every image, for data sets whose folders do not say the split."""
+    """A table that names every image, for datasets whose folders do not say the split."""
 
     file: str
     columns: Mapping[str, str]
     good: str  # value of the label column for normal images
-    defect: str  # the kind of all others
+    defect: str  # defect type of all others
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Listing:
-    """All that a category's folders hold."""
+    """The images and masks of a category."""
 
     layout: Layout
     entries: tuple[Entry, ...]  # sorted by path
     has_masks: bool  # whether each anomalous image should have one
-    unused_masks: tuple[Path, ...]  # files where masks lie that belong to no image
+    unused_masks: tuple[Path, ...]  # mask files that belong to no image
 
 
 @cache
@@ -79,7 +79,7 @@ def _layouts() -> tuple[Layout, ...]:
 
 
 def layouts_of(dataset: str, own: Own | None = None) -> tuple[Layout, ...]:
-    """The layouts that a data set may have: its own if it has one, else those of the table."""
+    """The layouts that a dataset may have: its own if it has one, else those of the table."""
     if own and dataset in own:
         found = own[dataset]
         return (
@@ -124,7 +124,7 @@ def list_category(root: str | Path, dataset: str, category: str, own: Own | None
     root = Path(root)
     if not root.is_dir():
         raise UserError(
-            f"{root}: no such folder; put data set {dataset} there (or a link to it), one folder"
+            f"{root}: no such folder; put dataset {dataset} there (or a link to it), one folder"
             f" each for {_names(KNOWN_CATEGORIES.get(dataset, ('<category>',)))}"
         )
     for layout in layouts_of(dataset, own):
@@ -179,7 +179,7 @@ def _from_folders(root: Path, dataset: str, category: str, layout: Layout) -> Li
 def _masks(
     root: Path, dataset: str, category: str, layout: Layout, defective: list
 ) -> tuple[dict[str, Path], bool, tuple[Path, ...]]:
-    """Image -> its mask; whether there should be masks; the files that belong to no image."""
+    """Image -> mask; whether there should be masks; mask files that belong to no image."""
     if not layout.mask:
         return {}, False, ()
     by_pattern, lying = [], set()
@@ -203,7 +203,7 @@ def _masks(
                 masks[path] = root / mask
                 break
     unused = sorted(root / path for path in lying - {_relative(m, root) for m in masks.values()})
-    # Own data in the usual layout may come without masks: then it has no folder for them at all.
+    # Own datasets in a usual layout may have no masks: then there is no folder of masks.
     optional = dataset not in KNOWN_CATEGORIES and layout in _layouts() and not lying
     return masks, not optional, tuple(unused)
 
@@ -213,7 +213,7 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _first_match(root: Path, patterns: Sequence[str], category: str) -> list:
-    """Matches of the one alternative that has any. UserError: two have, so which is meant?"""
+    """Matches of the only alternative with any. UserError: two alternatives have matches."""
     matched = [
         (pattern, found) for pattern in patterns if (found := _match(root, pattern, category))
     ]
@@ -347,7 +347,7 @@ def _sorted(entries: list[Entry], layout: Layout) -> tuple[Entry, ...]:
 
 
 def _unknown(root: Path, dataset: str, category: str, own: Own | None) -> str:
-    """Why no layout fits: no such category, or its folder holds something else."""
+    """Message: no such category, or no layout fits its folder."""
     known = list_categories(root, dataset, own)
     published = KNOWN_CATEGORIES.get(dataset, ())
     folder = root / category
@@ -355,7 +355,7 @@ def _unknown(root: Path, dataset: str, category: str, own: Own | None) -> str:
         nested = sorted(p.parent for p in root.glob(f"*/{_literal(category)}") if p.is_dir())
         hint = f"; it is in {nested[0]}: move its contents up, or link them" if nested else ""
         names = _names(known or published)
-        return f"{folder}: no category {category!r} in data set {dataset}; known: {names}{hint}"
+        return f"{folder}: no category {category!r} in dataset {dataset}; known: {names}{hint}"
     expected = " or ".join(
         f"{layout.split.file} with its rows" if layout.split else _fill(layout.train[0], category)
         for layout in layouts_of(dataset, own)

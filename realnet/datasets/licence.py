@@ -1,4 +1,4 @@
-"""The terms of images that are made from a data set's images."""
+"""The terms of images that are made from a dataset's images."""
 
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.fetch.archives import sources
@@ -7,9 +7,9 @@ INHERITED = "Generated images have the licence of the images that they were made
 
 
 def terms(dataset: str) -> dict[str, str | None]:
-    """``name``, ``use``, ``url`` and ``citation`` of a data set's licence, and the ``rule``.
+    """``name``, ``use``, ``url`` and ``citation`` of a dataset's licence, and the ``rule``.
 
-    Source of the rule: the authors, asked about their published images. A data set that is not
+    Source of the rule: the authors, asked about their published images. A dataset that is not
     among the published ones has the licence that its owner gives it; ``name`` is then None.
     """
     known = sources().get(dataset)

@@ -1,4 +1,4 @@
-"""The published image counts (``published.yaml``), and how a tree differs from them."""
+"""The published image counts (``published.yaml``), and how a dataset differs from them."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-Counts = Mapping[str, Mapping[str, int]]  # split -> kind -> images
+Counts = Mapping[str, Mapping[str, int]]  # split -> defect type -> images
 
 
 @cache
@@ -17,14 +17,14 @@ def _table() -> dict:
 
 
 def published(dataset: str, category: str) -> dict[str, dict[str, int]] | None:
-    """Split -> kind (``good`` or a defect) -> number of images; None for other data sets."""
+    """Split -> defect type (or ``good``) -> number of images; None for other datasets."""
     return _table().get(dataset, {}).get(category)
 
 
 def differences(found: Counts, expected: Counts) -> list[str]:
-    """One line per split and kind whose count is not the published one; empty when all agree.
+    """One line per split and defect type with another count than published; empty if none.
 
-    Where the published set has a single kind of defect and the tree too, their names may differ:
+    Where both have a single defect type, its names may differ:
     the prepared VisA calls ``ko`` what others call ``bad``.
     """
     lines = []

@@ -1,1 +1,1 @@
-"""Weights of other programs, brought into this one's formats."""
+"""Import of other programs' weights."""

@@ -1,6 +1,6 @@
 """`realnet import-ddpm` and `import-classifier`: guided-diffusion weights in this one's format.
 
-Read are OpenAI's ADM checkpoints (a plain state dict) and the RealNet authors' per data set (the
+Read are OpenAI's ADM checkpoints (a plain state dict) and the RealNet authors' per dataset (the
 averaged weights as ``state_dict``, beside epoch and settings); sizes come from the tensors. Strict:
 nothing is written unless every key has found its place. Only what belongs to single classes may be
 exchanged, and that is said: the class embedding, and a classifier's last layer.
@@ -36,7 +36,7 @@ from realnet.interop.safe_load import load_checkpoint
 from realnet.interop.strict import compare_keys
 from realnet.provenance.record import Record
 
-# What no tensor tells: the process that the released networks were trained for.
+# Not visible in any tensor: the process that the released networks were trained for.
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "linear",
@@ -59,7 +59,7 @@ def import_ddpm(
 ) -> str:
     """Write ``out`` as the stage `ddpm` does; returns one line on what was imported.
 
-    dataset, categories: what the classes are, in their order (a known data set's need not be
+    dataset, categories: what the classes are, in their order (a known dataset's need not be
     listed). Without them the weights are only to start a training from.
     classes: as many rows as the class embedding is to have, drawn from N(0, 1) with ``seed`` where
     that is not the checkpoint's own number; 1 leaves it out.
@@ -95,26 +95,26 @@ def import_ddpm(
     )
     with torch.device("meta"):
         model = Denoiser(params, image_size, wanted)
-    told = f"class embedding of {rows} classes taken over" if rows > 1 else "no classes"
+    done = f"class embedding of {rows} classes kept" if rows > 1 else "no classes"
     if rows == 1 and sizes.classes:
         # One class has one embedding, always added: a part of the bias before it.
         bias = state["time_embed.2.bias"]
         state["time_embed.2.bias"] = bias + state.pop(LABELS).flatten().to(bias.dtype)
-        told = "its only class made part of the time embedding"
+        done = "its only class made part of the time embedding"
     elif wanted != rows:
         state.pop(LABELS, None)
-        told = f"class embedding ({rows} classes) left out"
+        done = f"class embedding ({rows} classes) left out"
         if wanted > 1:
             shape = model.state_dict()[CLASS_EMBEDDING].shape
             draw = torch_generator(seed, "import-ddpm", "class_embedding")
             state[LABELS] = torch.randn(shape, generator=draw)
-            told = f"class embedding of {rows} classes replaced by {wanted} drawn anew"
+            done = f"class embedding of {rows} classes replaced by {wanted} reinitialised"
     _fill(model, state, sizes, head_channels, where, prefix="unet.")
     config = {"ddpm": params.model_dump(), "image_size": image_size, "dataset": dataset}
     config |= {"categories": names, "classes": wanted}
     given = {"head_channels": head_channels, "seed": seed}
     _write(out, "import-ddpm", model, config, checkpoint, given)
-    return _summary(model, sizes, told, names, out)
+    return _summary(model, sizes, done, names, out)
 
 
 def import_classifier(
@@ -129,7 +129,7 @@ def import_classifier(
 ) -> str:
     """As :func:`import_ddpm`, in the format of the stage `classifier`.
 
-    With another number of classes the last layer is drawn anew. The image size follows from the
+    With another number of classes the last layer is reinitialised. The image size follows from the
     tokens of the attention pooling.
     """
     where, state = str(checkpoint), read_state(checkpoint)
@@ -149,7 +149,7 @@ def import_classifier(
     )
     with torch.device("meta"):
         model = NoisyClassifier(params, image_size, wanted)
-    told = f"{wanted} classes taken over"
+    done = f"{wanted} classes kept"
     if wanted != sizes.outputs:
         # As a fresh layer of torch has it: uniform, by the number of inputs.
         bound = sizes.widths[-1] ** -0.5
@@ -157,13 +157,13 @@ def import_classifier(
         for name, key in zip(PROJECTION, PER_CLASS, strict=True):
             shape = official_shape(key, model.state_dict()[key].shape)
             state[name] = (torch.rand(shape, generator=draw) * 2 - 1) * bound
-        told = f"last layer of {sizes.outputs} classes replaced by {wanted} drawn anew"
+        done = f"last layer of {sizes.outputs} classes replaced by {wanted} reinitialised"
     _fill(model, state, sizes, head_channels, where)
     config = {"classifier": params.model_dump(), "schedule": SCHEDULE, "image_size": image_size}
     config |= {"dataset": dataset, "categories": names, "classes": wanted}
     given = {"head_channels": head_channels, "seed": seed}
     _write(out, "import-classifier", model, config, checkpoint, given)
-    return _summary(model, sizes, told, names, out)
+    return _summary(model, sizes, done, names, out)
 
 
 def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -225,7 +225,7 @@ def _check_size(image_size: int, sizes: Sizes, where: str) -> None:
 
 
 def _published() -> Any:
-    """The `paper` preset, for what only matters to a training that goes on."""
+    """The `paper` preset, for parameters that only matter when training continues."""
     return load(PROJECT / "params.yaml", {"preset": "paper"})
 
 
@@ -289,7 +289,7 @@ def _write(
     record.write(out, "cpu", parameters=parameter_count(model))
 
 
-def _summary(model: nn.Module, sizes: Sizes, told: str, names: list[str], out: Path) -> str:
+def _summary(model: nn.Module, sizes: Sizes, done: str, names: list[str], out: Path) -> str:
     levels = "-".join(str(width) for width in sizes.widths)
     use = f"classes: {', '.join(names)}" if names else "no category names: to start a training from"
-    return f"{out}: {parameter_count(model) / 1e6:.2f} M parameters, {levels}; {told}; {use}"
+    return f"{out}: {parameter_count(model) / 1e6:.2f} M parameters, {levels}; {done}; {use}"

@@ -13,7 +13,7 @@ import torch
 
 from realnet.core.errors import UserError
 
-NORM_GROUPS = 32  # fixed in the official code, so no tensor tells it
+NORM_GROUPS = 32  # fixed in the official code, not visible in any tensor
 
 RESIDUAL = {
     "norm1": "in_layers.0",
@@ -205,7 +205,7 @@ def _encoder_layers(
     if layers == 0:
         raise UserError(
             f"{where}: no attention at the coarsest level (input_blocks.{inputs - 1}), so the"
-            " levels of this classifier cannot be told apart"
+            " levels of this classifier cannot be distinguished"
         )
     return layers
 

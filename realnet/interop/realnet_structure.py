@@ -1,4 +1,4 @@
-"""What an official checkpoint says about itself: its tensors, its blocks, its RRS."""
+"""Structure of an official checkpoint: its tensors, its blocks, its RRS."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ def unwrap(content: Any, where: str) -> tuple[State, Settings]:
         )
     for key, value in state.items():
         if not isinstance(value, torch.Tensor):
-            raise UserError(f"{where}: {key} is no tensor but {type(value).__name__}")
+            raise UserError(f"{where}: {key} is not a tensor but {type(value).__name__}")
     settings: dict[str, Mapping] = {}
     arch = content.get("arch")
     for part in arch if isinstance(arch, list) else []:

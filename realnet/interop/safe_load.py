@@ -49,7 +49,7 @@ def load_checkpoint(path: str | Path) -> Any:
     """What ``torch.save`` put into ``path``, tensors on the CPU, nothing executed.
 
     `easydict.EasyDict` becomes an OrderedDict of its items, a numpy scalar a placeholder.
-    UserError: no such file, not a checkpoint, cut off, or an object of any other kind inside.
+    UserError: no such file, not a checkpoint, truncated, or an object of any other kind inside.
     Large files are mapped into memory, so a tensor that nobody uses costs nothing.
     """
     path = Path(path)
@@ -69,7 +69,7 @@ def load_checkpoint(path: str | Path) -> Any:
             if named:  # files of torch < 1.6 are read, but cannot be looked through before
                 raise _foreign(path, [named[1]]) from None
             raise UserError(
-                f"{path}: not a PyTorch checkpoint, damaged, or cut off; copy it again from its"
+                f"{path}: not a PyTorch checkpoint, corrupt, or truncated; copy it again from its"
                 f" source ({type(error).__name__})"
             ) from None
 
@@ -78,5 +78,5 @@ def _foreign(path: Path, names: list[str]) -> UserError:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return UserError(
         f"{path}: refused, and nothing in it was run: it holds an object {names[0]}{more}, which"
-        " weights do not need; if you trust its source, save its tensors alone anew"
+        " weights do not need; if you trust its source, save its tensors alone"
     )

@@ -1,4 +1,4 @@
-"""Every key of a foreign checkpoint finds its place, or the first that does not is named."""
+"""Strict comparison of a foreign checkpoint's keys and shapes with the expected ones."""
 
 from collections.abc import Mapping
 

@@ -20,7 +20,7 @@ PARTS = {
     },
     Attention: {"norm": "norm", "qkv": "qkv", "out": "proj_out"},
 }
-# Fixed in the official code, so no tensor tells them.
+# Fixed in the official code; not visible in any tensor.
 HEAD_CHANNELS, NORM_GROUPS = 64, 32
 
 

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from builders import params_for
 from diffusion_jobs import joint_job
 from run_stages import make_backbone, realnet_job, select_features
 
 from realnet.cli import main
 from realnet.compute.distributed import launch, process_count, share
 from realnet.compute.runtime import Runtime
-from realnet.config.params import load, stage_params
+from realnet.config.params import load
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
-from realnet.registry import params_of
 from realnet.stages import ddpm, realnet
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -38,8 +38,8 @@ EMA = {"decay": 0.0, "warmup": False, "power": 0.75}
 
 
 def stage(name, processes, **overrides):
-    values = {"preset": "smoke", "synthesis": TEXTURES, "compute": {"processes": processes}}
-    return stage_params(load(overrides=values | overrides).section_json(name), params_of(name))
+    values = {"synthesis": TEXTURES, "compute": {"processes": processes}}
+    return params_for(name, **values | overrides)
 
 
 def ddpm_arguments(root, out, processes=2, **options):

@@ -7,10 +7,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from builders import params_for
 from run_stages import make_backbone, select_features, train_realnet
 
 from realnet.compute.runtime import start
-from realnet.config.params import PROJECT, load, read_yaml, stage_params
+from realnet.config.params import PROJECT, load, read_yaml
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, sha256, write_csv, write_png
 from realnet.datasets.images import load_images
@@ -20,7 +21,6 @@ from realnet.models.afs import Selection, load_selection, principal_components, 
 from realnet.models.features import FeatureExtractor, build_network, load_backbone
 from realnet.models.projection import Moments, Projection
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
-from realnet.registry import params_of
 from realnet.report.published import paper
 
 PRESETS = sorted(path.stem for path in (PROJECT / "workflow/presets").glob("*.yaml"))
@@ -128,8 +128,8 @@ def test_a_group_names_variants_that_there_are():
 
 
 def stage(name, variant="base", **overrides):
-    values = {"preset": "smoke", "training": {"steps": 2, "select_every": None}, **overrides}
-    return stage_params(load(overrides=values).section_json(name, variant), params_of(name))
+    training = {"steps": 2, "select_every": None}
+    return params_for(name, variant, **{"training": training} | overrides)
 
 
 @pytest.fixture(scope="module")

@@ -322,7 +322,7 @@ SECRETS = {
 
 
 class Project:
-    """A copy of the project with an own data set of awkward names, and secrets around it."""
+    """A copy of the project with an own dataset of awkward names, and secrets around it."""
 
     def __init__(self, root: Path):
         self.root, self.said = root, ""

@@ -55,7 +55,7 @@ def test_a_second_signal_ends_at_once():
 
 def test_outside_of_loops_the_first_one_does():
     stopping.listen()
-    with pytest.raises(stopping.Stopped, match=r"^stopped by SIGTERM; run again to go on$"):
+    with pytest.raises(stopping.Stopped, match=r"^stopped by SIGTERM; run again to resume$"):
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -1,7 +1,6 @@
 """`data fetch` as a whole: licence, archive from a server or a file, the folder it becomes."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pty
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from packing import TREE, digest, make_tar, make_zip, read_tree
 from webserver import serving
 
@@ -124,7 +124,7 @@ def test_wrong_hash_then_right(run, published, server, zipped, tmp_path):
 def test_cut_download_is_kept_for_the_next_run(run, published, server, tmp_path):
     page = server.pages["/btad.zip"]
     page.cuts = [300, 0, 0, 0, 0]
-    with pytest.raises(UserError, match="300 bytes are kept, the same command goes on"):
+    with pytest.raises(UserError, match="300 bytes are kept, the same command resumes"):
         run(published)
     assert (tmp_path / "raw/.archives/btad/btad.zip.part").stat().st_size == 300
     assert not (tmp_path / "raw/btad").exists()
@@ -269,16 +269,13 @@ def test_rest_of_a_killed_run_is_cleared(run, zipped, tmp_path):
 def test_one_at_a_time(run, zipped, tmp_path):
     store = tmp_path / "raw/.archives/btad"
     store.mkdir(parents=True)
-    handle = os.open(store, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="another `realnet data fetch`"):
+    with FileLock(store / "lock"), pytest.raises(UserError, match="another `realnet data fetch`"):
         run(SOURCE, str(zipped))
-    os.close(handle)
     assert read_tree(run(SOURCE, str(zipped))) == TREE
 
 
 def test_unknown_data_set(tmp_path):
-    with pytest.raises(UserError, match=r"no such published data set; there are mvtec_ad, .*dtd\."):
+    with pytest.raises(UserError, match=r"no such published dataset; there are mvtec_ad, .*dtd\."):
         fetch("mvtec", tmp_path)
 
 

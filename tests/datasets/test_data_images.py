@@ -107,7 +107,7 @@ def test_missing_empty_corrupt_and_cut_off_files_are_named(tmp_path, reader):
 
 
 def test_mask_is_whatever_is_not_zero(tmp_path):
-    small_ids = np.array([[0, 1], [2, 0]], np.uint8)  # some data sets store small numbers
+    small_ids = np.array([[0, 1], [2, 0]], np.uint8)  # some datasets store small numbers
     Image.fromarray(small_ids).save(tmp_path / "ids.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "ids.png"), small_ids > 0)
     Image.fromarray(small_ids.astype(np.uint16)).save(tmp_path / "deep.png")

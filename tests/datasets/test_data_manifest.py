@@ -1,10 +1,11 @@
-"""Layouts and manifests: what is listed, and each way in which a data set can be wrong."""
+"""Layouts and manifests: what is listed, and each way in which a dataset can be wrong."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import prepare as prepare_with
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -15,7 +16,6 @@ from realnet.datasets.categories import DEMO_CATEGORIES, KNOWN_CATEGORIES
 from realnet.datasets.items import FIELDS, Item, read_manifest
 from realnet.datasets.layouts import list_categories
 from realnet.datasets.published_counts import differences, published
-from realnet.stages.data import prepare as prepare_with
 
 DEFAULT = Prepare(allow_partial=False, layouts={})
 
@@ -42,7 +42,7 @@ def mask(path: Path, size: tuple[int, int] = (12, 10), *, empty: bool = False) -
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """A data set of one category ``bolt`` in MVTec-AD layout: 3 + 2 normal, 2 + 1 anomalous."""
+    """A dataset of one category ``bolt`` in MVTec-AD layout: 3 + 2 normal, 2 + 1 anomalous."""
     bolt = tmp_path / "raw" / "bolt"
     for index in range(3):
         picture(bolt / f"train/good/{index:03d}.png", index)

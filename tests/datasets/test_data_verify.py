@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import prepare
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,7 +20,6 @@ from realnet.datasets.images import read_image, read_mask
 from realnet.datasets.verify.verify_dataset import resolve_targets, verify
 from realnet.datasets.verify.verify_files import KINDS
 from realnet.datasets.verify.verify_report import report, summary
-from realnet.stages.data import prepare
 
 PARAMS = PROJECT / "params.yaml"
 STRICT = Prepare(allow_partial=False, layouts={})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import prepare
 from PIL import Image
 
 from realnet.config.params import PROJECT
@@ -21,7 +22,6 @@ from realnet.datasets.demo import demo_dataset as dataset
 from realnet.datasets.demo.render import CLEAR, LARGEST, SMALLEST
 from realnet.datasets.images import read_image, read_mask
 from realnet.datasets.layouts import list_categories
-from realnet.stages.data import prepare
 
 KINDS = [(category, kind) for category in DEMO_CATEGORIES for kind in demo.defect_types(category)]
 SETTINGS = DemoData(seed=3, image_size=128, train=2, test_good=1, test_defective=7)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import params_for as stage
 from evaluating import evaluate
 from PIL import Image, ImageDraw
 from run_stages import fit_patchcore
@@ -28,7 +29,6 @@ from realnet.detectors.patch_memory import (
 from realnet.detectors.patchcore import FILE, PatchCoreDetector
 from realnet.evaluation.predict import predict
 from realnet.models.features import build_network, write_backbone
-from realnet.registry import params_of
 
 
 def drawn(*shape, seed=0):
@@ -215,11 +215,6 @@ def made(tmp_path_factory):
     write_backbone(root / "backbone", network, params.backbone, source="random")
     fit(root, root / "model")
     return root
-
-
-def stage(name):
-    params = load_params(PROJECT / "params.yaml", {"preset": "smoke"})
-    return params_of(name).of(params)
 
 
 def fit(root, out, seed=0, **changed):

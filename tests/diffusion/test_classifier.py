@@ -9,19 +9,19 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from builders import params_for
 from diffusion_jobs import train_classifier, train_ddpm
 from typer.testing import CliRunner
 
 from realnet.cli import app
 from realnet.compute.runtime import start
-from realnet.config.params import load, stage_params
+from realnet.config.params import load
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.diffusion.denoiser import parameter_count
 from realnet.diffusion.guidance import NoisyClassifier, load_guide, log_gradient
 from realnet.diffusion.sampler import Chain, SampleBatch, sample_images
 from realnet.diffusion.scheduler import build_scheduler
-from realnet.registry import params_of
 from realnet.stages import classifier as stage_module
 from realnet.training import fit as loop
 
@@ -30,8 +30,7 @@ CATEGORIES = ("dark", "light")
 
 
 def stage(name, **overrides):
-    values = {"preset": "smoke", "ddpm": {"scope": "dataset"}} | overrides
-    return stage_params(load(overrides=values).section_json(name), params_of(name))
+    return params_for(name, **{"ddpm": {"scope": "dataset"}} | overrides)
 
 
 def test_official_size():

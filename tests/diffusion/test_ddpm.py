@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from builders import prepare
 from diffusion_jobs import sample_sdas, train_ddpm
 from trees import make_tree
 from typer.testing import CliRunner
@@ -24,7 +25,6 @@ from realnet.diffusion.sampler import Chain, SampleBatch, sample_images
 from realnet.diffusion.scheduler import build_scheduler
 from realnet.plots.tiling import tile
 from realnet.registry import params_of
-from realnet.stages.data import prepare
 from realnet.training import checkpoint
 from realnet.training import denoiser_training as training
 from realnet.training.batches import shuffled_epochs

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import params_for as stage
+from builders import params_text as text
+from builders import prepare
 from diffusion_jobs import make_sia, sample_sdas, sample_shard, train_classifier, train_ddpm
 from typer.testing import CliRunner
 
 from realnet.cli import app
-from realnet.config.params import PROJECT, load, stage_params
+from realnet.config.params import PROJECT, load
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256
 from realnet.datasets.demo.demo_dataset import make_demo
@@ -25,8 +28,6 @@ from realnet.datasets.licence import terms
 from realnet.diffusion.sampler import SamplerSpec
 from realnet.diffusion.shards import alone, shards_of
 from realnet.provenance.stage_code import code_of
-from realnet.registry import params_of
-from realnet.stages.data import prepare
 from realnet.stages.sia import FIELDS
 from realnet.synthesis.sources import sdas_pool
 
@@ -39,14 +40,6 @@ CELL = ("demo", "hex_nut", 0)
 EIGHT = {"images": 8}  # of smoke: 3 steps, batches of 2, shards of 4
 
 
-def text(name, **overrides):
-    return load(overrides={"preset": "smoke", **overrides}).section_json(name)
-
-
-def stage(name, **overrides):
-    return stage_params(text(name, **overrides), params_of(name))
-
-
 def pngs(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.glob("images/*/*.png"))}
 
@@ -57,7 +50,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("sia")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
     for category in CATEGORIES:
-        prepare("demo", category, root / "raw", root / category, stage("data").prepare)
+        prepare("demo", category, root / "raw", root / category)
     train_ddpm(stage("ddpm"), [root / "hex_nut/manifest.csv"], "demo", ["hex_nut"], 0, root / "m")
     sia(root, root / "sia")
     return root

@@ -4,11 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+from builders import params_for, prepare
 from evaluating import evaluate
 from run_stages import make_backbone, select_features, train_realnet
 from sklearn.metrics import roc_auc_score
 
-from realnet.config.params import load, stage_params
+from realnet.config.params import load
 from realnet.core.io import read_csv, read_json
 from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.datasets.items import read_manifest
@@ -16,17 +17,14 @@ from realnet.evaluation.assemble import COUNTS, PIXEL_METRICS
 from realnet.evaluation.maps import Request, measure
 from realnet.metrics import pixel_metrics
 from realnet.plots.qualitative import ScoredImages, qualitative
-from realnet.registry import params_of
 from realnet.report import report
-from realnet.stages.data import prepare
 from realnet.tracking import cell_content
 
 CELL = ("mine", "nut", 0)
 
 
 def stage(name):
-    text = load(overrides={"preset": "smoke"}).section_json(name, "texture")
-    return stage_params(text, params_of(name))
+    return params_for(name, "texture")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def made(tmp_path_factory):
     shutil.rmtree(root / "bare/raw/nut/ground_truth")
     for name in ("bare", "full"):
         folder = root / name
-        prepare("mine", "nut", folder / "raw", folder / "data", stage("data").prepare)
+        prepare("mine", "nut", folder / "raw", folder / "data")
     manifest = root / "bare/data/manifest.csv"
     make_backbone(stage("backbone"), root / "backbone")
     select_features(stage("afs"), manifest, root / "backbone", None, *CELL, root / "afs")

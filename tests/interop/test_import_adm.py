@@ -166,9 +166,9 @@ def test_other_classes_are_drawn_anew_and_nothing_else(tmp_path):
     state = adm.random_state(SMALL)
     file = saved(tmp_path, state)
     told = import_ddpm(file, tmp_path / "own", **OPTIONS)
-    assert "class embedding of 3 classes taken over" in told and "no category names" in told
+    assert "class embedding of 3 classes kept" in told and "no category names" in told
     told = import_ddpm(file, tmp_path / "five", classes=5, seed=1, **OPTIONS)
-    assert "class embedding of 3 classes replaced by 5 drawn anew" in told
+    assert "class embedding of 3 classes replaced by 5 reinitialised" in told
     import_ddpm(file, tmp_path / "again", classes=5, seed=1, **OPTIONS)
     import_ddpm(file, tmp_path / "other", classes=5, seed=2, **OPTIONS)
     told = import_ddpm(file, tmp_path / "none", classes=1, categories=["dark"], **OPTIONS)
@@ -202,7 +202,7 @@ def test_one_class_is_not_lost(tmp_path):
 def test_a_classifier_for_other_classes(tmp_path):
     file = saved(tmp_path, adm.random_state(ENCODER))
     told = import_classifier(file, tmp_path / "a", classes=4, head_channels=16)
-    assert "last layer of 3 classes replaced by 4 drawn anew" in told
+    assert "last layer of 3 classes replaced by 4 reinitialised" in told
     import_classifier(file, tmp_path / "b", head_channels=16)
     new, own = (safetensors.torch.load_file(tmp_path / n / "model.safetensors") for n in ("a", "b"))
     for name in own:
@@ -416,7 +416,7 @@ def stage_json(stage, **sections):
 
 
 def test_from_a_checkpoint_of_the_authors_to_anomalous_images(tmp_path, manifests):
-    """A data set's joint model; each category's images are drawn with its class."""
+    """A dataset's joint model; each category's images are drawn with its class."""
     state = adm.random_state(SMALL)
     file = saved(tmp_path, {"state_dict": {f"module.{k}": v for k, v in state.items()}})
     options = ("--image-size", 32, "--head-channels", 16)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import params_for
 from run_stages import make_backbone, select_features
 
 from realnet.compute.runtime import start
-from realnet.config.params import load, stage_params
 from realnet.config.sections import Block
 from realnet.core.io import read_json, sha256, write_csv, write_png
 from realnet.datasets.images import load_images
@@ -21,7 +21,6 @@ from realnet.models.afs import (
     standard_deviations,
 )
 from realnet.models.features import load_backbone
-from realnet.registry import params_of
 from realnet.synthesis.pools import build_pools, training_foregrounds
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 from realnet.training.batches import shuffled_epochs
@@ -34,8 +33,7 @@ FIELDS += ["mask_sha256"]
 
 def stage(name, **overrides):
     synthesis = {"sources": {"normal": 0.5, "texture": 0.5}, "foreground": "none"}
-    text = load(overrides={"preset": "smoke", "synthesis": synthesis, **overrides})
-    return stage_params(text.section_json(name), params_of(name))
+    return params_for(name, **{"synthesis": synthesis} | overrides)
 
 
 @pytest.fixture(scope="module")

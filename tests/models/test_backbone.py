@@ -4,20 +4,20 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from builders import params_for
 from run_stages import make_backbone
 
-from realnet.config.params import load, stage_params
+from realnet.config.params import load
 from realnet.core.errors import UserError
 from realnet.core.io import sha256
 from realnet.models.features import build_network, load_backbone, load_into
-from realnet.registry import STAGES, params_of
+from realnet.registry import STAGES
 
 SMALL = {"arch_args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}}
 
 
 def stage(**backbone):
-    params = load(overrides={"preset": "smoke", "backbone": SMALL | backbone})
-    return stage_params(params.section_json("backbone"), params_of("backbone"))
+    return params_for("backbone", backbone=SMALL | backbone)
 
 
 def published(path):

@@ -1,4 +1,4 @@
-"""Each published data set, and two of one's own, through the whole DAG at smoke scale."""
+"""Each published dataset, and two of one's own, through the whole DAG at smoke scale."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from trees import make_tree
 
 from realnet.core.io import read_csv, read_json
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 PUBLISHED = {"mvtec_ad": "toothbrush", "mpdd": "connector", "btad": "03", "visa": "cashew"}
 OWN = {"bolts": "m8", "plates": "plates"}
@@ -29,7 +29,7 @@ CONFIG = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A copy of the project with one category of each data set, after `snakemake`."""
+    """A copy of the project with one category of each dataset, after `snakemake`."""
     copy = copy_project(tmp_path_factory.mktemp("datasets"))
     raw = copy.root / "data/raw"
     for dataset, category in PUBLISHED.items():

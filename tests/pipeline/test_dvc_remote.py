@@ -44,7 +44,7 @@ def digests(copy: Copy, folder: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory) -> Copy:
-    """A copy of the project with a data set of one's own under DVC; nothing is computed yet."""
+    """A copy of the project with a dataset of one's own under DVC; nothing is computed yet."""
     copy = copy_project(tmp_path_factory.mktemp("origin"))
     make_tree("mvtec_ad", copy.root / "data/raw/mine", ["bottle"], counts=4)
     (copy.root / "workflow/presets/mine.yaml").write_text(PRESET)
@@ -52,7 +52,7 @@ def origin(tmp_path_factory) -> Copy:
     params.write_text(params.read_text().replace("\npreset: smoke\n", "\npreset: mine\n"))
     copy.run("dvc", "add", "-q", "data/raw/mine")
     git(copy, "add", "-A")
-    git(copy, "commit", "-qm", "data set mine")
+    git(copy, "commit", "-qm", "dataset mine")
     return copy
 
 
@@ -75,6 +75,7 @@ def s3(monkeypatch, tmp_path):
     running.stop()
 
 
+@pytest.mark.slow
 def test_data_through_s3_give_the_same_results(origin, s3, monkeypatch, tmp_path):
     origin.run("dvc", "remote", "add", "-d", "store", "s3://bench/realnet")
     origin.run("dvc", "remote", "modify", "store", "endpointurl", s3)
@@ -111,7 +112,7 @@ def test_data_through_a_folder(origin, tmp_path):
     # Each clone names the folder for itself, as where a network drive has many names.
     add = ("dvc", "remote", "add", "--local", "-d", "folder", str(tmp_path / "store"))
     origin.run(*add)
-    pushed = origin.run("dvc", "push").stdout  # finds the data set without being told
+    pushed = origin.run("dvc", "push").stdout  # finds the dataset without being told
     assert "files pushed" in pushed, pushed
     other = clone(origin, tmp_path / "other")
     other.run(*add)

@@ -1,4 +1,4 @@
-"""What a machine does to a run: it ends in one line, and the next run makes the same bits."""
+"""Failures of the environment: one line of error, and the next run gives the same bits."""
 
 import os
 import resource
@@ -78,7 +78,7 @@ class Mounted:
 
 @pytest.mark.parametrize(
     ("place", "file"),
-    [(SDAS, "manifest.csv"), (REALNET, "model.json")],
+    [(SDAS, "manifest.csv"), pytest.param(REALNET, "model.json", marks=pytest.mark.slow)],
     ids=["images", "training"],
 )
 def test_a_full_disk_stops_one_category(copy, place, file):
@@ -126,7 +126,9 @@ def limited(copy, target: str, kind: int, value: int) -> str:
 @pytest.mark.parametrize(
     ("kind", "value", "said"),
     [
-        (resource.RLIMIT_FSIZE, 100_000, "free some space"),
+        pytest.param(
+            resource.RLIMIT_FSIZE, 100_000, "free some space", marks=pytest.mark.slow
+        ),  # as a full disk
         (resource.RLIMIT_AS, 1 << 30, "out of memory; give the job more memory"),
     ],
     ids=["file", "memory"],
@@ -140,6 +142,7 @@ def test_a_limit_of_the_kernel_is_one_line_and_nothing_is_half_written(copy, kin
     assert digests(folder) == wanted
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_one_line_and_leaves_no_weights(copy):
     folder = copy.root / REALNET.format("hex_nut")
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
@@ -159,6 +162,7 @@ def test_a_gpu_that_is_not_there_is_one_line(copy):
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_an_image_cut_off_after_it_was_listed_is_named(copy):
     raw = sorted((copy.root / "data/raw/demo/hex_nut/train/good").iterdir())[0]
     whole, times = raw.read_bytes(), raw.stat()
@@ -197,6 +201,7 @@ def test_two_jobs_for_one_result_work_one_after_the_other(copy):
     assert digests(folder) == wanted
 
 
+@pytest.mark.slow
 def test_an_empty_checkpoint_is_told_and_the_training_starts_anew(copy):
     folder, wanted, target = untrained(copy)
     (folder / "checkpoint").mkdir()

@@ -1,4 +1,4 @@
-"""The guided classifier in the DAG: only where asked for, once per data set; refused early."""
+"""The guided classifier in the DAG: only where asked for, once per dataset; refused early."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Jobs of the real DAG, stopped and damaged on their way: started again, the same bits."""
+"""Interrupted or damaged jobs of the real DAG: the rerun gives the same bits."""
 
 import contextlib
 import os
@@ -15,6 +15,7 @@ from realnet.core.io import read_csv, read_json, sha256
 
 pytestmark = pytest.mark.pipeline
 
+SLOW = pytest.mark.slow
 # Longer trainings than the smoke preset's, so that a signal finds them at work.
 LONGER = (
     "ddpm={steps: 120, checkpoint_every: 20}",
@@ -79,8 +80,19 @@ def job(words: str, root: Path) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+SIGNALS = (signal.SIGTERM, signal.SIGKILL)
+# Every pair of stage and signal; `make test` runs these.
+FAST = {("realnet", signal.SIGTERM), ("sdas", signal.SIGKILL), ("evaluate", signal.SIGKILL)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        pytest.param(stage, number, marks=() if (stage, number) in FAST else SLOW)
+        for stage in STAGES
+        for number in SIGNALS
+    ],
+)
 def test_a_killed_workflow_started_again_gives_the_same_bits(whole, stage, number):
     copy, wanted, seconds = whole
     name, words = STAGES[stage]
@@ -122,7 +134,8 @@ def stopped_and_started_again(
     assert again.wait(timeout=300) == 0, again.stdout.read()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+@SLOW
+@pytest.mark.parametrize("number", SIGNALS, ids=["term", "kill"])
 def test_killed_tables_are_made_whole_by_the_next_run(whole, number):
     copy = whole[0]
 
@@ -171,10 +184,10 @@ def test_sigterm_saves_the_step_that_it_came_in(whole):
 @pytest.mark.parametrize(
     ("stage", "file", "by"),
     [
-        ("data", "results/data/demo/hex_nut/manifest.csv", "afs"),
+        pytest.param("data", "results/data/demo/hex_nut/manifest.csv", "afs", marks=SLOW),
         ("sdas", f"{CELL.format('sdas')}/images/00001.png", "afs"),
-        ("afs", f"{CELL.format('afs')}/afs.json", "realnet"),
-        ("ddpm", f"{CELL.format('ddpm')}/model.safetensors", "sdas"),
+        pytest.param("afs", f"{CELL.format('afs')}/afs.json", "realnet", marks=SLOW),
+        pytest.param("ddpm", f"{CELL.format('ddpm')}/model.safetensors", "sdas", marks=SLOW),
         ("realnet", f"{CELL.format('realnet')}/model.safetensors", "evaluate"),
     ],
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import prepare
 from PIL import Image
 from trees import make_tree
 from typer.testing import CliRunner
@@ -12,7 +13,6 @@ from realnet.cli import app
 from realnet.config.sections import Prepare
 from realnet.core.errors import UserError
 from realnet.plots.foreground_rules import draw, example, keep, run
-from realnet.stages.data import prepare
 from realnet.synthesis.foreground import foreground
 
 PARAMS = '{"prepare": {"allow_partial": true, "layouts": {}}}'

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from builders import prepare
 from PIL import Image
 from small_cells import write_cell
 from typer.testing import CliRunner
@@ -15,7 +16,6 @@ from realnet.config.sections import Prepare
 from realnet.core.io import read_json, write_json
 from realnet.provenance.record import Record
 from realnet.report import report
-from realnet.stages.data import prepare
 
 PARAMS = {
     "preset": "smoke",

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import params_for as stage
+from builders import prepare
 from diffusion_jobs import sample_sdas, train_ddpm
 from evaluating import evaluate
 from PIL import Image
 from run_stages import make_backbone, select_features, train_realnet
 
-from realnet.config.params import load, stage_params
+from realnet.config.params import load
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256
 from realnet.datasets.demo.demo_dataset import make_demo
@@ -22,18 +24,11 @@ from realnet.evaluation.maps import Request, measure
 from realnet.evaluation.predict import predict
 from realnet.models.afs import load_selection
 from realnet.models.features import load_backbone
-from realnet.registry import params_of
-from realnet.stages.data import prepare
 from realnet.training import checkpoint
 from realnet.training.checkpoint import Checkpoints
 
 PROJECT = Path(__file__).resolve().parents[2]
 CELL = ("demo", "hex_nut", 0)
-
-
-def stage(name, variant="base", **overrides):
-    text = load(overrides={"preset": "smoke", **overrides}).section_json(name, variant)
-    return stage_params(text, params_of(name))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +37,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("stages")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
     for category in ("hex_nut", "woven_fabric"):
-        prepare("demo", category, root / "raw", root / category, stage("data").prepare)
+        prepare("demo", category, root / "raw", root / category)
     manifest = root / "hex_nut/manifest.csv"
     make_backbone(stage("backbone"), root / "backbone")
     train_ddpm(stage("ddpm"), [manifest], "demo", ["hex_nut"], 0, root / "ddpm")

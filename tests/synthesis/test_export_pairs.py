@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from builders import params_for, prepare
 from diffusion_jobs import make_sia, train_ddpm
 from PIL import Image
 from run_stages import job, make_backbone, select_features, train_realnet
 from typer.testing import CliRunner
 
 from realnet.cli import app
-from realnet.config.params import load, stage_params
+from realnet.config.params import load
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256
 from realnet.datasets.demo.demo_dataset import make_demo
@@ -17,8 +18,6 @@ from realnet.datasets.images import load_images, read_image, read_mask
 from realnet.datasets.items import read_manifest
 from realnet.datasets.verify.verify_dataset import verify
 from realnet.interop.export_pairs import FIELDS, export_pairs
-from realnet.registry import params_of
-from realnet.stages.data import prepare
 from realnet.synthesis.sources import sdas_pool, texture_pool
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
@@ -27,8 +26,7 @@ SIZE = 32  # of smoke
 
 
 def stage(name="realnet", **overrides):
-    text = load(overrides={"preset": "smoke", **overrides}).section_json(name)
-    return stage_params(text, params_of(name))
+    return params_for(name, **overrides)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def made(tmp_path_factory):
     """A manifest, and SIA images of it."""
     root = tmp_path_factory.mktemp("pairs")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
-    prepare(*CELL, root / "raw", root, stage("data").prepare)
+    prepare(*CELL, root / "raw", root)
     train_ddpm(stage("ddpm"), [root / "manifest.csv"], "demo", ["hex_nut"], 0, root / "ddpm")
     make_sia(stage("sia"), root / "ddpm", root / "manifest.csv", *CELL, 0, root / "sia")
     return root
@@ -128,7 +126,7 @@ def test_equal_seeds_equal_files_and_a_smaller_count_a_prefix(made, tmp_path):
 @pytest.mark.parametrize("size", ["model", "original"])
 def test_the_folder_is_a_category_of_one_s_own(made, tmp_path, size):
     rows = export(made, tmp_path / "raw/pairs/nut", size=size, normals=True)
-    prepared = prepare("pairs", "nut", tmp_path / "raw/pairs", tmp_path, stage("data").prepare)
+    prepared = prepare("pairs", "nut", tmp_path / "raw/pairs", tmp_path)
     kinds = [row["source"] for row in rows]
     assert prepared["counts"] == {
         "train": {"good": 8},

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from builders import prepare
 from run_stages import job
 
 from realnet.config.params import load, stage_params
@@ -15,7 +16,6 @@ from realnet.datasets.images import load_images, read_image, read_mask
 from realnet.datasets.items import read_manifest
 from realnet.interop.export_pairs import export_pairs
 from realnet.registry import params_of
-from realnet.stages.data import prepare
 from realnet.synthesis.patch_anomalies import LEAST, RIM, clone, cutpaste, nsa
 from realnet.synthesis.pools import NormalImages, build_pools, training_foregrounds
 from realnet.synthesis.synthesiser import AnomalySynthesiser

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from builders import prepare
 from evaluating import evaluate
 from reference.official_realnet import OfficialRealNet, randomise, save_official, single
 from run_stages import fit_patchcore
@@ -25,7 +26,6 @@ from realnet.evaluation.predict import predict
 from realnet.interop.realnet_checkpoint import import_realnet
 from realnet.models.features import build_network, write_backbone
 from realnet.registry import params_of
-from realnet.stages.data import prepare
 from realnet.tracking import track
 from realnet.tracking.registry import REQUIRED
 

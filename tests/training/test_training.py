@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from builders import params_for
 from evaluating import evaluate
 from run_stages import make_backbone, select_features, train_realnet
 from sklearn.metrics import roc_auc_score
 
 from realnet.compute.runtime import start
-from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.datasets.images import load_images, load_masks
@@ -22,7 +22,6 @@ from realnet.metrics import UndefinedMetricWarning
 from realnet.models.afs import load_selection
 from realnet.models.features import load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet
-from realnet.registry import params_of
 from realnet.stages.realnet import _Data, recompute_activations, steps_of
 from realnet.synthesis.pools import NormalImages, build_pools, training_foregrounds
 from realnet.synthesis.synthesiser import AnomalySynthesiser
@@ -36,8 +35,7 @@ FIELDS += ["mask_sha256"]
 def stage(name, **overrides):
     synthesis = {"sources": {"normal": 0.5, "texture": 0.5}, "foreground": "none"}
     synthesis |= overrides.pop("synthesis", {})
-    values = {"preset": "smoke", "synthesis": synthesis, **overrides}
-    return stage_params(load(overrides=values).section_json(name), params_of(name))
+    return params_for(name, synthesis=synthesis, **overrides)
 
 
 def add(rows, root, name, split, defect=None):

@@ -118,9 +118,7 @@ def test_where_the_images_are_gone_the_manifest_names_them(tmp_path, monkeypatch
     row |= {"mask_path": "data/raw/mpdd/tubes/a_mask.png", "sha256": "", "mask_sha256": ""}
     row |= {"width": 4, "height": 4}
     params = load(PROJECT / "params.yaml")
-    with pytest.raises(
-        UserError, match=r"^data/raw/mpdd: no such folder; put data ?set mpdd there"
-    ):
+    with pytest.raises(UserError, match=r"^data/raw/mpdd: no such folder; put dataset mpdd there"):
         dag.raw_files(params, "mpdd", "tubes")
     write_csv(tmp_path / "results/data/mpdd/tubes/manifest.csv", [row], list(row))
     assert dag.raw_files(params, "mpdd", "tubes") == [row["path"], row["mask_path"]]

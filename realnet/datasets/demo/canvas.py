@@ -18,7 +18,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Defect:
-    """A kind of defect of a category."""
+    """A defect type of a category."""
 
     about: str  # what happened to the object
     largest: float | None = None  # part of the image it may cover, where larger than usual

@@ -59,7 +59,7 @@ def make_demo(settings: DemoData, out: str | Path) -> dict[str, Any]:
 
 
 def plan(category: str, settings: DemoData) -> Iterator[tuple[str, int, str | None]]:
-    """The images of a category: (folder of split and kind, index in it, kind of defect or None)."""
+    """The images of a category: (folder of split and type, index in it, defect type or None)."""
     for index in range(settings.train):
         yield "train/good", index, None
     for index in range(settings.test_good):
@@ -108,7 +108,7 @@ def contact_sheet(settings: DemoData, zoom: int = 2) -> np.ndarray:
 
 
 def _per_kind(category: str, total: int) -> dict[str, int]:
-    """``total`` defective images over the kinds as evenly as it goes, earlier names first."""
+    """``total`` defective images per defect type, as evenly as possible, earlier names first."""
     kinds = defect_types(category)
     each, more = divmod(total, len(kinds))
     return {kind: each + (k < more) for k, kind in enumerate(kinds)}

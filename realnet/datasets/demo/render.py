@@ -28,7 +28,7 @@ class Sample:
 
 
 def defect_types(category: str) -> tuple[str, ...]:
-    """The kinds of defect of a category, sorted."""
+    """The defect types of a category, sorted."""
     if category not in _SCENES:
         raise UserError(f"no demo category {category!r}; known: {', '.join(DEMO_CATEGORIES)}")
     return tuple(sorted(_SCENES[category].DEFECTS))

@@ -35,7 +35,7 @@ class Source:
 
 @cache
 def sources() -> dict[str, Source]:
-    """Data set -> its archive."""
+    """Dataset -> its archive."""
     table = yaml.safe_load(Path(__file__).with_name("archives.yaml").read_text(encoding="utf-8"))
     return {
         name: Source(

@@ -118,7 +118,7 @@ def _transfer(
             furthest = max(furthest, have)
             if failures >= ATTEMPTS:
                 kept = (
-                    f"; {in_words(have)} are kept, the same command goes on from there"
+                    f"; {in_words(have)} are kept, the same command resumes from there"
                     if have
                     else ""
                 )

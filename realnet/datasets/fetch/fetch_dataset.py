@@ -1,7 +1,6 @@
-"""`realnet data fetch`: a published data set from its archive to ``data/raw/<dataset>``."""
+"""`realnet data fetch`: a published dataset from its archive to ``data/raw/<dataset>``."""
 
 import contextlib
-import fcntl
 import os
 import re
 import shlex
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock, Timeout
 
 from realnet.core import io
 from realnet.core.errors import UserError
@@ -44,7 +45,7 @@ def fetch(
     limits: Limits | None = None,
     pause: Callable[[float], object] = time.sleep,
 ) -> Path:
-    """Get a data set's archive, check it and unpack it to ``root/<dataset>``; returns that folder.
+    """Get a dataset's archive, check it and unpack it to ``root/<dataset>``; returns that folder.
 
     ``given``: a file or an http(s) address instead of the published addresses; ``sha256``: its
     hash, if it is not the published archive. ``ask``: how to ask for the licence, None if nobody
@@ -55,7 +56,7 @@ def fetch(
     table = sources() if table is None else table
     if dataset not in table:
         raise UserError(
-            f"{dataset}: no such published data set; there are {', '.join(table)}. Your own data:"
+            f"{dataset}: no such published dataset; there are {', '.join(table)}. Your own data:"
             f" put them into {root / dataset} (docs/data.md)"
         )
     source, target = table[dataset], root / dataset
@@ -253,27 +254,26 @@ def _place_data(
 
 @contextlib.contextmanager
 def _locked(store: Path) -> Iterator[Path]:
-    """The folder for a data set's archive, for one process at a time; removed when left empty."""
+    """The folder for a dataset's archive, for one process at a time; removed when left empty."""
+    lock = FileLock(store / "lock", timeout=0)
     try:
         store.mkdir(parents=True, exist_ok=True)
-        handle = os.open(store, os.O_RDONLY)
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{store}: another `realnet data fetch` of this dataset is running"
+        ) from None
     except OSError as error:
         raise UserError(f"{store}: cannot write there ({error.strerror})") from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{store}: another `realnet data fetch` of this data set is running"
-            ) from None
-        try:
-            yield store
-        finally:
-            for folder in (store, store.parent):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+        yield store
     finally:
-        os.close(handle)
+        # While it is held: whoever opened it before cannot take it for the next one's.
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        for folder in (store, store.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def in_words(size: float) -> str:
 def byte_progress(
     label: str, total: int | None, done: int = 0
 ) -> Iterator[Callable[[int], object]]:
-    """Yield a function that is told of each new byte count.
+    """Yield a function to be called with each new byte count.
 
     In a terminal a bar with rate and ETA; elsewhere now and then a line: for each tenth of what
     takes long, at least once a minute.

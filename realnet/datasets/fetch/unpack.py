@@ -36,7 +36,7 @@ LITTER = re.compile(r"(^|/)(__MACOSX(/|$)|\._[^/]*$|\.DS_Store$|Thumbs\.db$)")
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of what comes out of an archive; far above any of the known data sets."""
+    """Bounds of what comes out of an archive; far above any of the known datasets."""
 
     bytes: int = 64 * 10**9
     files: int = 200_000

@@ -8,9 +8,9 @@ from pathlib import Path
 from realnet.core.errors import UserError
 from realnet.datasets.items import Item, read_manifest
 from realnet.datasets.layouts import IMAGE_SUFFIXES, Listing
+from realnet.datasets.manifest import count
 from realnet.datasets.published_counts import differences, published
 from realnet.datasets.verify.verify_files import Problem, Seen, problem
-from realnet.stages.data import count
 
 
 def duplicates(seen: Sequence[Seen]) -> list[Problem]:
@@ -69,9 +69,9 @@ def compare_published(
 
 
 def compare_manifest(path: Path, seen: Sequence[Seen], root: Path) -> list[Problem]:
-    """The category's files against its ``manifest.csv``; ``root`` is the data set's folder.
+    """The category's files against its ``manifest.csv``; ``root`` is the dataset's folder.
 
-    Paths are compared below the data set's folder, so that the data may lie under another root
+    Paths are compared below the dataset's folder, so that the data may lie under another root
     than when the manifest was written.
     """
     try:
@@ -126,7 +126,7 @@ def _compare(image: Seen, item: Item, root: Path) -> list[Problem]:
 
 
 def _key(path: Path, root: Path) -> str:
-    """The path below the data set's folder, which is ``root`` or the last part named like it."""
+    """The path below the dataset's folder, which is ``root`` or the last part named like it."""
     if path.is_relative_to(root):
         return path.relative_to(root).as_posix()
     parts = path.parts

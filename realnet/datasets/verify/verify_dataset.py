@@ -1,4 +1,4 @@
-"""`realnet data verify`: every file of a data set read and judged, and every problem reported.
+"""`realnet data verify`: read every file of a dataset and report every problem.
 
 Near-duplicates are not looked for. The report's schema: ``verify_report.py``.
 """
@@ -40,7 +40,7 @@ def run(
 ) -> bool:
     """The command: print the summary, write the report; whether there was no error.
 
-    UserError: parameters, no such data set or category. Nothing is written then.
+    UserError: parameters, no such dataset or category. Nothing is written then.
     """
     loaded = load(params)
     root = Path(loaded.data.root) if root is None else root
@@ -57,9 +57,9 @@ def run(
 def resolve_targets(
     names: Sequence[str], params: Params, root: str | Path
 ) -> list[tuple[str, str]]:
-    """(data set, category) of each ``DATASET`` or ``DATASET/CATEGORY``; none: what params name.
+    """(dataset, category) of each ``DATASET`` or ``DATASET/CATEGORY``; none: what params name.
 
-    UserError: no such data set or category folder. A category that a whole data set should have,
+    UserError: no such dataset or category folder. A category that a whole dataset should have,
     by its publication, is in the list even where its folder is missing.
     """
     root, own = Path(root), params.prepare.layouts
@@ -85,7 +85,7 @@ def resolve_targets(
         for category in known if categories is None else categories:
             if categories and category not in found and not (folder / category).is_dir():
                 raise UserError(
-                    f"{folder}: no category {category!r} in data set {dataset}; found"
+                    f"{folder}: no category {category!r} in dataset {dataset}; found"
                     f" {', '.join(found) or 'none'}"
                 )
             targets[dataset, category] = None
@@ -97,7 +97,7 @@ def _no_dataset(root: Path, dataset: str) -> str:
     advice = (
         "render it with `realnet data demo`"
         if dataset == "demo"
-        else "put the data set there, or a link to it"
+        else "put the dataset there, or a link to it"
     )
     return f"{root / dataset}: no such folder; {advice}. Found in {root}: {', '.join(there) or '-'}"
 
@@ -111,7 +111,7 @@ def verify(
     progress: bool = False,
 ) -> list[Checked]:
     """Check categories below ``root`` (``data/raw``) against themselves, against the published
-    counts and against ``manifests/<data set>/<category>/manifest.csv`` where that is there.
+    counts and against ``manifests/<dataset>/<category>/manifest.csv`` where that is there.
 
     ``workers`` threads read the files (None: one per CPU of this process); decoding and hashing
     run outside Python's lock. ``progress``: a bar on stderr, if that is a terminal.
@@ -170,7 +170,7 @@ def _list(root: Path, dataset: str, category: str, settings: Prepare) -> Listing
 
 
 def _folder(root: Path, dataset: str, category: str) -> Path:
-    """Where a category lies; the data set's folder where a category has none of its own."""
+    """Where a category lies; the dataset's folder where a category has none of its own."""
     folder = root / dataset / category
     return folder if folder.is_dir() or category != dataset else root / dataset
 

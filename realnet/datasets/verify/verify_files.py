@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "manifest-unlisted": ("error", "not in the manifest"),
     "manifest-hash": ("error", "other bytes than the manifest says"),
     "manifest-size": ("error", "another size in pixels than the manifest says"),
-    "manifest-differs": ("error", "another split, kind or mask than the manifest says"),
+    "manifest-differs": ("error", "split, defect type or mask differs from the manifest"),
     "mask-values": ("warning", "masks of more than two values"),
     "mask-jpeg": ("warning", "masks stored as JPEG"),
     "mask-full": ("warning", "masks that mark the whole image"),
@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "passed-over": ("note", "other files, passed over"),
 }
 
-_IDS = 32  # mask values below this are small ids of regions or kinds, as in VisA
+_IDS = 32  # mask values below this are small ids of regions or defect types, as in VisA
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def see(entry: Entry, has_masks: bool) -> Seen:
                 problems += _judge_mask(mask, entry, size)
                 facts["mask_read"] = True
     elif entry.label and has_masks:
-        message = f"no mask for this image of kind {entry.defect}"
+        message = f"no mask for this image of defect type {entry.defect}"
         problems.append(problem("mask-missing", entry.path, message))
     return Seen(entry, **facts, problems=tuple(problems))
 

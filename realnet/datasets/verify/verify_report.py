@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from realnet.datasets.manifest import count
 from realnet.datasets.verify.verify_files import KINDS, Problem, Seen
-from realnet.stages.data import count
 
 SCHEMA = "realnet-data-verify-1"
 SEVERITIES = ("error", "warning", "note")

@@ -1,0 +1,123 @@
+"""Building and writing a category's ``manifest.csv`` and ``summary.json``.
+
+Reading is in :mod:`realnet.datasets.items`: a change here reruns only the stage data.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from realnet.config.sections import Prepare
+from realnet.core.errors import UserError
+from realnet.core.io import sha256, write_csv, write_json
+from realnet.datasets.images import read_image, read_mask
+from realnet.datasets.items import FIELDS, Entry, Item
+from realnet.datasets.layouts import Listing, list_category
+from realnet.datasets.published_counts import differences, published
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked category.
+
+    summary: counts, sizes and layout, as in ``summary.json``.
+    differs: one line per image count that is not the published one; None for own datasets.
+    """
+
+    items: tuple[Item, ...]
+    summary: dict[str, Any]
+    differs: list[str] | None
+
+
+def build(root: str | Path, dataset: str, category: str, settings: Prepare) -> Manifest:
+    """Check every image and mask of a category of ``root``, the dataset's folder.
+
+    UserError: an unknown layout or category, no training images, no test images of either label,
+    an image that cannot be decoded, a mask that is missing, empty or of another size than its
+    image, other image counts than the published ones (unless ``settings.allow_partial``).
+    """
+    listing = list_category(root, dataset, category, settings.layouts)
+    expected = published(dataset, category)
+    differs = differences(count(listing.entries), expected) if expected else None
+    if differs and not settings.allow_partial:
+        raise UserError(
+            f"{root}, {category}: image counts differ from the published ones:"
+            f" {'; '.join(differs)}. Complete the dataset, or set prepare.allow_partial: true"
+        )
+    items = tuple(read_item(entry, listing, category) for entry in listing.entries)
+    summary = summarise(items, dataset, category) | {
+        "layout": listing.layout.name,
+        "masks": listing.has_masks,
+        "differs_from_published": differs,
+    }
+    return Manifest(items, summary, differs)
+
+
+def write(folder: str | Path, manifest: Manifest) -> None:
+    """Write ``manifest.csv``, then ``summary.json`` with its digest."""
+    rows = [
+        asdict(item)
+        | {
+            "path": item.path.as_posix(),
+            "mask_path": item.mask_path.as_posix() if item.mask_path else "",
+        }
+        for item in manifest.items
+    ]
+    written = Path(folder) / "manifest.csv"
+    write_csv(written, rows, FIELDS)
+    outputs = {written.name: sha256(written)}
+    write_json(Path(folder) / "summary.json", manifest.summary | {"outputs": outputs})
+
+
+def count(entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
+    """Split -> defect type (or ``good``) -> number of images, types sorted by name."""
+    counts: dict[str, dict[str, int]] = {}
+    for split in ("train", "test"):
+        types = Counter(entry.defect for entry in entries if entry.split == split)
+        counts[split] = dict(sorted(types.items()))
+    return counts
+
+
+def summarise(items: Sequence[Item], dataset: str, category: str) -> dict[str, Any]:
+    """Counts per split and defect type, sizes, and how many test images are also in training."""
+    train = {item.sha256 for item in items if item.split == "train"}
+    counts = count(items)
+    return {
+        "dataset": dataset,
+        "category": category,
+        "train": sum(counts["train"].values()),
+        "test_good": counts["test"].get("good", 0),
+        "test_defective": sum(item.label for item in items),
+        "counts": counts,
+        "sizes": sorted({f"{item.width}x{item.height}" for item in items}),
+        "test_images_also_in_train": sum(
+            item.split == "test" and item.sha256 in train for item in items
+        ),
+    }
+
+
+def read_item(entry: Entry, listing: Listing, category: str) -> Item:
+    """Decode an image and its mask. UserError: unreadable; a missing, empty or misfitting mask."""
+    path, mask = entry.path, entry.mask_path
+    height, width = read_image(path).shape[:2]
+    if entry.label and listing.has_masks and mask is None:
+        raise UserError(
+            f"{path}: no mask for this image of defect type {entry.defect}; expected"
+            f" {listing.layout.mask_of(entry, category)}, or remove the image"
+        )
+    if mask is not None:
+        pixels = read_mask(mask)
+        if pixels.shape != (height, width):
+            found = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            raise UserError(f"{mask}: mask is {found} pixels, its image {path} {width}x{height}")
+        if not pixels.any():
+            raise UserError(f"{mask}: empty mask, but {path} counts as anomalous")
+    return Item(
+        **{field.name: getattr(entry, field.name) for field in fields(Entry)},
+        width=width,
+        height=height,
+        sha256=sha256(path),
+        mask_sha256=sha256(mask) if mask else "",
+    )
