@@ -70,7 +70,7 @@ def test_accepted_code_does_not_hide_a_changed_parameter(finished, source):
     params = finished.root / "params.yaml"
     params.write_text(params.read_text().replace("pro_limit: 0.3", "pro_limit: 0.2"))
     accepted = finished.run("realnet", "code", "--accept").stdout
-    assert "accepted the results of 14 jobs; 6 other jobs remain" in accepted, accepted
+    assert "4 other jobs remain" in accepted, accepted  # the evaluations
     assert set(finished.planned()) == {"evaluate_detector", "make_report", "track_runs"}
     restore(finished)
     finished.run("realnet", "code", "--accept")
