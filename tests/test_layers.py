@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,7 @@ def imported(tree: ast.Module) -> Iterator[tuple[str, bool]]:
         stack += [(child, inside) for child in ast.iter_child_nodes(node)]
 
 
+@cache
 def imports_of(name: str) -> list[tuple[str, bool]]:
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     return [(found, inside) for found, inside in imported(tree) if found in MODULES]
