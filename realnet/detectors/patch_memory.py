@@ -1,4 +1,4 @@
-"""What PatchCore is made of: patch features, coreset, nearest neighbours, image score, map.
+"""The parts of PatchCore: patch features, coreset, nearest neighbours, image score, map.
 
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022. "Official" is
 github.com/amazon-science/patchcore-inspection; where it differs from the paper, each function says
@@ -47,16 +47,16 @@ def random_projection(features: int, width: int, draw: torch.Generator) -> torch
 
 @torch.no_grad()
 def greedy_coreset(points: torch.Tensor, count: int, first: int) -> tuple[torch.Tensor, float]:
-    """Indices int64 ``[count]`` of a subset that leaves no point far from it, and how far at most.
+    """Indices int64 ``[count]`` of a subset close to all points, and the largest distance from it.
 
-    Greedy k-centre (paper, algorithm 1): beginning with point ``first``, always add the point of
-    float32 ``[N, d]`` that is farthest from those chosen; of equal ones the first. One pass over
+    Greedy k-centre (paper, algorithm 1): start with point ``first``, then always add the point of
+    float32 ``[N, d]`` that is farthest from those chosen; the first among equals. One pass over
     the points for each choice: O(count N d) operations, O(N d) memory.
 
-    The official code starts from the mean distance to ten random points, which also stays an upper
-    bound of all distances; here one point is drawn and nothing is bounded, as the paper has it.
+    The official code starts from the mean distance to ten random points, which also remains an
+    upper bound of all distances; here one point is drawn and nothing is bounded, as in the paper.
     """
-    points = points - points.mean(0)  # no distance changes, and rounding is less
+    points = points - points.mean(0)  # no distance changes, and rounding errors are smaller
     squares = (points * points).sum(1)
     nearest = torch.full_like(squares, torch.inf)  # squared distance to the nearest chosen point
     chosen = torch.empty(count, dtype=torch.int64, device=points.device)
@@ -66,7 +66,7 @@ def greedy_coreset(points: torch.Tensor, count: int, first: int) -> tuple[torch.
         centre = points.index_select(0, latest)[0]
         distance = torch.addmv(squares, points, centre, alpha=-2).add_(squares[latest])
         torch.minimum(nearest, distance, out=nearest)
-        nearest.index_fill_(0, latest, -torch.inf)  # never again, not even among equal points
+        nearest.index_fill_(0, latest, -torch.inf)  # never chosen again, even among equals
         latest = nearest.argmax().view(1)
     radius = nearest.max().clamp(min=0).sqrt().item()  # 0 when all points were chosen
     return chosen, radius
@@ -89,11 +89,11 @@ class Memory:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances float32 and row indices int64, ``[Q, count]``, of the nearest rows, exact.
 
-        queries: float32 ``[Q, D]``; nearest first. ``without``: bool ``[M]``, rows that do not
-        count. Rows are found by matrix products, block by block, and the distances of those found
+        queries: float32 ``[Q, D]``; nearest first. ``without``: bool ``[M]``, rows to
+        ignore. Rows are found by matrix products, block by block, and the distances of those found
         are taken once more from differences, so they are right to the last digits even where they
         are close to 0 (the rounding of the products only decides between rows as good as equal).
-        ``count`` is lessened where the memory has no more rows.
+        ``count`` is capped at the number of rows.
         """
         queries = queries - self.shift
         norms = (queries * queries).sum(1, keepdim=True)
@@ -124,9 +124,9 @@ class Memory:
         """Scores float32 ``[B]`` of images with patches ``[B, P, D]`` (paper, eq. 6 and 7).
 
         distances and places ``[B, P]``: of each patch's nearest row. The score is the largest
-        distance s* of a patch, lessened the more the row m* it is nearest to lies among others:
+        distance s* of a patch, reduced the closer its nearest row m* is to other rows: multiplied
         by 1 - exp(s*) / sum of exp(distance), over the ``neighbours`` rows nearest to m*, itself
-        among them. With 1 it is s* itself, which is what the official code has.
+        included. With 1 it is s* itself, as in the official code.
         """
         worst = distances.argmax(1)
         images = torch.arange(len(queries), device=queries.device)
@@ -142,7 +142,7 @@ class Memory:
 
 
 def _smallest(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``count`` smallest of each row, ascending, and their places."""
+    """The ``count`` smallest of each row, ascending, and their indices."""
     if count == 1:  # several times faster than topk
         low, where = values.min(1, keepdim=True)
         return low, where

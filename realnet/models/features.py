@@ -197,5 +197,5 @@ def backbone_folder(folder: Path, meta: dict) -> Path:
             f" copy the backbone's folder to {folder}/backbone"
         )
     if read_json(origin / "backbone.json")["sha256"] != meta["backbone"]["sha256"]:
-        raise UserError(f"{origin}: not the backbone that {folder} was made with")
+        raise UserError(f"{origin}: not the backbone of {folder}")
     return origin

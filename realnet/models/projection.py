@@ -1,4 +1,4 @@
-"""Principal components of normal features: what AFS is compared with (selection `pca`)."""
+"""Principal components of normal features: an alternative to AFS (selection `pca`)."""
 
 import base64
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class Projection:
-    """Of one layer: c_k channels x -> m_k components, ``components @ (x - mean)``, everywhere."""
+    """One layer's c_k channels x -> m_k components: ``components @ (x - mean)`` per position."""
 
     components: torch.Tensor  # float32 [m, c], orthonormal rows, by falling variance
     mean: torch.Tensor  # float32 [c]
@@ -22,7 +22,7 @@ class Projection:
 
     @staticmethod
     def unpack(packed: dict[str, Any]) -> "Projection":
-        """What :meth:`pack` gave."""
+        """Rebuild what :meth:`pack` returned."""
         return Projection(_unpack(packed["components"]), _unpack(packed["mean"]))
 
 
@@ -52,8 +52,8 @@ class Moments:
         components = vectors.T.flip(0)[:count]
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         components = components * largest.sign()
-        spread = values.flip(0)[:count].clamp(min=0).sqrt()
-        return Projection(components.float(), mean.float()), spread.tolist()
+        deviations = values.flip(0)[:count].clamp(min=0).sqrt()
+        return Projection(components.float(), mean.float()), deviations.tolist()
 
 
 def pack_all(projections: Sequence[Projection] | None) -> list[dict[str, Any]] | None:

@@ -15,8 +15,8 @@ class ResidualSelection(nn.Module):
     global mean, each list in descending order; a channel may be in both. So a slot stands for a
     rank, not for a channel.
 
-    Ranking uses BatchNorm-standardised residuals (momentum 0.9, no affine), as the official code
-    does and the paper does not say; gradients flow through the un-normalised ones.
+    Ranking uses BatchNorm-standardised residuals (momentum 0.9, no affine), as in the official
+    code (the paper does not say); gradients flow through the un-normalised ones.
     """
 
     def __init__(self, channels: int, params: Rrs):

@@ -1,4 +1,4 @@
-"""The foreground rules, each shown on a training image: is the product what the rule keeps?"""
+"""The foreground rules, each shown on one training image of its category."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TITLES = {"mvtec_ad": "MVTec-AD", "mpdd": "MPDD", "btad": "BTAD", "visa": "VisA"
 SIZE = 256  # pixels: where kernels have the size that the rules name
 VOTERS = 24  # images by which the automatic rule decides
 OUTLINE = "#d6006c"
-PAPER = 244  # grey level towards which the ground is faded
+PAPER = 244  # grey level towards which the background is faded
 
 # Inches.
 ACROSS, TILE, INNER, GAP = 6, 0.98, 0.04, 0.16
@@ -44,14 +44,14 @@ class Example:
 def run(names: Sequence[str], root: Path, manifests: Path, out: Path, params: str) -> None:
     """`realnet data foregrounds`: find the images, draw, save.
 
-    UserError: no such data set or category, nothing there at all, an image that cannot be read.
+    UserError: no such dataset or category, no data at all, an image that cannot be read.
     """
     own = stage_params(params, params_of("data")).prepare.layouts
     targets = list(_targets(names, root, manifests, own))
     if not targets:
         raise UserError(
-            f"no data set in {root} and no manifest in {manifests}; put one there, or render the"
-            " demo set with `realnet data demo`"
+            f"no dataset in {root} and no manifest in {manifests}; put one there, or render the"
+            " demo dataset with `realnet data demo`"
         )
     figure = draw([example(*target, root, manifests, own) for target in targets])
     save_figure(out, figure, dpi=130)
@@ -61,8 +61,8 @@ def run(names: Sequence[str], root: Path, manifests: Path, out: Path, params: st
 def example(dataset: str, category: str, root: Path, manifests: Path, own: Own) -> Example:
     """The rule of a category on its first training image.
 
-    From the manifest where there is one, else from the folders. The automatic rule looks at some
-    ``VOTERS`` images, spread over all, since it decides for all of them together.
+    From the manifest where there is one, else from the folders. The automatic rule is given up to
+    ``VOTERS`` images, evenly spaced, since it decides for all of them together.
     """
     entries = [e for e in _entries(dataset, category, root, manifests, own) if e.split == "train"]
     rule = rule_for("rules", dataset, category)
@@ -82,7 +82,7 @@ def _entries(dataset: str, category: str, root: Path, manifests: Path, own: Own)
 def _targets(
     names: Sequence[str], root: Path, manifests: Path, own: Own
 ) -> Iterator[tuple[str, str]]:
-    """(data set, category) of each ``DATASET[/CATEGORY]``; without names, of all that is there."""
+    """(dataset, category) of each ``DATASET[/CATEGORY]``; without names, of all that are found."""
     if not names:
         there = {
             p.name for folder in (root, manifests) if folder.is_dir() for p in folder.iterdir()
@@ -96,14 +96,14 @@ def _targets(
         found = [category] if category else _categories(dataset, root, manifests, own)
         if not found:
             raise UserError(
-                f"{root / dataset}: no category of data set {dataset} with training images, and"
+                f"{root / dataset}: no category of dataset {dataset} with training images, and"
                 f" no manifest in {manifests / dataset}; put the data there, or a link to them"
             )
         yield from ((dataset, c) for c in found)
 
 
 def _categories(dataset: str, root: Path, manifests: Path, own: Own) -> list[str]:
-    """Those with a manifest or with training images, in the published order."""
+    """Categories with a manifest or with training images, in the published order."""
     found = {p.parent.name for p in (manifests / dataset).glob("*/manifest.csv")}
     found |= set(list_categories(root / dataset, dataset, own))
     published = KNOWN_CATEGORIES.get(dataset, ())
@@ -114,7 +114,7 @@ def _categories(dataset: str, root: Path, manifests: Path, own: Own) -> list[str
 
 
 def draw(examples: Sequence[Example]) -> Figure:
-    """A block per data set; per category the image, what the rule keeps of it, and the rule.
+    """A block per dataset; per category the image, its foreground, and the rule in words.
 
     Returns a figure outside pyplot's state; save it with ``realnet.core.io.save_figure``.
     """
@@ -180,5 +180,5 @@ def _caption(text, left: float, top: float, width: float, shown: Example) -> Non
     words = ", ".join(part for part in parts if part not in kernels)
     lines = [words.replace(": ", ":\n"), ", ".join(kernels)]
     if shown.rule["method"] == "auto" and shown.mask.all():
-        lines = ["automatic: no ground found,\nwhole image"]
+        lines = ["automatic: no background found,\nwhole image"]
     text(left, top + 0.145, "\n".join(filter(None, lines)), fontsize=7, linespacing=1.25)

@@ -1,25 +1,25 @@
-"""Foreground for data without a rule (ours): what does not look like the ground at the border.
+"""Foreground for data without a rule (ours): pixels unlike the background at the border.
 
-The ground is a smooth surface, a polynomial of the second degree per colour channel, so that
-vignetting and uneven light belong to it. It is fitted to the border, where there is mostly
-ground, then again to all that looks like it. The product is what lies far from that surface, in
-any channel, brighter or darker. Where nothing stands out clearly, there is no product on a ground:
-a texture, or a product that fills the frame.
+The background is modelled as a smooth surface, a second-degree polynomial per colour channel, which
+includes vignetting and uneven light. It is fitted to the border, which is mostly background, then
+refitted to all pixels close to it. The product is what is far from that surface in any channel,
+brighter or darker. If nothing stands out clearly, there is no product on a background: a texture,
+or a product that fills the frame.
 """
 
 import cv2
 import numpy as np
 
-FIT = 64  # pixels on a side, at most, for fitting the ground
+FIT = 64  # largest side, in pixels, for fitting the background
 RING = 0.04  # width of the border, as a share of the side
 ROUNDS = 4  # of refitting
-NOISE = 3.0  # a ground pixel lies within so many standard deviations
-CLEAR = 4.0  # the threshold must be so many standard deviations of the ground, ...
+NOISE = 3.0  # a background pixel is within so many standard deviations
+CLEAR = 4.0  # the threshold must be so many standard deviations of the background, ...
 LEAST = 10.0  # ... and so many grey levels
-SATURATION = 48.0  # levels above which a difference is no more different
+SATURATION = 48.0  # levels at which differences are clipped
 BORDER = 0.45  # at most this share of the border may be product, ...
 PATTERN = 0.8  # ... and at most so much of its share of the image, or it is a pattern
-SPECK = 0.03  # a part smaller than this share of the largest is no part of the product
+SPECK = 0.03  # smaller than this share of the largest part: not part of the product
 AREA = (0.01, 0.97)  # share of the image that a product can cover
 
 
@@ -52,13 +52,13 @@ def find_product(image: np.ndarray) -> np.ndarray | None:
 
 
 def _ground(smooth: np.ndarray) -> tuple[np.ndarray | None, float]:
-    """Coefficients ``[6, 3]`` of the ground's surface, and the standard deviation around it."""
+    """Coefficients ``[6, 3]`` of the background's surface, and the standard deviation around it."""
     height, width = smooth.shape[:2]
     small = (min(width, FIT), min(height, FIT))
     pixels = cv2.resize(smooth, small, interpolation=cv2.INTER_AREA).reshape(-1, 3)
     terms = _terms(small[1], small[0])
     ring = _ring(small[1], small[0]).ravel()
-    # First guess: the border's commonest colour, with room for uneven light.
+    # First guess: the border's most common colour, with a tolerance for uneven light.
     away = np.abs(pixels - np.median(pixels[ring], axis=0)).max(axis=1)
     used = ring & (away <= max(24.0, 1.5 * float(np.median(away[ring]))))
     for _ in range(ROUNDS):
@@ -92,15 +92,15 @@ def _ring(height: int, width: int) -> np.ndarray:
 
 
 def _sharpen(mask: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Take blur off the rim: its pixels count from half the contrast beside them, not from the
-    threshold, which lies close to the ground."""
+    """Remove blur from the rim: its pixels count from half the contrast beside them, not from the
+    threshold, which is close to the background."""
     kernel = np.ones((2 * _reach(mask) + 1,) * 2, np.uint8)
     rim = (mask > 0) & (cv2.erode(mask, kernel, borderValue=1) == 0)
     return np.where(rim & (distance < 0.5 * cv2.dilate(distance, kernel)), 0, mask).astype(np.uint8)
 
 
 def _reach(mask: np.ndarray) -> int:
-    """Some pixels: 2 or 3 at 256."""
+    """Radius in pixels: 2 or 3 at 256."""
     return max(1, round(2.5 * mask.shape[0] / 256))
 
 

@@ -1,4 +1,4 @@
-"""A few training anomalies kept for the figures: the same normal images for every source."""
+"""Example anomalies for the figures: the same normal images for every source."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from realnet.core.seeds import derive
 from realnet.synthesis.pools import NormalImages
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
-KEPT, TRIED = 8, 16  # examples in all; items drawn per source, since some masks come out empty
+KEPT, TRIED = 8, 16  # examples in all; items per source, since some masks are empty
 
 
 def save_examples(

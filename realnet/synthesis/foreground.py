@@ -1,7 +1,7 @@
-"""Where the product is: anomalies are synthesised on it, not on the background.
+"""Foreground masks: anomalies are synthesised on the product, not on the background.
 
 The rules are data (``foreground.yaml``): channel, threshold method, side, closing, opening. The
-automatic rule, for data without one, is ours (``automatic.py``).
+automatic rule, for data without one, is ours (``automatic_foreground.py``).
 """
 
 from functools import cache
@@ -29,8 +29,8 @@ def _table() -> dict:
 def rule_for(mode: str, dataset: str, category: str) -> dict:
     """The rule of ``synthesis.foreground`` for a category.
 
-    ``rules``: the table's entry, ``auto`` where there is none (an own data set); ``none``: the
-    whole image, as the official code has it for textures.
+    ``rules``: the table's entry, ``auto`` where there is none (your own data); ``none``: the
+    whole image, as in the official code for textures.
     """
     if mode == "none":
         return WHOLE
@@ -44,7 +44,7 @@ def describe(rule: dict) -> str:
     if rule["method"] == "none":
         return "whole image"
     if rule["method"] == "auto":
-        return "automatic: unlike the ground at the border"
+        return "automatic: unlike the background at the border"
     parts = [_NAMES[rule["method"]], f"{rule['side']} side"]
     if rule.get("channel", "grey") != "grey":
         parts.append(f"{rule['channel'][0].upper()} channel")
@@ -55,7 +55,7 @@ def describe(rule: dict) -> str:
 def foreground(image: np.ndarray, rule: dict) -> np.ndarray:
     """Boolean foreground ``[H, W]`` of an RGB uint8 image ``[H, W, 3]``.
 
-    Source: the official data loader; at 256 x 256 pixels the mask is the one that it computes.
+    Source: the official data loader; at 256 x 256 pixels the masks are equal.
     """
     if rule["method"] == "none":
         return np.ones(image.shape[:2], bool)
@@ -81,8 +81,8 @@ def morph(mask: np.ndarray, side: int, name: str) -> np.ndarray:
     """Closing (``close``) or opening (``open``) of a uint8 mask ``[H, W]`` with a square.
 
     As scikit-image does it, which the official code uses: where the side is even, the two steps
-    look in opposite directions, so that the mask stays in place (OpenCV's own would move it by a
-    pixel), and the image is continued beyond its border.
+    use opposite anchors, so that the mask stays in place (OpenCV's own functions would move it by
+    one pixel), and the image is padded beyond its border.
     """
     square, anchor, pad = np.ones((side, side), np.uint8), (side - 1) // 2, (side - 1) * (~side & 1)
     wide = cv2.copyMakeBorder(mask, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
@@ -95,8 +95,8 @@ def morph(mask: np.ndarray, side: int, name: str) -> np.ndarray:
 def foregrounds(images: torch.Tensor, rule: dict) -> torch.Tensor:
     """Boolean ``[N, S, S]`` for uint8 images ``[N, 3, S, S]``; computed once per training image.
 
-    The automatic rule decides for all of them together whether there is a product on a ground:
-    unless two of three images show one, the whole image is foreground in every one.
+    The automatic rule decides for all images together whether there is a product on a
+    background: unless two of three images show one, the whole image is foreground in each.
     """
     pictures = [np.ascontiguousarray(p) for p in images.permute(0, 2, 3, 1).numpy()]
     if rule["method"] != "auto":

@@ -1,7 +1,7 @@
 """Anomalies that make their own masks: CutPaste and NSA, pieces of normal images in other places.
 
-Both work on one image at a time, in NumPy and OpenCV, whatever the device of the batch. An item is
-decided by its generator alone. Sizes are shares of the image's side or area, or pixels of 256.
+Both work on one image at a time, in NumPy and OpenCV, whatever the device of the batch. An item
+depends on its generator alone. Sizes are fractions of the image's side or area, or pixels of 256.
 """
 
 import cv2
@@ -11,25 +11,25 @@ from torchvision.transforms.v2 import functional as TF
 
 from realnet.config.sections import CutPaste, Nsa
 
-TRIES = 8  # of a place, before a patch is left out
+TRIES = 8  # places, before a patch is left out
 RIM = 1  # pixels at the image's border that Poisson cloning needs around it
 LEAST = 5  # pixels a side: OpenCV has nothing to solve for in a thinner patch; and of a mask
 CLONES = {"source": cv2.NORMAL_CLONE, "mixed": cv2.MIXED_CLONE}
 
-Made = tuple[np.ndarray, np.ndarray]  # A uint8 [S, S, 3], M bool [S, S]
+Anomaly = tuple[np.ndarray, np.ndarray]  # A uint8 [S, S, 3], M bool [S, S]
 
 
 def cutpaste(
-    image: np.ndarray, cover: np.ndarray, params: CutPaste, rng: np.random.Generator
-) -> Made | None:
-    """A rectangle of the image, colours jittered, pasted elsewhere in it; or, thin and turned, a
-    scar. M is what was pasted on the foreground; None where no place for it was found.
+    image: np.ndarray, foreground: np.ndarray, params: CutPaste, rng: np.random.Generator
+) -> Anomaly | None:
+    """A rectangle of the image, colours jittered, pasted elsewhere in it; or, thin and rotated, a
+    scar. M is the part pasted on the foreground; None if no place for it was found.
 
-    image uint8 ``[S, S, 3]``, cover (the foreground) bool ``[S, S]``. The centre of the patch lies
-    on the foreground, and pixels off it stay as they are.
+    image uint8 ``[S, S, 3]``, foreground bool ``[S, S]``. The centre of the patch lies on the
+    foreground, and pixels outside it are unchanged.
     Source: CutPaste, Li et al. 2021, sec. 2.2; the foreground is ours.
     """
-    size, places = image.shape[0], np.argwhere(cover)
+    size, places = image.shape[0], np.argwhere(foreground)
     if not len(places):
         return None
     if rng.random() < params.scars:
@@ -50,7 +50,7 @@ def cutpaste(
         if moved[0] < height / 2 and moved[1] < width / 2:
             continue  # "elsewhere" is not where it was cut
         mask, source = _placed(footprint, centre, size)
-        mask &= cover
+        mask &= foreground
         result = image.copy()
         result[mask] = patch[source[mask, 0], source[mask, 1]]
         if mask.any() and (result != image).any():
@@ -59,7 +59,7 @@ def cutpaste(
 
 
 def _aspect(bounds: list[float], rng: np.random.Generator) -> float:
-    """Width over height; lying and standing patches are equally frequent where both may be."""
+    """Width over height; wide and tall patches are equally frequent where both are possible."""
     low, high = bounds
     if low < 1 < high:
         return rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
@@ -77,8 +77,8 @@ def _jittered(patch: np.ndarray, amount: float, rng: np.random.Generator) -> np.
     return TF.adjust_hue(picture, turn).permute(1, 2, 0).contiguous().numpy()
 
 
-def _turned(patch: np.ndarray, degrees: float) -> Made:
-    """The patch turned about its centre in a box that holds it, and which of its pixels are it."""
+def _turned(patch: np.ndarray, degrees: float) -> Anomaly:
+    """The patch rotated about its centre, in its bounding box, and its pixels there as a mask."""
     height, width = patch.shape[:2]
     if not degrees:
         return patch, np.ones((height, width), bool)
@@ -110,30 +110,29 @@ def _placed(footprint: np.ndarray, centre: np.ndarray, size: int) -> tuple[np.nd
 
 def nsa(
     image: np.ndarray,
-    cover: np.ndarray,
+    foreground: np.ndarray,
     other: np.ndarray,
-    other_cover: np.ndarray,
+    other_foreground: np.ndarray,
     params: Nsa,
     rng: np.random.Generator,
-) -> Made | None:
+) -> Anomaly | None:
     """Patches of another normal image, resized, blended into this one by Poisson image editing.
 
     M is where the mean difference of the channels exceeds ``threshold`` grey levels, after a
-    median filter against single pixels; so it is never larger than the patches. None where hardly
-    a pixel exceeds it.
+    median filter against single pixels; so it is never larger than the patches. None if fewer than
+    ``LEAST`` pixels exceed it.
 
-    Images uint8 ``[S, S, 3]``, covers (foregrounds) bool ``[S, S]``. A patch has at least
-    ``object_share`` of product both where it comes from and where it goes, and changes the
-    foreground alone.
+    Images uint8 ``[S, S, 3]``, foregrounds bool ``[S, S]``. A patch consists of product by at least
+    ``object_share``, at its origin and at its target, and changes only the foreground.
     Source: Natural Synthetic Anomalies, Schlüter et al. 2022, and the authors' code.
     """
-    result, touched = image, np.zeros(cover.shape, bool)
-    places = np.argwhere(cover)
+    result, touched = image, np.zeros(foreground.shape, bool)
+    places = np.argwhere(foreground)
     if not len(places):
         return None
     for _ in range(rng.integers(1, params.patches + 1)):
         for _ in range(TRIES):
-            drawn = _patch(other, other_cover, cover, places, params, rng)
+            drawn = _patch(other, other_foreground, foreground, places, params, rng)
             if drawn is not None:
                 patch, mask = drawn
                 result = clone(result, patch, mask, params.gradients)
@@ -147,27 +146,27 @@ def nsa(
 
 def _patch(
     other: np.ndarray,
-    other_cover: np.ndarray,
-    cover: np.ndarray,
+    other_foreground: np.ndarray,
+    foreground: np.ndarray,
     places: np.ndarray,
     params: Nsa,
     rng: np.random.Generator,
-) -> Made | None:
-    """A canvas ``[S, S, 3]`` with the patch in its place, and its mask; None: drawn in vain."""
+) -> Anomaly | None:
+    """A canvas ``[S, S, 3]`` with the patch in its place, and its mask; None: rejected."""
     size = other.shape[0]
     sides = params.smallest + rng.gamma(params.gamma_shape, params.gamma_scale, 2)
     height, width = np.rint(np.minimum(sides, params.largest) * size).astype(int).clip(1, size)
     factor = float(np.clip(rng.normal(1, 0.5), *params.resize))
     top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
     centre = places[rng.integers(len(places))]
-    if other_cover[top : top + height, left : left + width].mean() < params.object_share:
+    if other_foreground[top : top + height, left : left + width].mean() < params.object_share:
         return None
     room = size - 2 * RIM
     shape = np.rint(np.array([height, width]) * factor).astype(int).clip(1, room)
     start = (centre - shape // 2).clip(RIM, size - RIM - shape)
     where = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
-    mask = np.zeros(cover.shape, bool)
-    mask[where] = cover[where]
+    mask = np.zeros(foreground.shape, bool)
+    mask[where] = foreground[where]
     if mask[where].mean() < params.object_share or min(cv2.boundingRect(_bytes(mask))[2:]) < LEAST:
         return None
     canvas = np.zeros_like(other)
@@ -179,9 +178,9 @@ def _patch(
 def clone(image: np.ndarray, patch: np.ndarray, mask: np.ndarray, gradients: str) -> np.ndarray:
     """``patch`` blended into ``image`` inside ``mask`` by Poisson's equation; outside is the image.
 
-    Images uint8 ``[S, S, 3]``, of which ``patch`` matters inside the mask alone; mask bool
-    ``[S, S]``, at least a pixel away from the border. gradients: ``source``, or ``mixed``, where
-    the stronger of both gradients counts.
+    Images uint8 ``[S, S, 3]``, of which ``patch`` is used only inside the mask; mask bool
+    ``[S, S]``, at least one pixel from the border. gradients: ``source``, or ``mixed``: the
+    stronger of both gradients.
     Source: Pérez et al. 2003, as `cv2.seamlessClone`.
     """
     x, y, width, height = cv2.boundingRect(_bytes(mask))

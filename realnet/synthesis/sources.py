@@ -1,4 +1,4 @@
-"""What an anomaly is made of: pools of images P to blend in, and DTD's augmentations."""
+"""Sources of anomalies: pools of images P to blend in, and the augmentations of DTD."""
 
 from pathlib import Path
 

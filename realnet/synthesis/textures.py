@@ -1,8 +1,8 @@
-"""Procedural textures and shapes: what the demo has instead of ImageNet and of DTD.
+"""Procedural textures and shapes: the demo's replacement for ImageNet and for DTD.
 
 Parameter families (gratings, cells, speckle, dots, checks, polygons, rings, ...), each under random
-colour, light, scale, rotation and noise. Nothing here draws a product of the demo set, and nothing
-draws what its defects look like: single strokes (scratches, cracks, stray threads) were left out
+colour, light, scale, rotation and noise. Nothing here looks like a product of the demo dataset or
+like its defects: single strokes (scratches, cracks, stray threads) were left out
 on purpose.
 """
 

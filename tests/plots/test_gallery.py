@@ -48,7 +48,7 @@ def test_every_category_with_its_rule_in_words(raw, tmp_path):
     assert {
         "Otsu, dark side\nclose 6, open 6", "whole image", "Otsu, dark side, G channel\nclose 6",
         "Triangle, bright side, B channel\nclose 8, open 3",
-        "automatic:\nunlike the ground at the border",
+        "automatic:\nunlike the background at the border",
     } <= set(said)  # fmt: skip
 
 

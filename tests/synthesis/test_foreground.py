@@ -200,7 +200,7 @@ def test_the_mask_stays_in_place_at_every_size():
         ("mpdd", "connector", "Otsu, dark side, G channel, close 6"),
         ("visa", "pcb1", "Triangle, bright side, B channel, close 8, open 3"),
         ("mvtec_ad", "carpet", "whole image"),
-        ("bolts", "m8", "automatic: unlike the ground at the border"),
+        ("bolts", "m8", "automatic: unlike the background at the border"),
     ],
 )
 def test_rules_in_words(dataset, category, words):
