@@ -371,7 +371,7 @@ def test_files_of_another_kind(tmp_path):
     for name, content, said in (
         ("empty.safetensors", b"", "no safetensors file, or damaged"),
         ("text.pt", b"hello", "not a PyTorch checkpoint"),
-        ("cut.pt", unet.read_bytes()[:5000], "not a PyTorch checkpoint, damaged, or cut off"),
+        ("cut.pt", unet.read_bytes()[:5000], "not a PyTorch checkpoint, corrupt, or truncated"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=said):
