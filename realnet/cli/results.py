@@ -306,8 +306,8 @@ def cost(
     params: Annotated[Path, typer.Option(help="Parameter file.")] = Path("params.yaml"),
 ) -> None:
     """What each part costs: parameters, MACs, images/s, seconds per training step, memory."""
-    from realnet.compute.cost import cost as run
     from realnet.config.params import read_yaml
+    from realnet.report.network_cost import cost as run
 
     presets = preset or [read_yaml(params).get("preset", "demo")]
     run(presets, params, out, batch or [], repeats, device, not count_only)

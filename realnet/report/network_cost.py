@@ -154,7 +154,15 @@ def _classes(params: Params) -> int:
 def _in_a_process(
     params: Path, preset: str, device: str, task: str, batch: int, repeats: int
 ) -> Row:
-    command = [sys.executable, "-m", "realnet.compute.cost", str(params), preset, device, task]
+    command = [
+        sys.executable,
+        "-m",
+        "realnet.report.network_cost",
+        str(params),
+        preset,
+        device,
+        task,
+    ]
     done = subprocess.run(
         [*command, str(batch), str(repeats)], capture_output=True, text=True, check=False
     )

@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from realnet.cli import app
-from realnet.compute.cost import cost, count_parts
 from realnet.config.params import PROJECT, load
 from realnet.core.errors import UserError
+from realnet.report.network_cost import cost, count_parts
 
 
 def test_the_paper_preset_costs_what_the_official_model_does():
