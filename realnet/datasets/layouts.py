@@ -108,13 +108,6 @@ def list_categories(root: str | Path, dataset: str, own: Own | None = None) -> l
     return sorted(found)
 
 
-def list_entries(
-    root: str | Path, dataset: str, category: str, own: Own | None = None
-) -> list[Entry]:
-    """The images of a category, sorted by path; see :func:`list_category`."""
-    return list(list_category(root, dataset, category, own).entries)
-
-
 def list_category(root: str | Path, dataset: str, category: str, own: Own | None = None) -> Listing:
     """List one category of ``root`` (``data/raw/<dataset>``).
 
@@ -136,12 +129,6 @@ def list_category(root: str | Path, dataset: str, category: str, own: Own | None
         if listing is not None:
             return listing
     raise UserError(_unknown(root, dataset, category, own))
-
-
-def split_file(root: str | Path, dataset: str, own: Own | None = None) -> Path | None:
-    """The table that a listing of ``root`` reads beside its folders, if there is one."""
-    paths = (Path(root) / la.split.file for la in layouts_of(dataset, own) if la.split)
-    return next((path for path in paths if path.is_file()), None)
 
 
 # --- folders -------------------------------------------------------------------------------------

@@ -61,9 +61,8 @@ def test_outside_of_loops_the_first_one_does():
 
 def test_a_process_ends_with_the_one_that_started_it():
     parent = subprocess.Popen(["sleep", "60"])
-    code = (
-        "from realnet.core import stopping; import time; stopping.listen(); print(1, flush=True);"
-    )
+    code = "from realnet.core import stopping; import time; stopping.listen()"
+    code += "\nprint(1, flush=True)"
     code += "\ntry: time.sleep(60)\nexcept stopping.Stopped: raise SystemExit(7)"
     child = subprocess.Popen(
         [sys.executable, "-c", code],

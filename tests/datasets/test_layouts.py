@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from realnet.config.sections import OwnLayout
 from realnet.core.errors import UserError
-from realnet.datasets.layouts import list_categories, list_category, list_entries, split_file
+from realnet.datasets.layouts import list_categories, list_category
 
 
 def touch(path: Path) -> Path:
@@ -53,7 +53,6 @@ def test_visa_is_split_by_its_table(visa):
     bad = next(entry for entry in listing.entries if entry.label)
     assert bad.mask_path == visa / "candle/Data/Masks/Anomaly/000.png"
     assert list_categories(visa, "visa") == ["candle"]
-    assert split_file(visa, "visa") == visa / "split_csv/1cls.csv"
 
 
 def test_masks_that_belong_to_nothing_are_named(visa):
@@ -73,13 +72,13 @@ def test_masks_that_belong_to_nothing_are_named(visa):
 def test_a_wrong_table_is_named(visa, row, said):
     (visa / "split_csv/1cls.csv").write_text(HEADER + row + "\n")
     with pytest.raises(UserError, match=said):
-        list_entries(visa, "visa", "candle")
+        list_category(visa, "visa", "candle")
 
 
 def test_a_table_with_other_columns(visa):
     (visa / "split_csv/1cls.csv").write_text("object,set\n")
     with pytest.raises(UserError, match="no column split; found object, set"):
-        list_entries(visa, "visa", "candle")
+        list_category(visa, "visa", "candle")
 
 
 # --- own data ------------------------------------------------------------------------------------
@@ -138,13 +137,13 @@ def test_without_a_category_field_the_set_is_one_category(mine):
 def test_an_image_in_two_roles(mine):
     layout = own(train="{category}/check/broken/*.png")
     with pytest.raises(UserError, match=r"bent_1.png: listed twice, as .*prepare.layouts.mine"):
-        list_entries(mine, "mine", "bolt", layout)
+        list_category(mine, "mine", "bolt", layout)
 
 
 def test_two_masks_for_one_image(mine):
     touch(mine / "bolt/truth/rust_1.png")
     with pytest.raises(UserError, match="a second mask beside"):
-        list_entries(mine, "mine", "bolt", own(mask="{category}/truth/{stem}.*"))
+        list_category(mine, "mine", "bolt", own(mask="{category}/truth/{stem}.*"))
 
 
 @pytest.mark.parametrize(
@@ -168,4 +167,4 @@ def test_patterns_that_cannot_work(patterns, said):
 def test_a_folder_too_deep_is_pointed_out(tmp_path):
     (tmp_path / "mvtec_ad/mvtec_anomaly_detection/bottle").mkdir(parents=True)
     with pytest.raises(UserError, match=r"it is in .*/mvtec_anomaly_detection: move its contents"):
-        list_entries(tmp_path / "mvtec_ad", "mvtec_ad", "bottle")
+        list_category(tmp_path / "mvtec_ad", "mvtec_ad", "bottle")

@@ -14,7 +14,7 @@ from trees import make_tree
 from realnet.config.params import PROJECT, load
 from realnet.core.errors import UserError
 from realnet.core.io import write_csv, write_json
-from realnet.datasets.layouts import list_entries
+from realnet.datasets.layouts import list_category
 
 SPEC = importlib.util.spec_from_file_location("dag", PROJECT / "workflow/scripts/dag.py")
 dag = importlib.util.module_from_spec(SPEC)
@@ -90,7 +90,7 @@ def raw(tmp_path_factory):
 )
 def test_raw_files_are_the_images_masks_and_split_table(raw, dataset, category, tables):
     params = settings(raw, prepare={"layouts": OWN})
-    entries = list_entries(raw / dataset, dataset, category, params.prepare.layouts)
+    entries = list_category(raw / dataset, dataset, category, params.prepare.layouts).entries
     paths = {path for e in entries for path in (e.path, e.mask_path) if path}
     found = dag.raw_files(params, dataset, category)
     assert found == sorted({*map(str, paths), *(f"{raw}/{dataset}/{name}" for name in tables)})
