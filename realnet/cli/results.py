@@ -121,8 +121,8 @@ def report(
     ] = None,
 ) -> None:
     """Tables and figures, rebuilt from result files alone."""
-    from realnet.report import report as run
     from realnet.report.groups import report_group
+    from realnet.report.report import report as run
 
     if group is not None:
         report_group(results, params, group, metrics or (), allow_missing)

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from realnet import registry
 from realnet.provenance.lineage import behind
 from realnet.report.collect import Cell, Results
 
 # In the order of the pipeline.
-STAGES = ("backbone", "ddpm", "classifier", "sdas", "afs", "realnet", "patchcore", "evaluate")
+STAGES = tuple(name for name in registry.STAGES if name not in ("data", "sia"))
 
 
 def chain(results: Path, folder: Path) -> dict[str, Path]:

@@ -38,7 +38,3 @@ Written, in this order:
 A missing cell ends the command with one line that names the file and how to make it (status 2);
 ``--allow-missing`` prints a dash there instead. The same files always give the same bytes.
 """
-
-from realnet.report.report import report
-
-__all__ = ["report"]

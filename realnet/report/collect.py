@@ -1,6 +1,5 @@
 """From the evaluation's files to means over seeds and categories."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from realnet.config.params import Params, load
+from realnet.config.params import Params, as_json, load
 from realnet.config.sections import Experiment, Report
 from realnet.core.errors import UserError
 from realnet.core.io import read_json
@@ -167,13 +166,11 @@ def number(cell: dict[str, Any], metric: str) -> float | None:
 
 def matrix_of(text: str) -> Matrix:
     """The matrix from a parameter file or from JSON of experiment, variants and report."""
-    if text.lstrip().startswith("{"):
+    values = as_json(text)
+    if values is not None:
         try:
-            values = json.loads(text)
             experiment = Experiment.model_validate(values.get("experiment"))
             report = Report.model_validate(values.get("report"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"--params: neither a file nor JSON ({error})") from None
         except ValidationError as error:
             problem = error.errors()[0]
             key = ".".join(map(str, problem["loc"]))

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from realnet.core.errors import UserError
 from realnet.report import table_notes as notes
 from realnet.report.collect import (
     MEAN,
@@ -23,6 +24,20 @@ from realnet.report.resamples import with_interval
 from realnet.report.verdict_rules import seed_interval
 
 TITLES = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
+
+
+def all_tables(found: Results) -> dict[str, Table]:
+    """Name -> table. UserError: a dataset that has the name of another table."""
+    made = {
+        "main": main_table(found),
+        "protocols": protocols_table(found),
+        "per_category": per_category_table(found),
+        "ablation": ablation_table(found),
+    }
+    for dataset in found.matrix.datasets:
+        if dataset in (*made, "verdicts", "cells") or dataset.startswith("ablation_"):
+            raise UserError(f"dataset {dataset}: a table has that name; rename the dataset")
+    return made | {d: dataset_table(found, d) for d in found.matrix.datasets}
 
 
 def main_table(results: Results) -> Table:

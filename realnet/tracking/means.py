@@ -9,13 +9,13 @@ from pathlib import Path
 
 from realnet.config.params import Params
 from realnet.core.io import read_json
-from realnet.tracking.contents import LAYOUT, Content, flatten
+from realnet.tracking.contents import LAYOUT, Content, run_params
 from realnet.tracking.names import QUALITY
 
 
 def variant_contents(cells: Iterable[Content], params: Params) -> list[Content]:
     """A run per data set and variant that has cells, in their order."""
-    names = {name for overlay in params.variants.values() for name in flatten(overlay)}
+    names = {name for overlay in params.variants.values() for name in run_params(overlay)}
     groups: dict[str, list[Content]] = defaultdict(list)
     for cell in cells:
         groups[cell.parent].append(cell)

@@ -16,7 +16,7 @@ from realnet.metrics import pixel_metrics
 from realnet.models.features import make_backbone
 from realnet.plots.qualitative import qualitative
 from realnet.registry import params_of
-from realnet.report import report
+from realnet.report.report import report
 from realnet.stages.afs import select_features
 from realnet.stages.data import prepare
 from realnet.stages.evaluate import evaluate

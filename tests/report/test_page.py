@@ -14,14 +14,14 @@ from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
 from realnet.core.io import write_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.provenance.gaps import gaps
-from realnet.provenance.page_records import trace
+from realnet.provenance.failures import gaps
+from realnet.provenance.lineage import trace
 from realnet.report.collect import Results, collect, matrix_of
 from realnet.report.formats import to_csv, to_markdown
 from realnet.report.page import prepare, render
 from realnet.report.page.pictures import pictures
-from realnet.report.report import all_tables, report
-from realnet.report.tables import ablation_table
+from realnet.report.report import report
+from realnet.report.tables import ablation_table, all_tables
 from realnet.report.verdicts import Verdict, verdicts
 
 VOID = {"meta", "br", "img", "input", "hr", "link"}

@@ -11,10 +11,11 @@ from test_report import METRICS, matrix, protocols, rows_of, write_cell, write_r
 from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.report import published, report
+from realnet.report import published
 from realnet.report.collect import collect, matrix_of
 from realnet.report.formats import Column, Table, to_csv, to_latex, to_markdown
 from realnet.report.published import Number
+from realnet.report.report import report
 
 sys.path.insert(0, str(PROJECT / "workflow/scripts"))
 import dag

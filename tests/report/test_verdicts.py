@@ -12,8 +12,9 @@ from small_cells import METRICS, params, write_cell
 from realnet.config.params import PROJECT, load
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.metrics import holm, two_sided_p
-from realnet.report import published, report
+from realnet.report import published
 from realnet.report.collect import collect, matrix_of
+from realnet.report.report import report
 from realnet.report.resamples import difference_samples, with_interval
 from realnet.report.verdict_rules import (
     FAILED,

@@ -34,7 +34,7 @@ CODE = {
     "realnet": "realnet.stages.realnet",
     "patchcore": "realnet.detectors.patchcore",
     "evaluate": "realnet.stages.evaluate",
-    "report": "realnet.report",
+    "report": "realnet.report.report",
     "ablation": "realnet.report.groups",
     "track": "realnet.tracking",
 }

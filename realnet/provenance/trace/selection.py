@@ -6,6 +6,7 @@ from pathlib import Path
 
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json
+from realnet.registry import STAGES
 from realnet.report.collect import Cell, Results, collect, matrix_of
 from realnet.report.groups import group_matrix
 
@@ -120,7 +121,7 @@ def _of_a_result(target: Path) -> Selection:
         record.get("variant", folder.name),
     )
     # results/backbone/<variant>, or results/<stage>/<data set>/<category>/seed<k>/<variant>
-    depth = 1 if record["stage"] == "backbone" else 4
+    depth = STAGES[record["stage"]].path.count("/") if record["stage"] in STAGES else 4
     results = folder.resolve().parents[depth]
     if not target.is_absolute():  # paths are shown as they were given
         results = Path(os.path.relpath(results))

@@ -13,13 +13,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from realnet.core.io import read_csv
-from realnet.provenance import gaps
-from realnet.provenance import page_records as trace
-from realnet.provenance.page_records import Trace
+from realnet.provenance.failures import gaps
+from realnet.provenance.lineage import Trace, trace
 from realnet.report import collect, tables
 from realnet.report.collect import Cell, Results
 from realnet.report.formats import Table
-from realnet.report.page import facts, judged, pictures, view
+from realnet.report.page import facts, judged, page_data, pictures, view
 from realnet.report.page.pictures import Picture
 from realnet.report.page.view import View
 from realnet.report.published import title
@@ -40,10 +39,10 @@ def prepare(
     groups = _groups(results, found)
     claimed = _with_variants(found, [name for verdict in said for name in verdict.variants])
     whole = _joined(found, [group for _, _, group in groups], claimed)
-    traced = trace.trace(results, dict.fromkeys(whole.files[cell].parent for cell in whole.cells))
-    lacking = gaps.gaps(results, whole)
+    traced = trace(results, dict.fromkeys(whole.files[cell].parent for cell in whole.cells))
+    lacking = gaps(results, whole)
     reasons = {cell: n for n, gap in enumerate(lacking) for cell in gap.cells}
-    data = trace.as_data(whole, traced, results, reasons)
+    data = page_data.as_data(whole, traced, results, reasons)
     data["gaps"] = [[gap.stage, gap.log, gap.message] for gap in lacking]
     views = {name: view.view(name, table, found) for name, table in made.items()}
     views |= {name: view.view(name, table, group) for name, table, group in groups}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from realnet.provenance.page_records import SHOWN
 from realnet.report.collect import (
     MEAN,
     METRICS,
@@ -30,6 +29,7 @@ from realnet.report.formats import (
     p_value,
     ranks,
 )
+from realnet.report.page.page_data import SHOWN
 from realnet.report.published import Number, source
 
 PLACES = {1: "best", 2: "second"}
