@@ -142,7 +142,7 @@ def blocks_of(found: Results, dataset: str, groups: Groups) -> list[Block]:
 
 
 def make(found: Results, results: Path, dataset: str, groups: Groups) -> Iterator[Entry]:
-    """One figure per data set."""
+    """One figure per dataset."""
     name, heading = f"differences_{dataset}", f"Ablations, {title(dataset)}"
     if len(found.matrix.variants) < 2:
         yield Skipped(name, heading, "there is one variant only", dataset)

@@ -75,7 +75,7 @@ def all_figures(
 
 
 def summary_metrics(found: collect.Results) -> dict[str, Any]:
-    """{data set: {variant: {category or "mean": {metric: fraction or None}}}}, means over seeds."""
+    """{dataset: {variant: {category or "mean": {metric: fraction or None}}}}, means over seeds."""
 
     def value(*key: str) -> float | None:
         stat = found.stat(*key)

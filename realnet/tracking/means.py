@@ -1,4 +1,4 @@
-"""The run of a variant on a data set: means over its cells, which are its children."""
+"""The run of a variant on a dataset: means over its cells, which are its children."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ from realnet.tracking.names import QUALITY
 
 
 def variant_contents(cells: Iterable[Content], params: Params) -> list[Content]:
-    """A run per data set and variant that has cells, in their order."""
+    """A run per dataset and variant that has cells, in their order."""
     names = {name for overlay in params.variants.values() for name in run_params(overlay)}
     groups: dict[str, list[Content]] = defaultdict(list)
     for cell in cells:

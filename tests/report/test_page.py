@@ -244,7 +244,7 @@ def test_notes_above_the_tables_are_true_of_all_kinds(tmp_path):
     text = params({"own": ["nut"], "other": ["nut"]}, ("base", "sdas", "third"))
     above = page(results, text).split('id="tables"')[1].split('class="table"')[0]
     assert "Best: bold" in above  # of variants, and of variants by category
-    assert "Variant base" not in above  # of the tables of data sets alone
+    assert "Variant base" not in above  # of the tables of datasets alone
 
 
 # --- hostile texts -------------------------------------------------------------------------------

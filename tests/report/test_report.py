@@ -206,7 +206,7 @@ def test_one_data_set_has_one_row_and_no_mean_over_data_sets(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix(datasets={"btad": "all"}))
     assert [row["dataset"] for row in rows_of(tmp_path, "main")] == ["btad"]
-    assert "data sets" not in (tmp_path / "tables/main.md").read_text()
+    assert "datasets" not in (tmp_path / "tables/main.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["main", "ablation", "cells"])

@@ -47,7 +47,7 @@ def test_the_worth_of_the_choice_is_the_same_metric_best_minus_last(tmp_path):
     write_results(tmp_path, WHOLE)
     report(tmp_path, matrix(datasets=WHOLE))
     rows = rows_of(tmp_path, "protocols")
-    assert len(rows) == 2 * 3 * 3  # data sets, variants, metrics
+    assert len(rows) == 2 * 3 * 3  # datasets, variants, metrics
     for row in rows:
         worth = 1.4 if row["metric"] == "pro" else 0.4
         assert float(row["best_minus_last"]) == pytest.approx(worth, abs=0.051)

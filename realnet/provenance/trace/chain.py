@@ -45,7 +45,7 @@ def _metrics(path: Path) -> dict[str, float | None]:
 
 
 def manifests(results: Path, stages: list[dict[str, Any]]) -> list[Path]:
-    """The manifests of the data sets that the stages read, where they lie now."""
+    """The manifests of the datasets that the stages read, where they lie now."""
     found: dict[Path, None] = {}
     for stage in stages:
         for source in stage["inputs"].values():

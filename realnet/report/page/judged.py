@@ -36,7 +36,7 @@ class Line(NamedTuple):
     verdict: str
     tone: str
     note: str
-    at: str  # address of what its number was made from, as JSON: data set, category, variant
+    at: str  # address of what its number was made from, as JSON: dataset, category, variant
     against: str  # the variant that is subtracted
     of: str  # which of SHOWN
 

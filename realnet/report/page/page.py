@@ -86,7 +86,7 @@ def render(prepared: Mapping[str, Any], results: Path) -> str:
 
 
 def _place(name: str, found: Results) -> int:
-    """The order on the page: main, data sets, variants and their groups, then the long ones."""
+    """The order on the page: main, datasets, variants and their groups, then the long ones."""
     if name in found.categories:
         return 1
     order = {"main": 0, "ablation": 2, "protocols": 4, "per_category": 5}
@@ -96,7 +96,7 @@ def _place(name: str, found: Results) -> int:
 def _common(views: Sequence[View], found: Results) -> list[str]:
     """What tables of several kinds say below themselves, to be said once above them all.
 
-    Those of data sets are one kind: what only they say is true of no other.
+    Those of datasets are one kind: what only they say is true of no other.
     """
     kinds: dict[str, set[str]] = {}
     for each in views:
@@ -106,11 +106,11 @@ def _common(views: Sequence[View], found: Results) -> list[str]:
 
 
 def _by_dataset(shown: list[Picture]) -> list[tuple[str, list[Picture]]]:
-    """Figures in order under the names of their data sets; empty: all are of one, or of all."""
+    """Figures in order under the names of their datasets; empty: all are of one, or of all."""
     names = list(dict.fromkeys(picture.dataset for picture in shown))
     if len(names) <= 2:
         return [("", shown)] if shown else []
-    return [(title(name) if name else "All data sets", [p for p in shown if p.dataset == name])
+    return [(title(name) if name else "All datasets", [p for p in shown if p.dataset == name])
             for name in names]  # fmt: skip
 
 
