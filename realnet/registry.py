@@ -144,7 +144,7 @@ CODE: dict[str, str] = {
     "demo": "realnet.datasets.demo.demo_dataset",
     "sia_shard": "realnet.stages.sia_shard",  # draws the images that the stage sia collects
     "foregrounds": "realnet.plots.foreground_rules",
-    "report": "realnet.report",
+    "report": "realnet.report.report",
     "ablation": "realnet.report.groups",
     "track": "realnet.tracking",
 }

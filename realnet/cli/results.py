@@ -121,8 +121,8 @@ def report(
     ] = None,
 ) -> None:
     """Tables and figures, rebuilt from result files alone."""
-    from realnet.report import report as run
     from realnet.report.groups import report_group
+    from realnet.report.report import report as run
 
     if group is not None:
         report_group(results, params, group, metrics or (), allow_missing)
@@ -154,7 +154,7 @@ def failures(
 @app.command()
 def trace(
     target: Annotated[Path, typer.Argument(help="A table of the report, or a cell's folder.")],
-    dataset: Annotated[str | None, typer.Option(help="Cells of this data set alone.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Cells of this dataset alone.")] = None,
     category: Annotated[str | None, typer.Option(help="Cells of this category.")] = None,
     seed: Annotated[int | None, typer.Option(help="Cells of this seed.")] = None,
     variant: Annotated[str | None, typer.Option(help="Cells of this variant.")] = None,
@@ -248,7 +248,7 @@ def track(
 @app.command()
 def runs(
     experiment: Annotated[str | None, typer.Option(help="[the one tracked last]")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Runs on this data set alone.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Runs on this dataset alone.")] = None,
     variant: Annotated[str | None, typer.Option(help="Runs of this variant alone.")] = None,
     category: Annotated[str | None, typer.Option(help="Cells of this category.")] = None,
     sort: Annotated[str, typer.Option(help="Metric, the best first.")] = "image_auroc",

@@ -326,15 +326,26 @@ def schema() -> str:
     return head + yaml.safe_dump(dialect | Params.model_json_schema(), sort_keys=False)
 
 
-def stage_params(text: str, kind: type[P], variant: str = "base") -> P:
-    """The sections that a stage reads, from ``--params``: JSON of sections, or a YAML file."""
+def as_json(text: str) -> dict[str, Any] | None:
+    """``--params`` that is JSON of sections, decoded; None where it names a file.
+
+    UserError: malformed JSON.
+    """
     if not text.lstrip().startswith("{"):
-        return kind.of(load(text).variant(variant))
+        return None
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--params: not valid JSON ({_short(error)})") from None
+        raise UserError(f"--params: neither a file nor valid JSON ({_short(error)})") from None
     check_plain(values, "--params")
+    return values
+
+
+def stage_params(text: str, kind: type[P], variant: str = "base") -> P:
+    """The sections that a stage reads, from ``--params``: JSON of sections, or a YAML file."""
+    values = as_json(text)
+    if values is None:
+        return kind.of(load(text).variant(variant))
     for key in kind.model_fields:
         if key not in values:
             raise UserError(f"--params: section {key} is missing, {kind.__name__} needs it")

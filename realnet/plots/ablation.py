@@ -1,6 +1,5 @@
 """Forest plot: every variant's paired difference to the reference of its group."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from realnet.config.params import load
+from realnet.config.params import as_json, load
 from realnet.plots import style
 from realnet.plots.made import Drawn, Entry, Skipped, counted
 from realnet.report.collect import METRICS, Results
@@ -24,8 +23,9 @@ Groups = Mapping[str, tuple[str, Sequence[str]]]  # name -> title, variants (fir
 
 def groups_of(params: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     """``groups`` of a parameter file or of JSON of sections; none where it has no such section."""
-    if params.lstrip().startswith("{"):
-        groups = json.loads(params).get("groups") or {}
+    values = as_json(params)
+    if values is not None:
+        groups = values.get("groups") or {}
         return {k: (g["title"], tuple(g["variants"])) for k, g in groups.items()}
     return {name: (g.title, tuple(g.variants)) for name, g in load(params).groups.items()}
 
@@ -142,7 +142,7 @@ def blocks_of(found: Results, dataset: str, groups: Groups) -> list[Block]:
 
 
 def make(found: Results, results: Path, dataset: str, groups: Groups) -> Iterator[Entry]:
-    """One figure per data set."""
+    """One figure per dataset."""
     name, heading = f"differences_{dataset}", f"Ablations, {title(dataset)}"
     if len(found.matrix.variants) < 2:
         yield Skipped(name, heading, "there is one variant only", dataset)

@@ -22,7 +22,7 @@ def _order(stage: str) -> tuple[int, str]:
 
 
 def chains(found: Results, results: Path, dataset: str) -> dict[Cell, dict[str, Path]]:
-    """The chain of every evaluation of a data set that is there."""
+    """The chain of every evaluation of a dataset that is there."""
     return {
         cell: chain(results, found.files[cell].parent)
         for cell in found.cells

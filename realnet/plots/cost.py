@@ -145,7 +145,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
         " metrics, mean over seeds and categories."
         f"{interval} The seconds are those of every stage that a variant's evaluations rest on,"
         " divided by their number. A stage that several evaluations of a variant share (the"
-        " backbone; a diffusion model of the whole data set) is counted once; one that variants"
+        " backbone; a diffusion model of the whole dataset) is counted once; one that variants"
         " share is counted in full for each of them, as if it were run alone. Above, markers of"
         " equal cost stand slightly apart. Memory: the largest resident memory of any stage."
     )

@@ -29,7 +29,7 @@ INDEX = "index.json"
 def make_figures(
     found: Results, results: Path, groups: ablation.Groups | None = None
 ) -> Iterator[Entry]:
-    """Every figure of every data set, one after the other, or the reason why it is not there.
+    """Every figure of every dataset, one after the other, or the reason why it is not there.
 
     ``groups``: name -> (title, variants), of ``groups`` in params.yaml. UserError: a malformed
     file beside the evaluations.

@@ -37,7 +37,7 @@ class Strip:
     category: str
     defect: str
     image: np.ndarray | None  # uint8 [h, w, 3]; None where the file is not on this machine
-    mask: np.ndarray | None  # bool [S, S]; None: the data set has no masks
+    mask: np.ndarray | None  # bool [S, S]; None: the dataset has no masks
     margin: np.ndarray  # float32 [S, S]
     scale: Any  # of the category
 
@@ -119,7 +119,7 @@ def _picture(path: Path) -> np.ndarray | None:
 
 @style.styled
 def _draw(categories: list[list[Strip]]) -> Figure:
-    """Bands of categories, each three rows high; a data set starts a new band, under its name."""
+    """Bands of categories, each three rows high; a dataset starts a new band, under its name."""
     per_band = max(1, PER_BAND // max(len(strips) for strips in categories))
     datasets = list(dict.fromkeys(strips[0].dataset for strips in categories))
     bands = []

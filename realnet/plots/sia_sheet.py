@@ -1,4 +1,4 @@
-"""The contact sheet of an SIA data set: some of its images, by strength."""
+"""The contact sheet of an SIA dataset: some of its images, by strength."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -57,7 +57,7 @@ def strength_grid(grids: Mapping[str, Grid], rows: int = 1) -> Figure:
 
 
 def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
-    """Pages of the data set's grid, from ``grid.npz`` of the first sampling of each category."""
+    """Pages of the dataset's grid, from ``grid.npz`` of the first sampling of each category."""
     name, heading = f"strength_{dataset}", f"SDAS at growing strength, {title(dataset)}"
     grids: dict[str, Grid] = {}
     sampled = False

@@ -34,7 +34,7 @@ def summary(results: Results) -> Figure:
     value, since all the interest is near 100: compare dots, not lengths.
     """
     variants = results.matrix.variants[:MOST]
-    rows: list[tuple[str, str] | None] = []  # None: a gap between data sets
+    rows: list[tuple[str, str] | None] = []  # None: a gap between datasets
     for dataset in results.matrix.datasets:
         rows += [None] if rows else []
         rows += [(dataset, category) for category in results.rows(dataset)]
@@ -110,7 +110,7 @@ def _rows(
     places: list[float],
     units: list[float],
 ) -> None:
-    """Names of the categories at the left, and those of the data sets where there are several."""
+    """Names of the categories at the left, and those of the datasets where there are several."""
     for panel in panels:
         panel.set_yticks([])
     panels[0].set_yticks(places, ["" if row is None else style.name(row[1]) for row in rows])

@@ -1,6 +1,6 @@
 """`realnet compare A B`: which cells of two results folders moved, by how much, and why.
 
-Cells are matched by data set, category, seed and variant. What moved is measured against the choice
+Cells are matched by dataset, category, seed and variant. What moved is measured against the choice
 of test images: the bootstrap of ``per_image.npz``, paired where both saw the same test images, and
 otherwise with independent draws for each side. What moved *within* noise may still have a cause,
 and what moved *beyond* it may be no more than another rounding of the training, whose noise is not
@@ -91,13 +91,13 @@ def evaluations(root: Path) -> dict[Cell, Path]:
         missing = "" if root.is_dir() else "no such folder; "
         raise UserError(
             f"{root}: {missing}expected a folder of results, with"
-            " evaluate/<data set>/<category>/seed<k>/<variant>/metrics.json in it"
+            " evaluate/<dataset>/<category>/seed<k>/<variant>/metrics.json in it"
         )
     return dict(sorted(found.items()))
 
 
 def together(comparison: Comparison) -> dict[tuple[str, str], dict[str, Move]]:
-    """(data set, variant) -> metric -> means over the cells in both, with their own interval.
+    """(dataset, variant) -> metric -> means over the cells in both, with their own interval.
 
     The same images are drawn for all cells of a category, so its seeds are no independent evidence
     on images.

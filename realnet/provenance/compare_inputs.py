@@ -1,12 +1,11 @@
 """What two evaluations were made from, and in what that differs: from their stage.json files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from realnet.core.io import read_csv, read_json
-from realnet.provenance.lineage import moved, records
+from realnet.provenance.lineage import flatten, moved, records
 
 KINDS = {
     "params": "parameters",
@@ -30,17 +29,6 @@ class Change(NamedTuple):
     b: str
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as ``section.key``: JSON."""
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
-    return found
-
-
 def changes(a: Path, b: Path, folder_a: Path, folder_b: Path) -> list[Change]:
     """All inputs in which two evaluations below the results folders ``a`` and ``b`` differ.
 
@@ -60,7 +48,7 @@ def changes(a: Path, b: Path, folder_a: Path, folder_b: Path) -> list[Change]:
     digests: dict[str, tuple[str, str]] = {}  # input -> its two digests
     for stage in stages:
         one, other = (c[stage] for c in chains)
-        found += _between("params", flat(one["params"]), flat(other["params"]))
+        found += _between("params", flatten(one["params"]), flatten(other["params"]))
         found += _facts(stage, one, other)
         found += _files(one, other, (a, b), digests)
     found += _unexplained(chains, digests)

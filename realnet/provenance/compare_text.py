@@ -76,7 +76,7 @@ def _worst(cell: Compared) -> str:
 
 def _means(found: Comparison) -> Table:
     columns = [
-        Column("dataset", "Data set", "text"),
+        Column("dataset", "Dataset", "text"),
         Column("variant", "Variant", "text"),
         Column("metric", "Metric", "text"),
         Column("a", "A", "percent"),
@@ -181,7 +181,7 @@ def _cells(cells: Sequence[Cell]) -> str:
     if len(cells) <= 4:
         return ", ".join(cell.name for cell in cells)
     fields = [list(dict.fromkeys(values)) for values in zip(*cells, strict=True)]
-    words = ("data sets", "categories", "seeds", "variants")
+    words = ("datasets", "categories", "seeds", "variants")
     parts = [
         (f"seed {v[0]}" if word == "seeds" else str(v[0])) if len(v) == 1 else f"{len(v)} {word}"
         for word, v in zip(words, fields, strict=True)

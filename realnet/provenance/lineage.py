@@ -1,5 +1,9 @@
 """What a result was made from: the ``stage.json`` files behind it, wherever the results lie now."""
 
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -7,29 +11,81 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_json
 
 
+@dataclass
+class Trace:
+    """Records in the order in which they were found, and for each evaluation those behind it."""
+
+    folders: list[Path] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    chains: dict[Path, list[int]] = field(default_factory=dict)  # causes first
+
+    def by_stage(self) -> dict[str, list[dict[str, Any]]]:
+        """Stage -> its records; stages in the order in which they run."""
+        order: dict[str, None] = {}
+        for chain in sorted(self.chains.values(), key=len, reverse=True):
+            order |= dict.fromkeys(self.records[k]["stage"] for k in chain)
+        return {s: [r for r in self.records if r["stage"] == s] for s in order}
+
+
+def trace(results: Path, evaluations: Iterable[Path]) -> Trace:
+    """Follow the records from each folder of an evaluation to everything it was made from.
+
+    A folder without ``stage.json`` ends its branch: what it had has been removed. UserError: a file
+    of that name that is no record.
+    """
+    found = Trace()
+    numbers: dict[Path, int | None] = {}
+    places: dict[str, Path | None] = {}
+    causes: dict[int, list[Path]] = {}
+
+    def visit(folder: Path) -> int | None:
+        if folder in numbers:
+            return numbers[folder]
+        numbers[folder] = None
+        path = folder / "stage.json"
+        if path.is_file():
+            record = plain(read_json(path))
+            try:
+                sources = [source["path"] for source in record["inputs"].values()]
+                record = {"stage": str(record["stage"]), "params": {}} | record
+            except (KeyError, TypeError, AttributeError):
+                raise UserError(f"{path}: not the record of a stage; rerun the stage") from None
+            numbers[folder] = len(found.records)
+            found.folders.append(folder)
+            found.records.append(record)
+            for source in sources:
+                if source not in places:
+                    places[source] = moved(results, source)
+            causes[numbers[folder]] = [p for s in sources if (p := places[s]) is not None]
+        return numbers[folder]
+
+    def chain(folder: Path, done: dict[int, None]) -> None:
+        at = visit(folder)
+        if at is None or at in done:
+            return
+        for cause in causes[at]:
+            if cause != folder:
+                chain(cause, done)
+        done[at] = None
+
+    for folder in evaluations:
+        done: dict[int, None] = {}
+        chain(folder, done)
+        found.chains[folder] = list(done)
+    return found
+
+
 def behind(root: Path, folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Stage -> its folder and its record, of the result in ``folder`` and of all it was made from.
 
-    ``root``: folder of the results, wherever it lies now: the records name their inputs by paths
-    that were valid where they were written. Stages without a ``stage.json`` there (an imported
-    model's) are left out. UserError: a file of that name that is no record.
+    ``root``: the results folder, wherever it is now. Stages without a ``stage.json`` there (an
+    imported model's) are left out. UserError: see :func:`trace`.
     """
+    traced = trace(root, [folder])
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
-    todo = [folder]
-    while todo:
-        here = todo.pop()
-        path = here / "stage.json"
-        if not path.is_file():
-            continue
-        record = read_json(path)
-        try:
-            if record["stage"] in found:
-                continue
-            found[record["stage"]] = here, record
-            sources = [source["path"] for source in record["inputs"].values()]
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}: not the record of a stage; make it again") from None
-        todo += [place for source in sources if (place := moved(root, source)) is not None]
+    for number in reversed(traced.chains[folder]):
+        record = traced.records[number]
+        found.setdefault(record["stage"], (traced.folders[number], record))
     return found
 
 
@@ -48,3 +104,40 @@ def moved(root: Path, source: str) -> Path | None:
         if parts[start] != "/" and (root.joinpath(*parts[start:]) / "stage.json").is_file():
             return root.joinpath(*parts[start:])
     return None
+
+
+def relative(path: Path, results: Path) -> str:
+    """Path relative to the results folder; as it is where it lies elsewhere."""
+    return path.relative_to(results).as_posix() if path.is_relative_to(results) else str(path)
+
+
+def plain(value: Any) -> Any:
+    """For JSON, which has neither NaN nor infinities: null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_json_text(key: str, value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def flatten(
+    values: Mapping[str, Any],
+    text: Callable[[str, Any], str] = as_json_text,
+    whole: Collection[str] = (),
+    prefix: str = "",
+) -> dict[str, str]:
+    """Nested mappings as ``section.key`` -> ``text(key, value)``.
+
+    Empty mappings are values, and so are those under a key of ``whole``.
+    """
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value and key not in whole:
+            found |= flatten(value, text, whole, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = text(key, value)
+    return found

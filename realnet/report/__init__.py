@@ -6,14 +6,14 @@ Command (what a workflow calls):
 
 PARAMS is ``params.yaml`` (its preset is applied), or the JSON of the sections ``experiment``,
 ``variants`` and ``report`` (``Params.section_json("report")``), for a workflow whose parameters
-were overridden on its command line. It defines the matrix: data sets, categories, seeds and
+were overridden on its command line. It defines the matrix: datasets, categories, seeds and
 variants, the first variant being the reference. Rows follow ``realnet.datasets.categories`` (the
-paper's order), then come other data sets by name.
+paper's order), then come other datasets by name.
 
 ``--metrics`` (repeat it once per file) lists the evaluation's metrics files,
-``…/evaluate/<data set>/<category>/seed<k>/<variant>/metrics.json``. Without it they are looked for
+``…/evaluate/<dataset>/<category>/seed<k>/<variant>/metrics.json``. Without it they are looked for
 under ``<results>/evaluate``. ``all`` means the categories of the listed files or, without them,
-those of ``realnet.datasets.categories`` or, for an unknown data set, those that have a folder under
+those of ``realnet.datasets.categories`` or, for an unknown dataset, those that have a folder under
 ``<results>/data`` or ``<results>/evaluate``. Files outside the matrix are ignored.
 ``scores.npz`` beside each metrics file feeds ``overview.png``, and ``per_image.npz`` the intervals
 (a workflow lists all three as inputs). Claims of the paper that name variants outside the matrix
@@ -21,9 +21,9 @@ are judged too, once those are evaluated; not so with ``--metrics``.
 
 Written, in this order:
 
-    <results>/metrics.json                      data set -> variant -> category or "mean" -> metrics
-    <results>/tables/main.{csv,md,tex}          reference variant beside the paper, by data set
-    <results>/tables/<data set>.{csv,md,tex}    the same for one data set, category by category
+    <results>/metrics.json                      dataset -> variant -> category or "mean" -> metrics
+    <results>/tables/main.{csv,md,tex}          reference variant beside the paper, by dataset
+    <results>/tables/<dataset>.{csv,md,tex}    the same for one dataset, category by category
     <results>/tables/protocols.{csv,md,tex}     last and best on the test set, exact and official
     <results>/tables/per_category.{csv,md,tex}  every variant, category by category
     <results>/tables/ablation.{csv,md,tex}      one row per variant, difference to the reference
@@ -38,7 +38,3 @@ Written, in this order:
 A missing cell ends the command with one line that names the file and how to make it (status 2);
 ``--allow-missing`` prints a dash there instead. The same files always give the same bytes.
 """
-
-from realnet.report.report import report
-
-__all__ = ["report"]

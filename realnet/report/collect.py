@@ -1,6 +1,5 @@
 """From the evaluation's files to means over seeds and categories."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from realnet.config.params import Params, load
+from realnet.config.params import Params, as_json, load
 from realnet.config.sections import Experiment, Report
 from realnet.core.errors import UserError
 from realnet.core.io import read_json
@@ -96,7 +95,7 @@ class Results:
         return _over_seeds(self.by_seed(dataset, variant, category, metric))
 
     def overall(self, variant: str, metric: str) -> Stat:
-        """The mean over data sets of their means over categories, taken per seed."""
+        """The mean over datasets of their means over categories, taken per seed."""
         return _over_seeds(self.by_seed(None, variant, MEAN, metric))
 
     def by_seed(
@@ -120,14 +119,14 @@ class Results:
         return found
 
     def parts(self, dataset: str | None, category: str) -> dict[str, tuple[str, ...]]:
-        """Data set -> the categories that a mean is over; ``dataset`` None: of all data sets."""
+        """Dataset -> the categories that a mean is over; ``dataset`` None: of all datasets."""
         if dataset is None:
             return self.categories
         return {dataset: self.categories[dataset] if category == MEAN else (category,)}
 
     @cached_property
     def without_masks(self) -> tuple[tuple[str, str], ...]:
-        """(data set, category) of evaluations that had no masks: image metrics only."""
+        """(dataset, category) of evaluations that had no masks: image metrics only."""
         cells = {
             (cell.dataset, cell.category)
             for cell, values in self.cells.items()
@@ -137,7 +136,7 @@ class Results:
         return tuple(pair for pair in order if pair in cells)
 
     def is_whole(self, dataset: str) -> bool:
-        """Whether these are all categories of a known data set, as in the paper's means."""
+        """Whether these are all categories of a known dataset, as in the paper's means."""
         return set(self.categories[dataset]) == set(KNOWN_CATEGORIES.get(dataset, ()))
 
     def rows(self, dataset: str) -> tuple[str, ...]:
@@ -167,13 +166,11 @@ def number(cell: dict[str, Any], metric: str) -> float | None:
 
 def matrix_of(text: str) -> Matrix:
     """The matrix from a parameter file or from JSON of experiment, variants and report."""
-    if text.lstrip().startswith("{"):
+    values = as_json(text)
+    if values is not None:
         try:
-            values = json.loads(text)
             experiment = Experiment.model_validate(values.get("experiment"))
             report = Report.model_validate(values.get("report"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"--params: neither a file nor JSON ({error})") from None
         except ValidationError as error:
             problem = error.errors()[0]
             key = ".".join(map(str, problem["loc"]))
@@ -200,7 +197,7 @@ def matrix_of(text: str) -> Matrix:
 
 
 def _place(item: tuple[str, Any]) -> tuple[int, str]:
-    """Known data sets in the order of their list, which is the paper's, then others by name."""
+    """Known datasets in the order of their list, which is the paper's, then others by name."""
     known = list(KNOWN_CATEGORIES)
     return (known.index(item[0]) if item[0] in known else len(known), item[0])
 
@@ -256,7 +253,7 @@ def address_of(path: Path) -> Cell:
     parts = path.parts[-5:]
     if len(parts) < 5 or parts[4] != "metrics.json" or not parts[2].startswith("seed"):
         raise UserError(
-            f"{path}: expected <data set>/<category>/seed<k>/<variant>/metrics.json at its end"
+            f"{path}: expected <dataset>/<category>/seed<k>/<variant>/metrics.json at its end"
         )
     seed = parts[2].removeprefix("seed")
     if not seed.isdecimal():
@@ -278,7 +275,7 @@ def _categories(results: Path, dataset: str, listed: dict[Cell, Path]) -> tuple[
     folders = [results / stage / dataset for stage in ("data", "evaluate")]
     names = {f.name for base in folders if base.is_dir() for f in base.iterdir() if f.is_dir()}
     if not names:
-        raise UserError(f"data set {dataset}: no category found in {folders[0]} or {folders[1]}")
+        raise UserError(f"dataset {dataset}: no category found in {folders[0]} or {folders[1]}")
     return tuple(sorted(names))
 
 

@@ -33,7 +33,7 @@ def paired_differences(
 ) -> list[Difference]:
     """One row for each of ``variants`` but the first, which is the reference.
 
-    Of the mean over the categories of ``dataset`` or, with None, over data sets. ``metric``: one of
+    Of the mean over the categories of ``dataset`` or, with None, over datasets. ``metric``: one of
     METRICS. p-values are corrected by Holm over these variants. A variant that shares the
     reference's evaluation is no comparison: it differs by 0, without p-value.
     """

@@ -196,7 +196,7 @@ def _is_mean(row: Sequence[Any]) -> bool:
 
 
 def _shown(table: Table) -> Table:
-    """Without the columns that are empty everywhere, as the paper's are on other data sets."""
+    """Without the columns that are empty everywhere, as the paper's are on other datasets."""
     keep = [
         i for i in range(len(table.columns)) if any(row[i] is not None for row in _rows(table))
     ]  # fmt: skip

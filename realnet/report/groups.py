@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from realnet.config.params import load
+from realnet.config.params import as_json, load
 from realnet.config.sections import Group
 from realnet.core.errors import UserError
 from realnet.core.io import write_text
@@ -49,13 +49,9 @@ def group_matrix(params: str, name: str) -> tuple[collect.Matrix, Group]:
 
 def _sections(params: str) -> dict[str, Any]:
     """experiment, variants, report and groups as plain values."""
-    if not params.lstrip().startswith("{"):
+    values = as_json(params)
+    if values is None:
         values = load(params).model_dump(mode="json")
-    else:
-        try:
-            values = json.loads(params)
-        except json.JSONDecodeError as error:
-            raise UserError(f"--params: neither a file nor JSON ({error})") from None
     wanted = ("experiment", "variants", "report", "groups")
     for key in wanted:
         if not isinstance(values.get(key), dict):

@@ -40,7 +40,7 @@ def others() -> dict[str, Any]:
 
 
 def title(dataset: str) -> str:
-    """How a data set's own authors write its name, where the paper has it."""
+    """How a dataset's own authors write its name, where the paper has it."""
     return paper()["datasets"].get(dataset, {}).get("title", dataset)
 
 
@@ -58,7 +58,7 @@ def source(key: str) -> str:
 
 
 def claims(dataset: str) -> list[dict[str, Any]]:
-    """What the paper's ablations say in numbers about a data set: the entries of paper.yaml."""
+    """What the paper's ablations say in numbers about a dataset: the entries of paper.yaml."""
     return [claim for claim in paper()["claims"] if claim["dataset"] == dataset]
 
 

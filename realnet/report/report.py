@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from realnet.core.errors import UserError
 from realnet.core.io import write_json, write_text
 from realnet.plots.ablation import groups_of
 from realnet.plots.gallery import make_figures, write_figures
@@ -34,7 +33,7 @@ def report(
     docstring. UserError for a missing or malformed file, before anything is written.
     """
     found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
-    made = all_tables(found)
+    made = tables.all_tables(found)
     said = verdicts(found)
     judged = verdict_files(said, found.matrix.digits)
     page = prepare(results, found, made, said, params)
@@ -75,22 +74,8 @@ def all_figures(
     return figures, absent
 
 
-def all_tables(found: collect.Results) -> dict[str, formats.Table]:
-    """Name -> table. UserError: a data set that has the name of another table."""
-    made = {
-        "main": tables.main_table(found),
-        "protocols": tables.protocols_table(found),
-        "per_category": tables.per_category_table(found),
-        "ablation": tables.ablation_table(found),
-    }
-    for dataset in found.matrix.datasets:
-        if dataset in (*made, "verdicts", "cells") or dataset.startswith("ablation_"):
-            raise UserError(f"data set {dataset}: a table has that name; rename the data set")
-    return made | {d: tables.dataset_table(found, d) for d in found.matrix.datasets}
-
-
 def summary_metrics(found: collect.Results) -> dict[str, Any]:
-    """{data set: {variant: {category or "mean": {metric: fraction or None}}}}, means over seeds."""
+    """{dataset: {variant: {category or "mean": {metric: fraction or None}}}}, means over seeds."""
 
     def value(*key: str) -> float | None:
         stat = found.stat(*key)

@@ -45,7 +45,7 @@ def samples(
     metric: str,
     seeds: Sequence[int] | None = None,
 ) -> np.ndarray | None:
-    """The mean over seeds and categories (and data sets) of each resample, fractions [count].
+    """The mean over seeds and categories (and datasets) of each resample, fractions [count].
 
     Arguments as for :meth:`Results.by_seed`; ``seeds`` defaults to those that it finds. All NaN
     where the metric is undefined; None where a cell is not there or has no statistics of images,

@@ -58,7 +58,7 @@ def differences(results: Results, reference: str) -> list[str]:
     return [
         f"{said}, with its interval. p: of no difference, both over the choice of test images,"
         " paired (the same images, the same seeds); p is corrected by Holm over the variants of"
-        " this table, for each data set and metric. See docs/verdicts.md."
+        " this table, for each dataset and metric. See docs/verdicts.md."
     ]
 
 
@@ -123,7 +123,7 @@ def protocols(results: Results) -> list[str]:
 
 
 def claims(results: Results) -> list[str]:
-    """What the paper's own ablations say about the data sets of the matrix."""
+    """What the paper's own ablations say about the datasets of the matrix."""
     said = []
     for dataset in results.matrix.datasets:
         for claim in published_claims(dataset):
@@ -144,7 +144,7 @@ def masks(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
         return []
     names = ", ".join("/".join(cell) for cell in bare)
     return [
-        f"n/a: no masks in {names}, so image metrics only; a mean over categories or data sets is"
+        f"n/a: no masks in {names}, so image metrics only; a mean over categories or datasets is"
         " given where all of them have masks."
     ]
 
@@ -152,7 +152,7 @@ def masks(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
 def _chosen(results: Results, datasets: Iterable[str]) -> tuple[list[str], list[str]]:
     """Where the reference variant's checkpoint was chosen on the test set, and where not.
 
-    As ``data set/category``, or the data set where all its categories are alike; those whose
+    As ``dataset/category``, or the dataset where all its categories are alike; those whose
     protocols were not evaluated are in neither list.
     """
     reference = results.matrix.variants[0]

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from realnet.core.errors import UserError
 from realnet.report import table_notes as notes
 from realnet.report.collect import (
     MEAN,
@@ -22,15 +23,30 @@ from realnet.report.published import Number, mean, number, title
 from realnet.report.resamples import with_interval
 from realnet.report.verdict_rules import seed_interval
 
+METHODS = {"realnet": "RealNet", "patchcore": "PatchCore"}
 TITLES = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
 
 
+def all_tables(found: Results) -> dict[str, Table]:
+    """Name -> table. UserError: a dataset that has the name of another table."""
+    made = {
+        "main": main_table(found),
+        "protocols": protocols_table(found),
+        "per_category": per_category_table(found),
+        "ablation": ablation_table(found),
+    }
+    for dataset in found.matrix.datasets:
+        if dataset in (*made, "verdicts", "cells") or dataset.startswith("ablation_"):
+            raise UserError(f"dataset {dataset}: a table has that name; rename the dataset")
+    return made | {d: dataset_table(found, d) for d in found.matrix.datasets}
+
+
 def main_table(results: Results) -> Table:
-    """The reference variant, one row per data set, beside the paper's numbers."""
+    """The reference variant, one row per dataset, beside the paper's numbers."""
     matrix = results.matrix
     reference = matrix.variants[0]
     columns = [
-        Column("dataset", "Data set", "text"),
+        Column("dataset", "Dataset", "text"),
         Column("categories", "Categories", "number"),
         *_compared_columns(),
     ]
@@ -52,14 +68,26 @@ def main_table(results: Results) -> Table:
             (with_interval(results, None, reference, MEAN, m), _official_overall(results, m))
             for m in METRICS
         ]
-        label = Name(MEAN, f"mean of {len(rows)} data sets")
+        label = Name(MEAN, f"mean of {len(rows)} datasets")
         groups.append([[label, None, *_compared(ours, means)]])
-        said.append("The last row counts each data set once, however many categories it has.")
-    return Table(f"RealNet ({reference})", columns, groups, said, matrix.digits)
+        said.append("The last row counts each dataset once, however many categories it has.")
+    return Table(_heading(results), columns, groups, said, matrix.digits)
+
+
+def _heading(results: Results) -> str:
+    """The method and the name of the reference variant."""
+    reference = results.matrix.variants[0]
+    methods = {
+        values.get("method", "realnet")
+        for c, values in results.cells.items()
+        if c.variant == reference
+    }
+    method = " and ".join(METHODS.get(m, str(m)) for m in sorted(methods)) or "RealNet"
+    return f"{method} ({reference})"
 
 
 def dataset_table(results: Results, dataset: str) -> Table:
-    """The reference variant on one data set, category by category, beside the paper's numbers."""
+    """The reference variant on one dataset, category by category, beside the paper's numbers."""
     reference = results.matrix.variants[0]
     columns = [Column("category", "Category", "text"), *_compared_columns()]
     rows = [
@@ -77,7 +105,7 @@ def dataset_table(results: Results, dataset: str) -> Table:
         *notes.intervals(results),
         *notes.compared(results, [dataset]),
     ]
-    heading = f"{title(dataset)}: RealNet ({reference})"
+    heading = f"{title(dataset)}: {_heading(results)}"
     return Table(heading, columns, [rows[:-1], rows[-1:]], said, results.matrix.digits)
 
 
@@ -85,7 +113,7 @@ def protocols_table(results: Results) -> Table:
     """Means over categories under each protocol: what the choice of the checkpoint is worth."""
     reference = results.matrix.variants[0]
     columns = [
-        Column("dataset", "Data set", "text"),
+        Column("dataset", "Dataset", "text"),
         Column("variant", "Variant", "text"),
         Column("metric", "Metric", "text"),
         Column(STRICT_LAST, "Strict, last", "percent"),
@@ -125,7 +153,7 @@ def protocols_table(results: Results) -> Table:
 def per_category_table(results: Results) -> Table:
     """Every variant, category by category."""
     columns = [
-        Column("dataset", "Data set", "text"),
+        Column("dataset", "Dataset", "text"),
         Column("variant", "Variant", "text"),
         Column("category", "Category", "text"),
         *(Column(m, TITLES[m], "percent", interval=True) for m in METRICS),
@@ -153,7 +181,7 @@ def ablation_table(results: Results) -> Table:
     """One row per variant: mean over categories, and the paired difference to the first one."""
     reference, *others = results.matrix.variants
     columns = [
-        Column("dataset", "Data set", "text"),
+        Column("dataset", "Dataset", "text"),
         Column("variant", "Variant", "text"),
     ]
     for m in METRICS:

@@ -39,12 +39,12 @@ RULES: dict[tuple[str, str], str] = {
     ("number", FAILED): "otherwise",
     ("claim", REPRODUCED): (
         "the paired difference has the claimed sign, and its p-value, corrected over the claims"
-        " tested on that data set, is at most 1 − level"
+        " tested on that dataset, is at most 1 − level"
     ),
     ("claim", NOISE): "the corrected p-value is above 1 − level, whatever the sign",
     ("claim", FAILED): "the corrected p-value is at most 1 − level, with the other sign",
     ("both", NOT_RUN): (
-        "a cell that is needed is missing: the data set is not in the experiment or without some"
+        "a cell that is needed is missing: the dataset is not in the experiment or without some"
         " of its categories, a variant was not evaluated, or the metric is undefined"
     ),
 }

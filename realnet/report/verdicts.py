@@ -84,7 +84,7 @@ def _with_claimed(found: Results) -> Results:
     if found.listed:  # other files are not to be looked at
         return found
     variants = tuple(dict.fromkeys((*found.matrix.variants, *named)))
-    # All data sets with the categories of the report.
+    # All datasets with the categories of the report.
     matrix = replace(found.matrix, variants=variants, datasets=dict(found.categories))
     wider = collect(found.root, matrix, allow_missing=True)
     return replace(wider, drawn=found.drawn)
@@ -155,9 +155,9 @@ def _number(found: Results, dataset: str, category: str, metric: str, published:
 
 
 def _absent(found: Results, dataset: str, category: str = MEAN) -> str:
-    """Why nothing can be said of a known data set; empty where all of it is in the experiment."""
+    """Why nothing can be said of a known dataset; empty where all of it is in the experiment."""
     if dataset not in found.categories:
-        return "data set not in the experiment"
+        return "dataset not in the experiment"
     here, known = found.categories[dataset], KNOWN_CATEGORIES[dataset]
     if category != MEAN:
         return "" if category in here else "category not in the experiment"
@@ -169,7 +169,7 @@ def _absent(found: Results, dataset: str, category: str = MEAN) -> str:
 
 @dataclass(frozen=True)
 class _Test:
-    """A claim on one data set and one metric, before the p-values are corrected."""
+    """A claim on one dataset and one metric, before the p-values are corrected."""
 
     said: Verdict
     in_kind: bool
@@ -201,7 +201,7 @@ def _claims(found: Results) -> list[Verdict]:
 
 
 def _tests(found: Results, claim: dict[str, Any]) -> Iterator[_Test]:
-    """One for each data set and metric that the claim is about; in kind, only those that ran."""
+    """One for each dataset and metric that the claim is about; in kind, only those that ran."""
     known = [d for d in found.categories if d in paper()["datasets"]]
     wanted = [claim["dataset"]] if claim["dataset"] != "any" else known or ["any"]
     for dataset in wanted:
@@ -231,7 +231,7 @@ def _test(found: Results, claim: dict[str, Any], dataset: str, metric: str, in_k
         certainty=published.certainty,
         variants=tuple(claim["variants"]),
     )
-    absent = "no data set of the paper in the experiment" if dataset == "any" else ""
+    absent = "no dataset of the paper in the experiment" if dataset == "any" else ""
     if not in_kind and dataset != "any":
         absent = _absent(found, dataset)
     if absent:

@@ -40,10 +40,10 @@ def to_csv(found: list[Verdict]) -> str:
 
 def verdict_table(found: list[Verdict], digits: int) -> Table:
     """What was run first; then what was not, with one line for all metrics of a number, and for
-    all metrics and data sets of a claim."""
+    all metrics and datasets of a claim."""
     columns = [
         Column("claim", "Number or claim", "text", width=0.3),
-        Column("dataset", "Data set", "text"),
+        Column("dataset", "Dataset", "text"),
         Column("metric", "Metric", "text"),
         Column("paper", "Paper", "text"),
         Column("ours", "Ours", "text"),

@@ -3,16 +3,15 @@
 The database is derived from `results/` and can be thrown away. Only :func:`track` writes to it.
 """
 
-from realnet.tracking.contents import cell_content, cells, flatten, lineage, matrix_of
+from realnet.tracking.contents import cell_content, cells, matrix_of, run_params
 from realnet.tracking.store import reminder, track, track_pending
 
 __all__ = [
     "cell_content",
     "cells",
-    "flatten",
-    "lineage",
     "matrix_of",
     "reminder",
+    "run_params",
     "track",
     "track_pending",
 ]

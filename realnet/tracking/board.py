@@ -35,7 +35,7 @@ def leaderboard(
 
     Variants (means) alone, unless a category is given or ``every`` is true: then their cells.
     ``experiment``: by default the one that was tracked last. UserError: no store, no such
-    experiment, data set, variant, category or metric.
+    experiment, dataset, variant, category or metric.
     """
     uri = store_uri()
     path = database(uri)

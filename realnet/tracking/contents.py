@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from realnet.config.params import Params, load
+from realnet.config.params import Params, as_json, load
 from realnet.config.sections import Experiment
 from realnet.core.errors import UserError
 from realnet.core.io import read_json
+from realnet.provenance.lineage import behind, flatten
 from realnet.registry import STAGES
 from realnet.tracking.names import GROUPS, WHOLE, metric_name
 
@@ -59,37 +60,20 @@ class Content:
     model: Path | None = None  # folder of the trained detector
 
 
-def lineage(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Stage -> (its folder, its stage.json), of a result and of everything it was made from."""
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
-    todo = [folder]
-    while todo:
-        here = todo.pop()
-        if not (here / "stage.json").is_file():
-            continue
-        record = read_json(here / "stage.json")
-        if record["stage"] not in found:
-            found[record["stage"]] = (here, record)
-            todo += [Path(source["path"]).parent for source in record["inputs"].values()]
-    return found
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as ``section.key``: text; lists and None as JSON.
+def run_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters of a run: ``section.key`` -> text; lists and None as JSON.
 
     Mappings whose entries mean something only together are one value: ``sdas 0.5, normal 0.5``.
     """
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and key in WHOLE:
-            entries = sorted(value.items(), key=lambda entry: entry[0] == "normal")  # says least
-            parts = (f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in entries)
-            flat[f"{prefix}{key}"] = ", ".join(parts) or "none"
-        elif isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+    return flatten(values, _text, WHOLE)
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, Mapping) and key in WHOLE:
+        entries = sorted(value.items(), key=lambda entry: entry[0] == "normal")  # says least
+        parts = (f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in entries)
+        return ", ".join(parts) or "none"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def measurements(measured: Mapping[str, Any]) -> dict[str, float]:
@@ -134,7 +118,7 @@ def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content
     ``identity``: dataset, category, seed, variant, and what else is to be told of where it belongs.
     """
     measured = read_json(folder / "metrics.json")
-    stages = lineage(folder)
+    stages = behind(folder.parents[4], folder)
     if "evaluate" not in stages:
         raise UserError(f"{folder}/stage.json: no such file; evaluate again")
     told = json.dumps([LAYOUT, key, dict(identity)])
@@ -174,7 +158,7 @@ def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content
         key=key,
         fingerprint=digest.hexdigest(),
         tags=tags,
-        params=flatten(sections),
+        params=run_params(sections),
         metrics=metrics | {"seconds/total": round(seconds, 2)},
         curves=shown,
         files={name: path for name, path in files.items() if path.is_file()},
@@ -237,9 +221,9 @@ def _drawn_once(content: Content, drawn: set[Path]) -> Content:
 
 def matrix_of(text: str) -> Params:
     """The parameters that say which runs there are, from a file or from JSON."""
-    if text.lstrip()[:1] != "{":
+    values = as_json(text)
+    if values is None:
         return load(text)
-    values = json.loads(text)
     experiment = Experiment.model_validate(values["experiment"])
     return Params.model_construct(
         preset=values.get("preset", "none"), experiment=experiment, variants=values["variants"]

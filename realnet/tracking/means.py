@@ -1,4 +1,4 @@
-"""The run of a variant on a data set: means over its cells, which are its children."""
+"""The run of a variant on a dataset: means over its cells, which are its children."""
 
 import hashlib
 import math
@@ -10,13 +10,13 @@ from pathlib import Path
 from realnet.config.params import Params
 from realnet.core.errors import as_user_error
 from realnet.core.io import read_json
-from realnet.tracking.contents import LAYOUT, Content, flatten
+from realnet.tracking.contents import LAYOUT, Content, run_params
 from realnet.tracking.names import QUALITY
 
 
 def variant_contents(cells: Iterable[Content], params: Params) -> list[Content]:
-    """A run per data set and variant that has cells, in their order."""
-    names = {name for overlay in params.variants.values() for name in flatten(overlay)}
+    """A run per dataset and variant that has cells, in their order."""
+    names = {name for overlay in params.variants.values() for name in run_params(overlay)}
     groups: dict[str, list[Content]] = defaultdict(list)
     for cell in cells:
         groups[cell.parent].append(cell)

@@ -6,7 +6,7 @@ from pathlib import Path
 from realnet.tracking.contents import Content
 from realnet.tracking.names import HEADLINE
 
-ABOUT = """One run per variant and data set (means), with a child per category and seed. Fractions,
+ABOUT = """One run per variant and dataset (means), with a child per category and seed. Fractions,
 of the last checkpoint, exact metrics; `official_best/…` is the protocol of the paper's numbers.
 `<metric>/low`, `/high`: 95 % interval over test images; `<metric>/std`: over seeds.
 Made from `results/` by `realnet track`; nothing lives here alone."""

@@ -2,7 +2,7 @@
 
 ``mlflow.pyfunc.load_model("models:/realnet-demo-hex_nut@base-seed0").predict(image)``
 
-A registered model per data set and category; a version per trained detector, with the alias
+A registered model per dataset and category; a version per trained detector, with the alias
 ``<variant>-seed<k>`` for the one that the results hold now.
 """
 

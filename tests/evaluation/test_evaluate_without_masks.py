@@ -17,7 +17,7 @@ from realnet.evaluation.assemble import COUNTS, PIXEL_METRICS
 from realnet.evaluation.maps import Request, measure
 from realnet.metrics import pixel_metrics
 from realnet.plots.qualitative import ScoredImages, qualitative
-from realnet.report import report
+from realnet.report.report import report
 from realnet.tracking import cell_content
 
 CELL = ("mine", "nut", 0)

@@ -20,7 +20,7 @@ PARAMS = '{"prepare": {"allow_partial": true, "layouts": {}}}'
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Some categories of three data sets, and an own one."""
+    """Some categories of three datasets, and an own one."""
     root = tmp_path_factory.mktemp("raw")
     few = {"counts": 2, "size": (72, 64)}
     make_tree("mvtec_ad", root / "mvtec_ad", ["bottle", "carpet"], **few)

@@ -8,7 +8,7 @@ from realnet.cli import app
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv
 from realnet.provenance.failures import failures
-from realnet.report import report
+from realnet.report.report import report
 
 MATRIX = params({"own": ["nut", "plate", "disc"]}, ["base", "texture"])
 

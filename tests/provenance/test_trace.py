@@ -15,7 +15,7 @@ from realnet.config.params import PROJECT, load
 from realnet.config.sections import Prepare
 from realnet.core.io import read_json, write_json
 from realnet.provenance.record import Record
-from realnet.report import report
+from realnet.report.report import report
 
 PARAMS = {
     "preset": "smoke",

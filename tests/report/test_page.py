@@ -13,15 +13,15 @@ from PIL import Image
 from realnet.core.errors import UserError
 from realnet.core.io import write_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.provenance.gaps import gaps
-from realnet.provenance.page_records import trace
+from realnet.provenance.failures import gaps
+from realnet.provenance.lineage import trace
 from realnet.provenance.stage_code import code_of
 from realnet.report.collect import Results, collect, matrix_of
 from realnet.report.formats import to_csv, to_markdown
 from realnet.report.page import prepare, render
 from realnet.report.page.pictures import pictures
-from realnet.report.report import all_tables, report
-from realnet.report.tables import ablation_table
+from realnet.report.report import report
+from realnet.report.tables import ablation_table, all_tables
 from realnet.report.verdicts import Verdict, verdicts
 
 VOID = {"meta", "br", "img", "input", "hr", "link"}
@@ -244,7 +244,7 @@ def test_notes_above_the_tables_are_true_of_all_kinds(tmp_path):
     text = params({"own": ["nut"], "other": ["nut"]}, ("base", "sdas", "third"))
     above = page(results, text).split('id="tables"')[1].split('class="table"')[0]
     assert "Best: bold" in above  # of variants, and of variants by category
-    assert "Variant base" not in above  # of the tables of data sets alone
+    assert "Variant base" not in above  # of the tables of datasets alone
 
 
 # --- hostile texts -------------------------------------------------------------------------------

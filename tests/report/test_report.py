@@ -1,6 +1,7 @@
 """The report: numbers against hand-made result files, tables against golden files.
 
-After an intended change of the tables: `REGOLD=1 pytest` this file, and read the diff.
+After an intended change of the tables: `REGOLD=1 pytest tests/report/test_report.py`, then read
+the diff.
 """
 
 import csv
@@ -21,9 +22,9 @@ from PIL import Image
 from realnet.config.params import PROJECT, load
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.report import report
 from realnet.report.collect import Results, collect, matrix_of
 from realnet.report.formats import Column, Delta, Table, to_csv, to_latex, to_markdown
+from realnet.report.report import report
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 METRICS = ("image_auroc", "pixel_auroc", "pro")
@@ -205,7 +206,7 @@ def test_one_data_set_has_one_row_and_no_mean_over_data_sets(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix(datasets={"btad": "all"}))
     assert [row["dataset"] for row in rows_of(tmp_path, "main")] == ["btad"]
-    assert "data sets" not in (tmp_path / "tables/main.md").read_text()
+    assert "datasets" not in (tmp_path / "tables/main.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["main", "ablation", "cells"])
@@ -334,7 +335,7 @@ def test_malformed_cell_is_named(tmp_path: Path, content: str, message: str):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ("{", "neither a file nor JSON"),
+        ("{", "neither a file nor valid JSON"),
         ('{"report": {"digits": 1}}', "experiment"),
         (matrix().replace('"level": 0.95', '"level": 1'), "level"),
         (matrix(seeds=["x"]), r"seeds\.0"),

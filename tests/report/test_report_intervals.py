@@ -205,7 +205,7 @@ def test_a_shared_evaluation_is_no_comparison(results):
 def test_over_all_data_sets_and_with_cells_missing(results):
     found = gather(results)
     own = paired_differences(found, VARIANTS, "pro", "own")
-    assert paired_differences(found, VARIANTS, "pro") == own  # there is but one data set
+    assert paired_differences(found, VARIANTS, "pro") == own  # there is but one dataset
     partial = gather(results, seeds=(0, 1, 7))
     assert paired_differences(partial, VARIANTS, "pro")[0].low is not None
     absent = gather(results, variants=["base", "nosuch"])

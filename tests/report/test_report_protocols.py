@@ -11,10 +11,11 @@ from test_report import METRICS, matrix, protocols, rows_of, write_cell, write_r
 from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.report import published, report
+from realnet.report import published
 from realnet.report.collect import collect, matrix_of
 from realnet.report.formats import Column, Table, to_csv, to_latex, to_markdown
 from realnet.report.published import Number
+from realnet.report.report import report
 
 sys.path.insert(0, str(PROJECT / "workflow/scripts"))
 import dag
@@ -46,7 +47,7 @@ def test_the_worth_of_the_choice_is_the_same_metric_best_minus_last(tmp_path):
     write_results(tmp_path, WHOLE)
     report(tmp_path, matrix(datasets=WHOLE))
     rows = rows_of(tmp_path, "protocols")
-    assert len(rows) == 2 * 3 * 3  # data sets, variants, metrics
+    assert len(rows) == 2 * 3 * 3  # datasets, variants, metrics
     for row in rows:
         worth = 1.4 if row["metric"] == "pro" else 0.4
         assert float(row["best_minus_last"]) == pytest.approx(worth, abs=0.051)

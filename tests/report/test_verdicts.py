@@ -12,8 +12,9 @@ from small_cells import METRICS, params, write_cell
 from realnet.config.params import PROJECT, load
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.metrics import holm, two_sided_p
-from realnet.report import published, report
+from realnet.report import published
 from realnet.report.collect import collect, matrix_of
+from realnet.report.report import report
 from realnet.report.resamples import difference_samples, with_interval
 from realnet.report.verdict_rules import (
     FAILED,
@@ -184,7 +185,7 @@ def test_without_all_categories_nothing_is_said_of_the_paper(tmp_path):
     found = judged(tmp_path, params({"btad": ["01", "02"]}, ["base"]), kind="number")
     assert {v.verdict for v in found} == {NOT_RUN}
     assert [v.note for v in found if v.dataset == "btad"] == ["2 of 3 categories"] * 2
-    assert {v.note for v in found if v.dataset == "visa"} == {"data set not in the experiment"}
+    assert {v.note for v in found if v.dataset == "visa"} == {"dataset not in the experiment"}
 
 
 def test_cells_that_are_missing_or_lack_the_protocol_are_not_run(tmp_path):

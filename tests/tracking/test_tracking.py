@@ -16,7 +16,8 @@ from realnet.core.errors import UserError
 from realnet.core.io import write_csv, write_json
 from realnet.evaluation.stored import save_per_image
 from realnet.metrics import bootstrap, interval, per_image
-from realnet.tracking import cells, flatten, lineage, matrix_of, track
+from realnet.provenance.lineage import behind
+from realnet.tracking import cells, matrix_of, run_params, track
 from realnet.tracking.contents import Curves, measurements
 from realnet.tracking.means import variant_contents
 from realnet.tracking.names import metric_name
@@ -386,7 +387,7 @@ def test_nothing_evaluated(tmp_path):
 
 
 def test_lineage_follows_inputs(results):
-    found = lineage(results / "evaluate/demo/nut/seed0/texture")
+    found = behind(results, results / "evaluate/demo/nut/seed0/texture")
     assert {name: str(folder) for name, (folder, _) in found.items()} == {
         "evaluate": "results/evaluate/demo/nut/seed0/texture",
         "realnet": "results/realnet/demo/nut/seed0/texture",
@@ -394,8 +395,8 @@ def test_lineage_follows_inputs(results):
     }
 
 
-def test_flatten():
-    assert flatten({"a": {"b": [1, 2], "c": None}, "d": "x", "sources": {}}) == {
+def test_run_params():
+    assert run_params({"a": {"b": [1, 2], "c": None}, "d": "x", "sources": {}}) == {
         **{"a.b": "[1, 2]", "a.c": "null", "d": "x", "sources": "none"},
     }
 

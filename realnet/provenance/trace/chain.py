@@ -9,7 +9,7 @@ from typing import Any
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, sha256
 from realnet.datasets.items import read_manifest
-from realnet.provenance.page_records import relative, trace
+from realnet.provenance.lineage import flatten, relative, trace
 from realnet.provenance.trace.selection import Selection
 from realnet.report.collect import METRICS, Cell
 
@@ -45,7 +45,7 @@ def _metrics(path: Path) -> dict[str, float | None]:
 
 
 def manifests(results: Path, stages: list[dict[str, Any]]) -> list[Path]:
-    """The manifests of the data sets that the stages read, where they lie now."""
+    """The manifests of the datasets that the stages read, where they lie now."""
     found: dict[Path, None] = {}
     for stage in stages:
         for source in stage["inputs"].values():
@@ -144,7 +144,7 @@ def _parameters(stages: list[dict[str, Any]], every: bool) -> str:
             readers.setdefault((section, json.dumps(values)), []).append(stage["stage"])
     lines = ["parameters"]
     for (section, values), names in readers.items():
-        flat = _flat(json.loads(values))
+        flat = flatten(json.loads(values))
         head = f"  {section} (read by {', '.join(names)}): "
         if every:
             lines += [head.rstrip(), *(f"    {key}: {value}" for key, value in flat.items())]
@@ -165,15 +165,6 @@ def _packages(stages: list[dict[str, Any]]) -> str:
     for told, names in sets.items():
         lines += _wrapped(f"  {', '.join(names)}: ", told)
     return "\n".join(lines)
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, str]:
-    if not isinstance(values, dict) or not values:
-        return {prefix: json.dumps(values)}
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
 
 
 def _wrapped(head: str, words: str) -> list[str]:

@@ -20,11 +20,11 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256
 from realnet.core.progress import in_threads
 from realnet.datasets.items import read_manifest
-from realnet.provenance.gaps import PLACES
-from realnet.provenance.lineage import moved
-from realnet.provenance.page_records import trace
+from realnet.provenance.lineage import moved, trace
 from realnet.provenance.trace.chain import SHORT, manifests
 from realnet.provenance.trace.selection import Selection
+from realnet.registry import STAGES
+from realnet.report import formats, tables
 from realnet.report.collect import Cell
 
 Kind = Literal["mismatch", "differs", "unknown"]
@@ -81,14 +81,18 @@ def check(selection: Selection, params: Params | None) -> tuple[list[Finding], i
         for cell in cells.values():
             _settings(found, folder, record, params, cell, selection.cells[cell] / "stage.json")
         _surroundings(found, record)
-    for folder in selection.lost.values():
+    gone = bool(selection.lost) and not (selection.results / "evaluate").is_dir()
+    if gone:  # one finding, not one per run: a published report, or all of them lost
+        said = f"not there, with {len(selection.lost)} evaluations that the table shows"
+        found.add("mismatch", selection.results / "evaluate", said, "tables")
+    for folder in () if gone else selection.lost.values():
         record = str(folder / "stage.json")
         found.add("mismatch", folder, "the evaluation is gone, and the table shows it", record)
     if params is None:
         found.add("unknown", "parameters", "not compared, since they were not given as a file")
     _data(found, manifests(selection.results, traced.records))
     looked = _judge(found)
-    if selection.table:
+    if selection.table and not gone:
         _table(found, selection)
     other = selection.target.suffix in (".md", ".tex", ".html")
     if other or (selection.found is not None and not selection.table):
@@ -125,7 +129,7 @@ def _files(found: _Found, results: Path, folder: Path, record: Mapping[str, Any]
 def _unvouched(results: Path, source: Path) -> Path | None:
     """The folder of a result that has lost its record; None where the file is of no stage here."""
     for start, part in enumerate(source.parts):
-        if part in PLACES:
+        if part in STAGES:
             folder = results.joinpath(*source.parts[start:]).parent
             return folder if folder.is_dir() or source.is_relative_to(results) else None
     return None
@@ -228,12 +232,15 @@ def _surroundings(found: _Found, record: Mapping[str, Any]) -> None:
     """The code and the packages that ran, against those that are here."""
     if "code" not in record:
         found.add("unknown", "code", "not recorded by the version that ran")
-    for name, digest in (record.get("code") or {}).items():
-        path = PROJECT / name
-        now = sha256(path)[: len(digest)] if path.is_file() else None
-        if now != digest:
-            what = "not there any more" if now is None else f"{now[:SHORT]} now"
-            found.add("differs", name, f"{what}, {digest[:SHORT]} when stages ran")
+    code = record.get("code") or {}
+    now = {n: sha256(PROJECT / n)[: len(d)] for n, d in code.items() if (PROJECT / n).is_file()}
+    if len(now) < len(code):  # modules have other names since: one finding, not one per module
+        found.add("differs", "code", "of another version, with other modules; not compared")
+    else:
+        for name, digest in code.items():
+            if now[name] != digest:
+                said = f"{now[name][:SHORT]} now, {digest[:SHORT]} when stages ran"
+                found.add("differs", name, said)
     for package, version in (record.get("versions") or {}).items():
         try:
             here = importlib.metadata.version(package)
@@ -245,9 +252,6 @@ def _surroundings(found: _Found, record: Mapping[str, Any]) -> None:
 
 def _table(found: _Found, selection: Selection) -> None:
     """The table against one that is made from the evaluations now."""
-    from realnet.report import formats, tables
-    from realnet.report.report import all_tables
-
     name, results = selection.target.stem, selection.found
     if name == "verdicts":
         found.add("unknown", selection.target, "verdicts are not drawn again here; see the tables")
@@ -257,7 +261,7 @@ def _table(found: _Found, selection: Selection) -> None:
     elif selection.group:
         wanted = formats.to_csv(tables.ablation_table(results))
     else:
-        made = all_tables(results)
+        made = tables.all_tables(results)
         if name not in made:
             found.add("unknown", selection.target, "a table that the parameters have not")
             return

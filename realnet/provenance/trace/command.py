@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from realnet.config.params import load
+from realnet.config.params import as_json, load
 from realnet.core.io import write_json
 from realnet.provenance.trace.chain import chain, overview, text
 from realnet.provenance.trace.check import check as compare
@@ -33,7 +33,7 @@ def run(
     content: dict[str, Any] = {"target": str(target)}
     holds = True
     if check:
-        now = None if params.lstrip().startswith("{") else load(params)
+        now = load(params) if as_json(params) is None else None
         findings, files = compare(chosen, now)
         told = verdict(findings, files, len(chosen.cells))
         holds = all(finding.kind != "mismatch" for finding in findings)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json
+from realnet.registry import STAGES
 from realnet.report.collect import Cell, Results, collect, matrix_of
 from realnet.report.groups import group_matrix
 
@@ -51,7 +52,7 @@ class Selection:
 def select(target: Path, params: str) -> Selection:
     """The evaluations behind ``target``: a file of the report, or a stage's folder or file.
 
-    A table is of the data sets, variants and categories that it names; without a column of
+    A table is of the datasets, variants and categories that it names; without a column of
     variants, of the reference variant. ``params``: parameter file or JSON of experiment, variants
     and report, for the matrix. UserError: no such file, or one that is made of no evaluation.
     """
@@ -108,7 +109,7 @@ def _of_a_result(target: Path) -> Selection:
     if not (folder / "stage.json").is_file():
         raise UserError(
             f"{target}: no result of a stage (stage.json is not there); expected one like"
-            " results/evaluate/<data set>/<category>/seed<k>/<variant>, or a table"
+            " results/evaluate/<dataset>/<category>/seed<k>/<variant>, or a table"
         )
     record = read_json(folder / "stage.json")
     if not isinstance(record, dict) or "stage" not in record:
@@ -119,8 +120,8 @@ def _of_a_result(target: Path) -> Selection:
         record.get("seed", 0),
         record.get("variant", folder.name),
     )
-    # results/backbone/<variant>, or results/<stage>/<data set>/<category>/seed<k>/<variant>
-    depth = 1 if record["stage"] == "backbone" else 4
+    # results/backbone/<variant>, or results/<stage>/<dataset>/<category>/seed<k>/<variant>
+    depth = STAGES[record["stage"]].path.count("/") if record["stage"] in STAGES else 4
     results = folder.resolve().parents[depth]
     if not target.is_absolute():  # paths are shown as they were given
         results = Path(os.path.relpath(results))

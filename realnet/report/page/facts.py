@@ -1,13 +1,12 @@
 """What was run, when, on what, and what it cost: from the records alone."""
 
-import json
 import statistics
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from realnet.config.params import read_yaml
-from realnet.provenance.page_records import Trace
+from realnet.config.params import as_json, read_yaml
+from realnet.provenance.lineage import Trace
 from realnet.report.collect import Results
 from realnet.report.published import title
 
@@ -86,8 +85,8 @@ def costs(traced: Trace) -> list[Cost]:
 
 def preset_of(params: str) -> str | None:
     """The preset that a parameter file or JSON text names."""
-    values = json.loads(params) if params.lstrip().startswith("{") else read_yaml(params)
-    return values.get("preset")
+    values = as_json(params)
+    return (read_yaml(params) if values is None else values).get("preset")
 
 
 def duration(seconds: float) -> str:

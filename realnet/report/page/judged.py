@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from realnet.provenance.page_records import SHOWN
 from realnet.report.collect import METRICS, OFFICIAL_BEST, STRICT_BEST, under
+from realnet.report.page.page_data import SHOWN
 from realnet.report.published import title
 from realnet.report.tables import TITLES
 from realnet.report.verdict_rules import FAILED, IN_KIND, NOISE, NOT_RUN, REPRODUCED
@@ -36,7 +36,7 @@ class Line(NamedTuple):
     verdict: str
     tone: str
     note: str
-    at: str  # address of what its number was made from, as JSON: data set, category, variant
+    at: str  # address of what its number was made from, as JSON: dataset, category, variant
     against: str  # the variant that is subtracted
     of: str  # which of SHOWN
 

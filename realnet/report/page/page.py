@@ -13,13 +13,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from realnet.core.io import read_csv
-from realnet.provenance import gaps
-from realnet.provenance import page_records as trace
-from realnet.provenance.page_records import Trace
+from realnet.provenance.failures import gaps
+from realnet.provenance.lineage import Trace, trace
 from realnet.report import collect, tables
 from realnet.report.collect import Cell, Results
 from realnet.report.formats import Table
-from realnet.report.page import facts, judged, pictures, view
+from realnet.report.page import facts, judged, page_data, pictures, view
 from realnet.report.page.pictures import Picture
 from realnet.report.page.view import View
 from realnet.report.published import title
@@ -40,10 +39,10 @@ def prepare(
     groups = _groups(results, found)
     claimed = _with_variants(found, [name for verdict in said for name in verdict.variants])
     whole = _joined(found, [group for _, _, group in groups], claimed)
-    traced = trace.trace(results, dict.fromkeys(whole.files[cell].parent for cell in whole.cells))
-    lacking = gaps.gaps(results, whole)
+    traced = trace(results, dict.fromkeys(whole.files[cell].parent for cell in whole.cells))
+    lacking = gaps(results, whole)
     reasons = {cell: n for n, gap in enumerate(lacking) for cell in gap.cells}
-    data = trace.as_data(whole, traced, results, reasons)
+    data = page_data.as_data(whole, traced, results, reasons)
     data["gaps"] = [[gap.stage, gap.log, gap.message] for gap in lacking]
     views = {name: view.view(name, table, found) for name, table in made.items()}
     views |= {name: view.view(name, table, group) for name, table, group in groups}
@@ -87,7 +86,7 @@ def render(prepared: Mapping[str, Any], results: Path) -> str:
 
 
 def _place(name: str, found: Results) -> int:
-    """The order on the page: main, data sets, variants and their groups, then the long ones."""
+    """The order on the page: main, datasets, variants and their groups, then the long ones."""
     if name in found.categories:
         return 1
     order = {"main": 0, "ablation": 2, "protocols": 4, "per_category": 5}
@@ -97,7 +96,7 @@ def _place(name: str, found: Results) -> int:
 def _common(views: Sequence[View], found: Results) -> list[str]:
     """What tables of several kinds say below themselves, to be said once above them all.
 
-    Those of data sets are one kind: what only they say is true of no other.
+    Those of datasets are one kind: what only they say is true of no other.
     """
     kinds: dict[str, set[str]] = {}
     for each in views:
@@ -107,11 +106,11 @@ def _common(views: Sequence[View], found: Results) -> list[str]:
 
 
 def _by_dataset(shown: list[Picture]) -> list[tuple[str, list[Picture]]]:
-    """Figures in order under the names of their data sets; empty: all are of one, or of all."""
+    """Figures in order under the names of their datasets; empty: all are of one, or of all."""
     names = list(dict.fromkeys(picture.dataset for picture in shown))
     if len(names) <= 2:
         return [("", shown)] if shown else []
-    return [(title(name) if name else "All data sets", [p for p in shown if p.dataset == name])
+    return [(title(name) if name else "All datasets", [p for p in shown if p.dataset == name])
             for name in names]  # fmt: skip
 
 

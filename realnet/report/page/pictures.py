@@ -9,7 +9,7 @@ from typing import Any
 
 from realnet.core.errors import UserError
 from realnet.core.io import read_json
-from realnet.provenance.page_records import relative
+from realnet.provenance.lineage import relative
 
 LIMIT = 11_000_000  # bytes of figures, as files; the page has 15 MB, and base64 makes 4/3 of them
 VECTOR = 1_500_000  # bytes of an SVG; a larger one is slower to show than its PNG

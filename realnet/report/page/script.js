@@ -197,7 +197,7 @@
     const cells = [...cellsAt(address), ...(against ? cellsAt([address[0], address[1], against]) : [])];
     const [value, small] = [button.querySelector("span").textContent, button.querySelector("small")?.textContent ?? ""];
     const what = [
-      address[0] === "*" ? "all data sets" : address[0],
+      address[0] === "*" ? "all datasets" : address[0],
       address[1] === "mean" ? "mean over categories" : address[1],
       against ? `${address[2]} minus ${against}` : address[2],
     ];
@@ -229,7 +229,7 @@
     const columns = shown.length ? shown : [0, 1, 2];
     const bounds = (cell, k) => (cell.intervals?.[k] && k < 3 ? ` [${percent(cell.intervals[k][0])}, ${percent(cell.intervals[k][1])}]` : "");
     const varied = new Set(cells.map(({ at }) => at[0])).size > 1;
-    const head = make("tr", {}, ...(varied ? [make("th", {}, "Data set")] : []), ...["Category", "Seed", "Variant"].map((text) => make("th", {}, text)),
+    const head = make("tr", {}, ...(varied ? [make("th", {}, "Dataset")] : []), ...["Category", "Seed", "Variant"].map((text) => make("th", {}, text)),
       ...columns.map((k) => make("th", { class: "n" }, metricName(data.shown[k]))));
     const body = make("tbody");
     for (const cell of cells) {

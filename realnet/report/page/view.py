@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from realnet.provenance.page_records import SHOWN
 from realnet.report.collect import (
     MEAN,
     METRICS,
@@ -30,10 +29,11 @@ from realnet.report.formats import (
     p_value,
     ranks,
 )
+from realnet.report.page.page_data import SHOWN
 from realnet.report.published import Number, source
 
 PLACES = {1: "best", 2: "second"}
-EVERY = "*"  # all data sets, in an address
+EVERY = "*"  # all datasets, in an address
 FIGURE_SPACE = "\u2007"  # as wide as a digit
 LONG = 40  # rows; a longer table is folded
 
@@ -51,7 +51,7 @@ class Field(NamedTuple):
 
 
 class Row(NamedTuple):
-    address: str  # JSON: data set or EVERY, category or MEAN, variant
+    address: str  # JSON: dataset or EVERY, category or MEAN, variant
     mean: bool
     fields: list[Field]
 
@@ -76,7 +76,7 @@ class View:
 
 
 def view(name: str, table: Table, found: Results) -> View:
-    """``name``: of its files under ``tables/``, which for a data set's own table is the set's."""
+    """``name``: of its files under ``tables/``, which for a dataset's own table is the set's."""
     keep = [k for k, column in enumerate(table.columns) if _is_kept(name, table, k, column, found)]
     columns = [table.columns[k] for k in keep]
     places = iter(ranks(table))
@@ -115,7 +115,7 @@ def _heading(column: Column) -> Heading:
 
 
 def _is_kept(name: str, table: Table, k: int, column: Column, found: Results) -> bool:
-    """Not a column that is empty everywhere, nor the data set's where there is one alone."""
+    """Not a column that is empty everywhere, nor the dataset's where there is one alone."""
     if column.key == "dataset" and name != "main" and len(found.categories) == 1:
         return False
     return any(row[k] is not None for group in table.groups for row in group)

@@ -2,14 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from realnet.core.errors import UserError
-from realnet.core.io import read_json
-from realnet.provenance.lineage import moved
+from realnet.provenance.lineage import Trace, plain, relative
 from realnet.report.collect import (
     METRICS,
     OFFICIAL_BEST,
@@ -31,70 +28,6 @@ KNOWN = {
     *("stage", "dataset", "category", "seed", "variant", "params", "inputs", "device", "wall_s"),
     *("peak_memory_mb", "finished", "git_commit", "python", "versions", "outputs", "code"),
 }
-
-
-@dataclass
-class Trace:
-    """Records in the order in which they were found, and for each evaluation those behind it."""
-
-    folders: list[Path] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
-    chains: dict[Path, list[int]] = field(default_factory=dict)  # causes first
-
-    def by_stage(self) -> dict[str, list[dict[str, Any]]]:
-        """Stage -> its records; stages in the order in which they run."""
-        order: dict[str, None] = {}
-        for chain in sorted(self.chains.values(), key=len, reverse=True):
-            order |= dict.fromkeys(self.records[k]["stage"] for k in chain)
-        return {s: [r for r in self.records if r["stage"] == s] for s in order}
-
-
-def trace(results: Path, evaluations: Iterable[Path]) -> Trace:
-    """Follow the records from each folder of an evaluation to everything it was made from.
-
-    A folder without ``stage.json`` ends its branch: what it had has been removed. UserError: a file
-    of that name that is no record.
-    """
-    found = Trace()
-    numbers: dict[Path, int | None] = {}
-    places: dict[str, Path | None] = {}
-    causes: dict[int, list[Path]] = {}
-
-    def visit(folder: Path) -> int | None:
-        if folder in numbers:
-            return numbers[folder]
-        numbers[folder] = None
-        path = folder / "stage.json"
-        if path.is_file():
-            record = plain(read_json(path))
-            try:
-                sources = [source["path"] for source in record["inputs"].values()]
-                record = {"stage": str(record["stage"]), "params": {}} | record
-            except (KeyError, TypeError, AttributeError):
-                raise UserError(f"{path}: not the record of a stage; make it again") from None
-            numbers[folder] = len(found.records)
-            found.folders.append(folder)
-            found.records.append(record)
-            for source in sources:
-                if source not in places:
-                    places[source] = moved(results, source)
-            causes[numbers[folder]] = [p for s in sources if (p := places[s]) is not None]
-        return numbers[folder]
-
-    def chain(folder: Path, done: dict[int, None]) -> None:
-        at = visit(folder)
-        if at is None or at in done:
-            return
-        for cause in causes[at]:
-            if cause != folder:
-                chain(cause, done)
-        done[at] = None
-
-    for folder in evaluations:
-        done: dict[int, None] = {}
-        chain(folder, done)
-        found.chains[folder] = list(done)
-    return found
 
 
 def as_data(found: Results, traced: Trace, results: Path, missing: Mapping[Cell, int]) -> dict:
@@ -167,20 +100,6 @@ def _stage(record: dict[str, Any], folder: Path, results: Path, pooled: Any) -> 
         "facts": pooled({k: record.get(k) for k in ("git_commit", "device", "python", "versions")}),
         "more": {k: v for k, v in record.items() if k not in KNOWN},
     }
-
-
-def relative(path: Path, results: Path) -> str:
-    """As the page names files: seen from the folder that it lies in."""
-    return path.relative_to(results).as_posix() if path.is_relative_to(results) else str(path)
-
-
-def plain(value: Any) -> Any:
-    """For JSON, which has neither NaN nor infinities: null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _value(values: Mapping[str, Any], metric: str) -> float | None:
