@@ -10,12 +10,11 @@ from matplotlib.figure import Figure
 
 from realnet.config.params import stage_params
 from realnet.core.errors import UserError
-from realnet.core.io import save_figure
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.images import load_images
 from realnet.datasets.items import Entry, read_manifest
 from realnet.datasets.layouts import Own, list_categories, list_category
-from realnet.plots.style import FAINT, INK, bare
+from realnet.plots.style import FAINT, INK, bare, save_figure
 from realnet.registry import params_of
 from realnet.synthesis.foreground import describe, foregrounds, rule_for
 
@@ -116,7 +115,7 @@ def _categories(dataset: str, root: Path, manifests: Path, own: Own) -> list[str
 def draw(examples: Sequence[Example]) -> Figure:
     """A block per dataset; per category the image, its foreground, and the rule in words.
 
-    Returns a figure outside pyplot's state; save it with ``realnet.core.io.save_figure``.
+    Returns a figure outside pyplot's state; save it with :func:`realnet.plots.style.save_figure`.
     """
     blocks = [(name, list(group)) for name, group in groupby(examples, lambda e: e.dataset)]
     rows = sum(-(-len(group) // ACROSS) for _, group in blocks)

@@ -1,10 +1,11 @@
-"""Training losses of the diffusion model and of RealNet, all variants and seeds."""
+"""Training losses: of one run, beside its results, and of all variants and seeds in the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -50,6 +51,72 @@ def shortened(steps: np.ndarray, values: np.ndarray) -> Loss:
     )
 
 
+def draw_loss(axes: Axes, loss: Loss, index: int = 0) -> None:
+    """The loss of one run, in the colour of its variant; the range of the raw values only for the
+    first three variants, since more bands hide each other."""
+    colour = style.colour(index)
+    if index < 3:
+        axes.fill_between(loss.steps, loss.low, loss.high, color=colour, lw=0, alpha=0.12)
+    axes.plot(loss.steps, loss.smooth, color=colour, ls=style.dash(index), lw=0.9,
+              zorder=4 if index == 0 else 3)  # fmt: skip
+
+
+def _scale(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(axis="y")
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+@style.styled
+def training_curves(
+    title: str, losses: Mapping[str, Loss], accuracy: Mapping[int, float] | None = None
+) -> Figure:
+    """Panels side by side: each named loss, and the training accuracy at each timestep."""
+    side, gap, top, height = 0.5, 0.5, 0.55, 1.9
+    count = len(losses) + (accuracy is not None)
+    width = (style.WIDTH - side - 0.1 - (count - 1) * gap) / count
+    canvas = style.Canvas(top + height + 0.4)
+    canvas.text(0.05, 0.05, title, fontsize=style.TITLE, fontweight="bold")
+    panels = [canvas.axes(side + k * (width + gap), top, width, height) for k in range(count)]
+    for axes, (name, loss) in zip(panels, losses.items(), strict=False):
+        draw_loss(axes, loss)
+        _scale(axes)
+        axes.set_title(name, pad=5)
+        axes.set_xlabel("step")
+    if accuracy is not None:
+        axes = panels[-1]
+        axes.plot(list(accuracy), list(accuracy.values()), color=style.COLOURS[0], marker="o", ms=4)
+        axes.set(xlabel="timestep (noise)", ylim=(0, 1.05))
+        axes.set_title("training accuracy", pad=5)
+        axes.grid(axis="y")
+    return canvas.figure
+
+
+def write_training_curves(
+    path: Path,
+    title: str,
+    history: Sequence[Mapping[str, float]],
+    columns: Mapping[str, str],
+    accuracy: Mapping[int, float] | None = None,
+) -> None:
+    """Write :func:`training_curves` of a stage; ``columns``: column of the history -> its name."""
+    steps = np.array([row["step"] for row in history])
+    losses = {
+        name: shortened(steps, np.array([row[column] for row in history]))
+        for column, name in columns.items()
+    }
+    style.save_figure(path, training_curves(title, losses, accuracy))
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
 @style.styled
 def loss_grid(
     cells: Mapping[str, Mapping[str, Mapping[str, Sequence[Loss]]]], variants: Sequence[str]
@@ -73,14 +140,9 @@ def loss_grid(
             axes = canvas.axes(side + column * (width + gap), top, width, height)
             drawn = False
             for index in reversed(range(len(variants))):
-                colour = style.colour(index)
                 for loss in per.get(variants[index], {}).get(name, ()):
                     drawn = True
-                    if index < 3:
-                        axes.fill_between(loss.steps, loss.low, loss.high, color=colour, lw=0,
-                                          alpha=0.12)  # fmt: skip
-                    axes.plot(loss.steps, loss.smooth, color=colour, ls=style.dash(index), lw=0.9,
-                              zorder=4 if index == 0 else 3)  # fmt: skip
+                    draw_loss(axes, loss, index)
             if row == 0:
                 axes.set_title(name, fontweight="bold", pad=5)
             if not drawn:
@@ -88,12 +150,7 @@ def loss_grid(
                           fontsize=style.SMALL, transform=axes.transAxes)  # fmt: skip
                 axes.set(xticks=[], yticks=[])
                 continue
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.locator_params(axis="x", nbins=5)
-            axes.grid(axis="y")
+            _scale(axes)
             if row == len(cells) - 1:
                 axes.set_xlabel("step")
     return canvas.figure

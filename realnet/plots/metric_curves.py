@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from realnet.core.errors import UserError
-from realnet.core.io import save_figure
 from realnet.evaluation.details import curves_of
 from realnet.evaluation.stored import save_curves
 from realnet.metrics import PerImage
+from realnet.plots.style import save_figure
 
 IMAGE, PIXEL, REGION, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8a8a"  # Okabe and Ito
 

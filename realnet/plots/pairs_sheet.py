@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from realnet.core.io import save_figure
+from realnet.plots.style import save_figure
 
 ACROSS = 3  # triples in a row
 HIGH, GAP, APART, CAPTION, TOP, EDGE = 1.0, 0.04, 0.2, 0.2, 0.6, 0.12  # inches

@@ -175,7 +175,7 @@ def qualitative(
     (0: probability 1/2, the model's own decision boundary, not tuned on the test set; None: no
     contour). ``unit``: of the margins.
 
-    Returns a figure outside pyplot's state; save it with ``realnet.core.io.save_figure``.
+    Returns a figure outside pyplot's state; save it with :func:`realnet.plots.style.save_figure`.
     """
     separation = shown.separation
     rank = shown.scores if shown.masks is None or separation is None else separation

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from realnet.core.io import save_figure
 from realnet.datasets.images import read_image
+from realnet.plots.style import save_figure
 
 SHOWN, ACROSS = 48, 8
 TILE, GAP, CAPTION, TOP, EDGE = 1.15, 0.05, 0.2, 0.55, 0.12  # inches

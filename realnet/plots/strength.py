@@ -28,7 +28,10 @@ class Grid:
 
 @style.styled
 def strength_grid(grids: Mapping[str, Grid], rows: int = 1) -> Figure:
-    """Categories by strengths, with ``rows`` noises of each; all must have the same strengths."""
+    """Categories by strengths, with ``rows`` noises of each; all must have the same strengths.
+
+    Of more than seven strengths, seven are shown, evenly spaced.
+    """
     strengths = next(iter(grids.values())).strengths
     places = np.arange(len(strengths))
     if len(places) > MOST_COLUMNS - 1:

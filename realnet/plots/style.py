@@ -250,3 +250,9 @@ def save(figure: Figure, folder: Path, name: str, dpi: int = DPI) -> list[str]:
     with atomic(folder / f"{name}.png") as temporary:
         figure.savefig(temporary, dpi=dpi, metadata={"Software": None})
     return [f"{name}.svg", f"{name}.png"]
+
+
+def save_figure(path: str | Path, figure: Figure, dpi: int = 110) -> None:
+    """A figure as PNG, without dates or versions, so equal runs give equal bytes."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, bbox_inches="tight", metadata={"Software": None})

@@ -423,6 +423,18 @@ def test_a_shortened_loss_has_the_range_and_the_mean_of_the_raw_one():
     assert tiny.smooth.tolist() == [4.0]
 
 
+def test_the_curves_of_one_run_are_written_beside_its_results(tmp_path):
+    rows = [{"step": k, "loss": 1 / (k + 1), "other": 2.0} for k in range(200)]
+    panels = {"loss": "cross-entropy", "other": "reconstruction"}
+    for name in ("a.png", "b.png"):
+        losses.write_training_curves(tmp_path / name, "bolts, seed 0", rows, panels, {0: 1, 9: 0.5})
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    one = losses.shortened(np.arange(1.0), np.array([2.0]))
+    figure = losses.training_curves("bolts, seed 0", {"loss": one}, {0: 1, 9: 0.5})
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "training accuracy"]
+    assert problems(figure) == []
+
+
 def test_groups_have_their_own_reference(made):
     found = found_in(made)
     blocks = ablation.blocks_of(found, "bolts", GROUPS)
