@@ -25,8 +25,8 @@ PANELS = (
 
 
 class Loss(NamedTuple):
-    """A history in short: steps, moving mean, and the least and the largest raw value of each
-    stretch of steps; float ``[points]``."""
+    """A shortened history: steps, moving mean, and minimum and maximum of the raw values in each
+    interval of steps; float ``[points]``."""
 
     steps: np.ndarray
     smooth: np.ndarray
@@ -35,7 +35,7 @@ class Loss(NamedTuple):
 
 
 def shortened(steps: np.ndarray, values: np.ndarray) -> Loss:
-    """At most ``POINTS`` stretches of equal length; the mean over 1/30 of the steps around each."""
+    """At most ``POINTS`` intervals of equal length; the mean over 1/30 of the steps around each."""
     keep = np.isfinite(values)
     steps, values = steps[keep], values[keep]
     edges = np.unique(np.linspace(0, len(values), min(POINTS, len(values)) + 1).astype(int))
@@ -146,7 +146,7 @@ def loss_grid(
             if row == 0:
                 axes.set_title(name, fontweight="bold", pad=5)
             if not drawn:
-                axes.text(0.5, 0.5, "not there", ha="center", va="center", color=style.FAINT,
+                axes.text(0.5, 0.5, "no data", ha="center", va="center", color=style.FAINT,
                           fontsize=style.SMALL, transform=axes.transAxes)  # fmt: skip
                 axes.set(xticks=[], yticks=[])
                 continue
@@ -165,7 +165,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
             continue
         for stage, key, panel in PANELS:
             path = stages.get(stage, Path()) / "history.csv"
-            # A training that variants share is drawn once, as that of the first of them.
+            # A training that variants share is drawn once, for the first of them.
             if stage not in stages or not path.is_file() or (cell.category, path, key) in seen:
                 continue
             seen.add((cell.category, path, key))
@@ -183,9 +183,9 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
         caption = (
             f"Training losses on {title(dataset)}, every variant"
             f"{'' if len(found.matrix.seeds) == 1 else ' and seed'} that was trained; a training"
-            " that variants share is drawn as that of the first. Lines: mean over 1/30 of the"
-            " steps; bands, of the first three variants: range of the raw losses. Logarithmic"
-            " vertical axes, each of its own."
+            " that variants share is drawn for the first of them. Lines: mean over 1/30 of the"
+            " steps; bands (first three variants): range of the raw losses. The logarithmic"
+            " vertical axes differ between panels."
         )
         yield Drawn(
             *(paged(name, page), heading + part_of(page, len(parts)), caption),
