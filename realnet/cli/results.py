@@ -6,13 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from realnet.cli.options import (
-    VariantOption,
-)
+from realnet.cli.options import VariantOption
 from realnet.core.errors import UserError
 
 app = typer.Typer()
-params_app = typer.Typer(no_args_is_help=True, help="Look at the parameters.")
+params_app = typer.Typer(no_args_is_help=True, help="Show the parameters.")
 app.add_typer(params_app, name="params")
 
 
@@ -21,15 +19,15 @@ def metrics(
     scores: Annotated[
         Path,
         typer.Argument(
-            help="Anomaly maps: .npy or .npz [N, H, W] (FILE.npz:NAME), a folder of KIND/IMAGE.tiff"
-            " (.tif, .npy, .png), or a scores.npz, alone."
+            help="Anomaly maps: .npy or .npz [N, H, W] (FILE.npz:NAME), a folder of"
+            " DEFECT/IMAGE.tiff (.tif, .npy, .png), or a scores.npz without MASKS."
         ),
     ],
     masks: Annotated[
         Path | None,
         typer.Argument(
-            help="Masks, > 0 is anomalous: .npy, .npz, or a folder of KIND/IMAGE_mask.png or"
-            " KIND/IMAGE.png."
+            help="Masks, > 0 is anomalous: .npy, .npz, or a folder of DEFECT/IMAGE_mask.png or"
+            " DEFECT/IMAGE.png."
         ),
     ] = None,
     labels: Annotated[
@@ -44,29 +42,32 @@ def metrics(
         Path | None, typer.Option(help="OUT.png (and OUT.npz), or a folder: ROC, PR and PRO.")
     ] = None,
     limits: Annotated[
-        str, typer.Option(help="False positive rates up to which PRO goes, the headline first.")
+        str, typer.Option(help="False positive rate limits of PRO, the headline first.")
     ] = "0.3,0.01,0.05,0.1,1",
     pro_limit: Annotated[
-        float | None, typer.Option(help="The headline, if it is not the first of --limits.")
+        float | None, typer.Option(help="The headline limit, if not the first of --limits.")
     ] = None,
     pool: Annotated[
-        int | None, typer.Option(min=1, help="Average N x N pixels before the image maximum. [1]")
+        int | None,
+        typer.Option(min=1, help="Average N x N pixels before the image maximum. [1]"),
     ] = None,
     logits: Annotated[
-        bool, typer.Option("--logits", help="The maps are logits: --pool and --compat use sigmoid.")
+        bool,
+        typer.Option("--logits", help="The maps are logits: --pool and --compat use sigmoid."),
     ] = False,
     compat: Annotated[
-        bool, typer.Option("--compat", help="Also the numbers of RealNet's official evaluation.")
+        bool, typer.Option("--compat", help="Also the metrics of RealNet's official evaluation.")
     ] = False,
     resize_masks: Annotated[
-        bool, typer.Option("--resize-masks", help="To the size of the maps, nearest pixel.")
+        bool,
+        typer.Option("--resize-masks", help="Resize masks to the maps, nearest pixel."),
     ] = False,
     resize_maps: Annotated[
-        bool, typer.Option("--resize-maps", help="To the size of the masks, bilinear.")
+        bool, typer.Option("--resize-maps", help="Resize maps to the masks, bilinear.")
     ] = False,
     suffix: Annotated[
         str,
-        typer.Option(help="In a folder, only maps whose names end with this, e.g. _margin.npy."),
+        typer.Option(help="In a folder, only maps whose names have this suffix, e.g. _margin.npy."),
     ] = "",
     subset: Annotated[
         bool, typer.Option("--subset", help="In a folder, ignore masks that have no map.")
@@ -76,7 +77,7 @@ def metrics(
     ] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
 ) -> None:
-    """Image AUROC, pixel AUROC, PRO and more, exact, of any model's anomaly maps."""
+    """Exact image AUROC, pixel AUROC, PRO and more for anomaly maps of any model."""
     if resize_masks and resize_maps:
         raise UserError("--resize-masks and --resize-maps: give one of them")
     try:
@@ -111,13 +112,14 @@ def report(
         str, typer.Option(help="Parameter file, or JSON of experiment, variants and report.")
     ] = "params.yaml",
     metrics: Annotated[
-        list[Path] | None, typer.Option(help="A metrics.json to report; repeat per file.")
+        list[Path] | None, typer.Option(help="A metrics.json to report; may be repeated.")
     ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="A dash for what was not evaluated yet.")
+        bool,
+        typer.Option("--allow-missing", help="Print a dash for runs without evaluation."),
     ] = False,
     group: Annotated[
-        str | None, typer.Option(help="Only the table of this group of variants.")
+        str | None, typer.Option(help="Write only the table of this group of variants.")
     ] = None,
 ) -> None:
     """Tables and figures, rebuilt from result files alone."""
@@ -137,12 +139,12 @@ def failures(
         str, typer.Option(help="Parameter file, or JSON of experiment, variants and report.")
     ] = "params.yaml",
     stopped: Annotated[
-        bool, typer.Option("--stopped", help="Without what was never started.")
+        bool, typer.Option("--stopped", help="Omit runs that were never started.")
     ] = False,
 ) -> None:
-    """What of the matrix was not evaluated, where it stopped, and why.
+    """List runs of the matrix that are not evaluated, where they stopped, and why.
 
-    Exit status: 0 nothing, 1 something, 2 no such parameters.
+    Exit status: 0 none, 1 some, 2 no such parameters.
     """
     from realnet.provenance.failures import failures as run
 
@@ -153,43 +155,43 @@ def failures(
 
 @app.command()
 def trace(
-    target: Annotated[Path, typer.Argument(help="A table of the report, or a cell's folder.")],
-    dataset: Annotated[str | None, typer.Option(help="Cells of this dataset alone.")] = None,
-    category: Annotated[str | None, typer.Option(help="Cells of this category.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Cells of this seed.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Cells of this variant.")] = None,
+    target: Annotated[Path, typer.Argument(help="A table of the report, or the folder of a run.")],
+    dataset: Annotated[str | None, typer.Option(help="Only runs on this dataset.")] = None,
+    category: Annotated[str | None, typer.Option(help="Only runs of this category.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Only runs with this seed.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Only runs of this variant.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare with what is there now, by digests.")
+        bool, typer.Option("--check", help="Compare with the current files, by digests.")
     ] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="Every output, every parameter, every file of code.")
+        bool, typer.Option("--all", help="Show all outputs, parameters and code files.")
     ] = False,
-    json: Annotated[Path | None, typer.Option("--json", help="File for all of it.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="File to write, as JSON.")] = None,
     params: Annotated[
-        str, typer.Option(help="Parameter file, for the matrix and what is asked for now.")
+        str, typer.Option(help="Parameter file, for the matrix and the current parameters.")
     ] = "params.yaml",
 ) -> None:
-    """What a number was made from: inputs, parameters, seeds, code, packages; and if it holds.
+    """Trace a number to its inputs, parameters, seeds, code and packages, and check them.
 
-    Exit status with --check: 0 all matches, 1 something does not, 2 no such file or parameters.
+    Exit status with --check: 0 all match, 1 a mismatch, 2 no such file or parameters.
     """
     from realnet.provenance.trace.command import run
 
     asked = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
-    told, holds = run(target, params, asked, check, every, json)
-    print(told)
-    raise typer.Exit(0 if holds else 1)
+    text, matches = run(target, params, asked, check, every, json)
+    print(text)
+    raise typer.Exit(0 if matches else 1)
 
 
 @app.command()
 def compare(
     results_a: Annotated[Path, typer.Argument(help="Folder of results.")],
     results_b: Annotated[Path, typer.Argument(help="Another, e.g. of another commit or machine.")],
-    json: Annotated[Path | None, typer.Option("--json", help="File for all of it.")] = None,
-    md: Annotated[Path | None, typer.Option("--md", help="File for the text shown.")] = None,
-    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    json: Annotated[Path | None, typer.Option("--json", help="File to write, as JSON.")] = None,
+    md: Annotated[Path | None, typer.Option("--md", help="File to write: the text shown.")] = None,
+    level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
 ) -> None:
-    """Which cells moved from A to B, by how much against noise, and which inputs differ."""
+    """Compare results A and B: changed runs, change against noise, differing inputs."""
     from realnet.provenance.compare_text import run
 
     print(run(results_a, results_b, level, json, md), end="")
@@ -198,11 +200,11 @@ def compare(
 @app.command()
 def publish(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
-    out: Annotated[Path, typer.Option(help="Folder to write, to commit.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder to write and to commit.")] = Path(
         "results/published"
     ),
 ) -> None:
-    """Copy the report's small files, with a page that shows them, to a folder to commit."""
+    """Copy the small files of the report, with a page that shows them, to a folder to commit."""
     from realnet.report.publish import publish as run
 
     for name in run(results, out):
@@ -217,14 +219,14 @@ def track(
         str, typer.Option(help="Parameter file, or JSON of experiment and variants.")
     ] = "params.yaml",
     receipt: Annotated[
-        Path | None, typer.Option(help="File to write: which run shows which cell.")
+        Path | None, typer.Option(help="File to write: the MLflow run of each evaluation.")
     ] = None,
     models: Annotated[
         Literal["all", "reference", "none"],
         typer.Option(help="Register the detectors of all variants, of the first one, or none."),
     ] = "reference",
     copy_limit: Annotated[
-        float, typer.Option(min=0, help="MiB up to which a detector's files are copied.")
+        float, typer.Option(min=0, help="Copy the files of detectors up to this size, MiB.")
     ] = 256,
     later: Annotated[
         bool,
@@ -232,10 +234,10 @@ def track(
     ] = False,
     pending: Annotated[
         Path | None,
-        typer.Option(help="A receipt of --later: do what it says; other options have no say."),
+        typer.Option(help="Do what a receipt of --later lists; other options are ignored."),
     ] = None,
 ) -> None:
-    """Bring MLflow up to date with the results; MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
+    """Update MLflow with the results; MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
     from realnet.tracking import track as run
     from realnet.tracking import track_pending
 
@@ -248,19 +250,20 @@ def track(
 @app.command()
 def runs(
     experiment: Annotated[str | None, typer.Option(help="[the one tracked last]")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Runs on this dataset alone.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Runs of this variant alone.")] = None,
-    category: Annotated[str | None, typer.Option(help="Cells of this category.")] = None,
-    sort: Annotated[str, typer.Option(help="Metric, the best first.")] = "image_auroc",
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 20,
+    dataset: Annotated[str | None, typer.Option(help="Only runs on this dataset.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Only runs of this variant.")] = None,
+    category: Annotated[str | None, typer.Option(help="Only runs of this category.")] = None,
+    sort: Annotated[str, typer.Option(help="Metric to sort by, best first.")] = "image_auroc",
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of rows.")] = 20,
     every: Annotated[
-        bool, typer.Option("--all", help="Every category and seed, not the means of variants.")
+        bool, typer.Option("--all", help="Show each category and seed instead of the means.")
     ] = False,
     json: Annotated[
-        Path | None, typer.Option("--json", help="Write the rows with all metrics, fractions.")
+        Path | None,
+        typer.Option("--json", help="File to write: rows with all metrics, fractions."),
     ] = None,
 ) -> None:
-    """Leaderboard from MLflow: variants by their means (percent), or their cells."""
+    """Leaderboard from MLflow: means of variants, or single runs; percent."""
     from realnet.tracking.board import leaderboard
 
     print(leaderboard(experiment, dataset, variant, category, sort, limit, every, json))
@@ -272,7 +275,7 @@ def params_show(
     preset: Annotated[str | None, typer.Option(help="Preset instead of the file's own.")] = None,
     variant: VariantOption = "base",
 ) -> None:
-    """Print the validated parameters, with the preset and a variant laid over them."""
+    """Print the validated parameters, with the preset and a variant applied."""
     import yaml
 
     from realnet.config.params import load
@@ -292,20 +295,21 @@ def params_schema() -> None:
 @app.command()
 def cost(
     preset: Annotated[
-        list[str] | None, typer.Option(help="Preset to look at; repeat. [the file's own]")
+        list[str] | None, typer.Option(help="Preset; may be repeated. [that of the file]")
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Batch size; repeat. [the preset's own]")
+        list[int] | None,
+        typer.Option(min=1, help="Batch size; may be repeated. [the preset's]"),
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Steps measured, after one to warm up.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps measured, after a warm-up step.")] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     count_only: Annotated[
-        bool, typer.Option("--count-only", help="Parameters and MACs; measure nothing.")
+        bool, typer.Option("--count-only", help="Only count parameters and MACs.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for cost.json and cost.md.")] = None,
     params: Annotated[Path, typer.Option(help="Parameter file.")] = Path("params.yaml"),
 ) -> None:
-    """What each part costs: parameters, MACs, images/s, seconds per training step, memory."""
+    """Cost of each part: parameters, MACs, images/s, seconds per training step, memory."""
     from realnet.config.params import read_yaml
     from realnet.report.network_cost import cost as run
 

@@ -115,12 +115,3 @@ def save_weights(path: str | Path, module: Any) -> str:
     with atomic(path) as temporary:
         safetensors.torch.save_file(state, temporary)
     return sha256(path)
-
-
-def save_figure(path: str | Path, figure: Any, dpi: int = 110) -> None:
-    """A matplotlib figure as PNG, without dates or versions, so equal runs give equal bytes."""
-    import matplotlib.pyplot as plt
-
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)

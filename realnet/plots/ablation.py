@@ -18,11 +18,11 @@ from realnet.report.published import title
 from realnet.report.tables import TITLES
 
 STEP = 0.2
-Groups = Mapping[str, tuple[str, Sequence[str]]]  # name -> title, variants (first: the reference)
+Groups = Mapping[str, tuple[str, Sequence[str]]]  # name -> title, variants (reference first)
 
 
 def groups_of(params: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """``groups`` of a parameter file or of JSON of sections; none where it has no such section."""
+    """``groups`` of a parameter file or of JSON of sections; empty where the section is missing."""
     values = as_json(params)
     if values is not None:
         groups = values.get("groups") or {}
@@ -31,7 +31,7 @@ def groups_of(params: str) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 class Row(NamedTuple):
-    """Points: variant minus reference, its interval, and the corrected p-value."""
+    """Variant minus reference in percentage points, its interval, and the corrected p-value."""
 
     difference: float
     low: float | None
@@ -86,7 +86,7 @@ def forest(blocks: Sequence[Block], level: float) -> Figure:
         axes.set_ylim(len(lines) - 0.4, -0.6)
         axes.margins(x=0.08)
         axes.set_title(TITLES[metric], loc="left", fontweight="bold", pad=4)
-        axes.set_xlabel("difference, points")
+        axes.set_xlabel("difference, percentage points")
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
@@ -103,7 +103,7 @@ def forest(blocks: Sequence[Block], level: float) -> Figure:
 
 
 def _head(canvas: style.Canvas, top: float, words: str) -> None:
-    """A band across all panels, over their lines."""
+    """Draw a heading as a band across all panels, above their lines."""
     band = canvas.axes(0.02, top, style.WIDTH - 0.04, STEP - 0.02)
     band.set(facecolor=style.SHADE, xticks=[], yticks=[], zorder=5)
     for spine in band.spines.values():
@@ -113,7 +113,7 @@ def _head(canvas: style.Canvas, top: float, words: str) -> None:
 
 
 def blocks_of(found: Results, dataset: str, groups: Groups) -> list[Block]:
-    """The groups that have their reference and another variant here; then the other variants."""
+    """Groups with their reference and another variant among the results; then other variants."""
     here, used, blocks = found.matrix.variants, set(), []
     wanted = {
         name: (heading, [v for v in variants if v in here])
@@ -145,11 +145,11 @@ def make(found: Results, results: Path, dataset: str, groups: Groups) -> Iterato
     """One figure per dataset."""
     name, heading = f"differences_{dataset}", f"Ablations, {title(dataset)}"
     if len(found.matrix.variants) < 2:
-        yield Skipped(name, heading, "there is one variant only", dataset)
+        yield Skipped(name, heading, "there is only one variant", dataset)
         return
     blocks = blocks_of(found, dataset, groups)
     if not blocks:
-        why = "no variant and its reference are both evaluated on all categories"
+        why = "no variant is evaluated on all categories together with its reference"
         yield Skipped(name, heading, why, dataset)
         return
     count = counted(len(found.categories[dataset]), "category", "categories")

@@ -1,4 +1,4 @@
-"""The reference variant's metrics with their intervals, beside the paper's numbers."""
+"""The metrics of the reference variant with intervals, compared with the paper's numbers."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ STEP = 0.215
 
 
 class Value(NamedTuple):
-    """Percent; None where there is none."""
+    """Percent; None where a number is not available."""
 
     ours: float | None
     low: float | None
@@ -38,7 +38,7 @@ class Value(NamedTuple):
 
 @style.styled
 def bars(rows: Mapping[str, Mapping[str, Value]]) -> Figure:
-    """Category, or "mean", -> metric -> value. A bar is the interval, its dot the metric."""
+    """Category, or "mean" -> metric -> value. Bars are intervals, dots the metrics."""
     names = list(rows)
     side = style.margin(names)
     gap, top = 0.3, 0.46
@@ -119,13 +119,13 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     if whiskers:
         caption += (
             f" Bars: {100 * found.matrix.level:g} % interval over the choice of test images"
-            f" ({found.matrix.bootstrap} stratified bootstrap resamples; the noise of training is"
-            " not in it)."
+            f" ({found.matrix.bootstrap} stratified bootstrap resamples; the variation between"
+            " trainings is not included)."
         )
     if official:
         caption += (
-            " Strokes: under the paper's protocol (the checkpoint that was best on the test set,"
-            " where it was kept, and the official metrics)."
+            " Vertical marks: the paper's protocol (official metrics of the checkpoint that was"
+            " best on the test set, where it was kept)."
         )
     if paper:
         caption += " Diamonds: the paper's number."

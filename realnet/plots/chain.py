@@ -1,4 +1,4 @@
-"""Which earlier stages a result rests on, from the ``stage.json`` files beside the results."""
+"""The earlier stages that a result depends on, from the ``stage.json`` files of the results."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ STAGES = tuple(name for name in registry.STAGES if name not in ("data", "sia"))
 
 
 def chain(results: Path, folder: Path) -> dict[str, Path]:
-    """Stage -> its folder under ``results``, for the result in ``folder`` and all behind it, in the
-    order of the pipeline."""
+    """Stage -> its folder under ``results``, for the result in ``folder`` and all that it depends
+    on, in the order of the pipeline."""
     found = behind(results, folder)
     return {stage: found[stage][0] for stage in sorted(found, key=_order)}
 
@@ -22,7 +22,7 @@ def _order(stage: str) -> tuple[int, str]:
 
 
 def chains(found: Results, results: Path, dataset: str) -> dict[Cell, dict[str, Path]]:
-    """The chain of every evaluation of a dataset that is there."""
+    """The chain of every existing evaluation of a dataset."""
     return {
         cell: chain(results, found.files[cell].parent)
         for cell in found.cells
@@ -33,7 +33,7 @@ def chains(found: Results, results: Path, dataset: str) -> dict[Cell, dict[str, 
 def reference(found: Results, dataset: str) -> dict[str, Path]:
     """Category -> folder of the evaluation of the reference variant and the first seed that has it.
 
-    Categories without any are left out.
+    Categories without one are omitted.
     """
     folders = {}
     for category in found.categories[dataset]:

@@ -1,4 +1,4 @@
-"""AFS of one category: how the channels of each layer rank, and what they respond to an anomaly."""
+"""AFS of one category: the ranking of each layer's channels, and their responses to an anomaly."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 
 from realnet.plots import style
 
-HEADING = "Score of the channels by rank (×10⁻³, lower is better); kept in blue"
+HEADING = "Score of the channels by rank (×10⁻³, lower is better); selected channels in blue"
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A layer of one category: the score of every channel (lower is better) and the kept ones."""
+    """One layer: the score of every channel (lower is better) and the selected channels."""
 
     scores: np.ndarray  # float [c]
     kept: frozenset[int]
@@ -22,7 +22,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Responses:
-    """What a layer's channels make of one anomaly: its mask and two normalised changes D^."""
+    """Responses of a layer's channels to one anomaly: its mask and two normalised changes D^."""
 
     mask: np.ndarray  # bool [S, S]
     best: np.ndarray  # of the channel with the smallest score, float [h, w]
@@ -33,14 +33,14 @@ class Responses:
 def selected_channels(
     title: str, layers: Sequence[Ranked], shown: Mapping[int, Responses]
 ) -> Figure:
-    """The selection of one category: a column per layer, scores by rank, below them what its best
-    and worst channel respond to one anomaly (``shown``: layer -> pictures; blank elsewhere)."""
+    """The selection of one category. A column per layer: scores by rank, below them the responses
+    of its best and worst channel to one anomaly (``shown``: layer -> responses; else blank)."""
     left, gap, top, high = 0.48, 0.22, 0.62, 1.3
     width = min((style.WIDTH - left - 0.1 - (len(layers) - 1) * gap) / len(layers), 2.2)
     side = min(width, 1.4)
     first = top + high + 0.62
     canvas = style.Canvas(first + 3 * (side + 0.2) + 0.02)
-    canvas.text(0.04, 0.05, f"{title}: channels that AFS keeps", fontweight="bold",
+    canvas.text(0.04, 0.05, f"{title}: channels that AFS selects", fontweight="bold",
                 fontsize=style.TITLE)  # fmt: skip
     canvas.text(0.04, 0.25, HEADING)
     for k, ranked in enumerate(layers):
@@ -59,7 +59,7 @@ def selected_channels(
 
 
 def draw_ranks(axes: Axes, layer: int, categories: Sequence[Ranked]) -> None:
-    """Scores of a layer's channels by rank, a line per category, the kept part in colour."""
+    """Scores of a layer's channels by rank, a line per category; selected channels in colour."""
     several = len(categories) > 1
     for ranked in categories:
         order = np.argsort(ranked.scores, kind="stable")

@@ -1,4 +1,4 @@
-"""AFS: how channels rank, which ones stay, and how far categories agree on them."""
+"""AFS: ranking and selection of channels, and the agreement between categories."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from realnet.plots.made import Drawn, Entry, Skipped, counted
 from realnet.report.collect import Results
 from realnet.report.published import title
 
-NAMED = 15  # categories that have their names beside the matrix
+NAMED = 15  # categories whose names fit beside the matrix
 
 
 def jaccard(sets: Sequence[frozenset[int]]) -> np.ndarray:
@@ -32,8 +32,8 @@ def chance(channels: int, kept: int) -> float:
 
 @style.styled
 def channel_ranking(layers: Mapping[str, Sequence[Ranked]]) -> Figure:
-    """Category -> its layers. Above: scores by rank, a line per category, the kept part in colour;
-    below, from two categories on: the overlap of kept channels between categories."""
+    """Category -> its layers. Above: scores by rank, a line per category, selected channels in
+    colour; below, with several categories: the overlap of their selected channels."""
     names, count = list(layers), len(next(iter(layers.values())))
     left, gap = 0.48, 0.22
     several = len(names) > 1
@@ -51,7 +51,7 @@ def channel_ranking(layers: Mapping[str, Sequence[Ranked]]) -> Figure:
     if not several:
         return canvas.figure
     top = lowest + 1.3 + 0.4
-    canvas.text(0.04, top, "Overlap of the kept channels between categories (Jaccard)",
+    canvas.text(0.04, top, "Overlap of the selected channels between categories (Jaccard)",
                 fontweight="bold")  # fmt: skip
     for k in range(count):
         axes = canvas.axes(side + k * (width + gap), top + 0.36, width, width)
@@ -60,7 +60,7 @@ def channel_ranking(layers: Mapping[str, Sequence[Ranked]]) -> Figure:
         style.bare(axes)
         off = found[~np.eye(len(names), dtype=bool)].mean()
         many, total = len(layers[names[0]][k].kept), len(layers[names[0]][k].scores)
-        axes.set_title(f"{off:.2f}; by chance {chance(total, many):.2f}",
+        axes.set_title(f"{off:.2f}; random {chance(total, many):.2f}",
                        loc="left", pad=3, fontsize=style.SMALL)  # fmt: skip
         if k == 0 and named:
             axes.set_yticks(range(len(names)), names)
@@ -80,7 +80,7 @@ def channel_ranking(layers: Mapping[str, Sequence[Ranked]]) -> Figure:
 
 def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """One figure, from ``afs.json`` of the reference variant's first seed."""
-    name, heading = f"channels_{dataset}", f"Channels that AFS keeps, {title(dataset)}"
+    name, heading = f"channels_{dataset}", f"Channels that AFS selects, {title(dataset)}"
     variant = found.matrix.variants[0]
     layers: dict[str, list[Ranked]] = {}
     why = f"variant {variant} has no stage afs"
@@ -90,7 +90,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
             continue
         stored = read_json(stages["afs"] / "afs.json")
         if stored.get("selection") in ("pca", "all"):
-            why = f"variant {variant} selects by {stored['selection']}, which ranks no channels"
+            why = f"variant {variant} uses {stored['selection']}, which does not rank channels"
             continue
         try:
             layers[category] = [
@@ -99,22 +99,25 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
             ]
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"{stages['afs'] / 'afs.json'}: not of this version ({error}); run afs again"
+                f"{stages['afs'] / 'afs.json'}: written by another version ({error}); run the stage"
+                " afs again"
             ) from None
     shapes = [tuple(len(r.scores) for r in ranked) for ranked in layers.values()]
     if not layers or len(set(shapes)) > 1:
-        yield Skipped(name, heading, why if not layers else "backbones differ", dataset)
+        yield Skipped(
+            name, heading, why if not layers else "the backbones of the categories differ", dataset
+        )
         return
     caption = (
         f"AFS on {title(dataset)}, variant {variant},"
         f" {counted(len(layers), 'category', 'categories')}. Above: score of every channel of each"
         " backbone layer (mean squared difference between the normalised feature change and the"
-        " anomaly mask), sorted; one line per category; the kept m channels are blue, left of the"
-        " dashed line."
+        " anomaly mask), sorted; one line per category; the m selected channels are blue, left of"
+        " the dashed line."
     )
     if len(layers) > 1:
         caption += (
-            " Below: Jaccard overlap of the kept channels for each pair of categories; above each"
-            " matrix its mean over pairs, and what two random choices would have."
+            " Below: Jaccard overlap of the selected channels for each pair of categories; above"
+            " each matrix its mean over pairs and the expected overlap of random selections."
         )
     yield Drawn(name, heading, caption, channel_ranking(layers), dataset)

@@ -1,4 +1,4 @@
-"""What a variant costs, stage by stage, against what it achieves."""
+"""Cost of each variant by stage, against its metrics."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -24,8 +24,8 @@ STAGE_COLOURS = dict(zip(STAGES, ("#555555", "#0072b2", "#8c6d31", "#56b4e9", "#
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one variant: seconds per evaluation by stage, peak memory (MiB), and metric -> (percent,
-    low, high); low and high None without interval."""
+    """The cost of one variant: seconds per evaluation by stage, peak memory (MiB), and metric ->
+    (percent, low, high); low and high are None without interval."""
 
     seconds: Mapping[str, float]
     memory: float | None
@@ -106,7 +106,7 @@ def cost_figure(costs: Mapping[str, Cost], variants: list[str]) -> Figure:
 
 
 def _apart(totals: Mapping[str, float], least: float) -> dict[str, float]:
-    """The totals with those that would hide each other moved to the right, ``least`` apart."""
+    """The totals, moved to the right where markers would overlap, at least ``least`` apart."""
     moved: dict[str, float] = {}
     last = -least
     for variant in sorted(totals, key=totals.get):
@@ -143,11 +143,11 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
         f"Wall-clock seconds per evaluation on {title(dataset)} ({count},"
         f" {counted(len(found.matrix.seeds), 'seed')}; device {', '.join(devices)}) against the"
         " metrics, mean over seeds and categories."
-        f"{interval} The seconds are those of every stage that a variant's evaluations rest on,"
-        " divided by their number. A stage that several evaluations of a variant share (the"
-        " backbone; a diffusion model of the whole dataset) is counted once; one that variants"
-        " share is counted in full for each of them, as if it were run alone. Above, markers of"
-        " equal cost stand slightly apart. Memory: the largest resident memory of any stage."
+        f"{interval} The seconds include every stage that a variant's evaluations depend on,"
+        " divided by the number of evaluations. A stage that several evaluations of a variant"
+        " share (the backbone; a diffusion model of the whole dataset) is counted once; one that"
+        " variants share is counted in full for each of them. Above, markers of equal cost are"
+        " drawn slightly apart. Memory: the largest resident memory of any stage."
     )
     yield Drawn(name, heading, caption, cost_figure(costs, list(found.matrix.variants)), dataset)
 

@@ -1,4 +1,4 @@
-"""ROC, precision-recall and PRO curves, category by category, all variants."""
+"""ROC, precision-recall and PRO curves per category, of all variants."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ PANELS = (
     ("pr", "pixel precision-recall", "recall", "precision"),
     ("pro", "PRO", "false positive rate", "per-region overlap"),
 )
-# Dense where the curves turn.
+# Denser at small rates, where the curves bend most.
 PLACES = np.unique(np.concatenate([[0.0], np.geomspace(1e-4, 1, 120), np.linspace(0, 1, 121)]))
 Curve = tuple[np.ndarray, np.ndarray]
 
 
 def mean_curve(curves: Sequence[Curve], rate: bool) -> Curve | None:
-    """The curves' mean over seeds at equal x; one curve as it is; None where all are empty.
+    """The mean of the curves over seeds at equal x; a single curve unchanged; None if all empty.
 
     rate: the curves start at (0, 0), as those over a false positive rate do.
     """
@@ -48,8 +48,8 @@ def curve_grid(
 ) -> Figure:
     """Category -> variant -> curve (as in PANELS) -> one per seed.
 
-    values: (category, curve) -> area of the first variant, printed in its panel; limit: of PRO,
-    up to which its area counts.
+    values: (category, curve) -> area of the first variant, printed in its panel; limit: the false
+    positive rate up to which the area of PRO counts.
     """
     side, gap, head = 0.66, 0.42, 0.3
     columns = style.columns_for(variants)
@@ -97,7 +97,7 @@ def curve_grid(
                 axes.text(0.5, 0.5, "undefined", ha="center", va="center", color=style.FAINT,
                           **corner)  # fmt: skip
             elif value is not None:
-                # Where no good curve passes, nor a bad one of precision and recall.
+                # In a corner that no good curve crosses, nor a bad precision-recall curve.
                 left, up = key == "pr" and value > 0.5, key == "pr" and value <= 0.5
                 axes.text(
                     0.04 if left else 0.96,
@@ -125,7 +125,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
         for key, *_ in PANELS:
             mine.setdefault(key, []).append((data[f"{key}_x"], data[f"{key}_y"]))
     if not cells:
-        yield Skipped(name, heading, "no curves.npz; evaluate again", dataset)
+        yield Skipped(name, heading, "no curves.npz; run the stage evaluate again", dataset)
         return
     keys = dict(image_roc="image_auroc", roc="pixel_auroc", pr="pixel_ap", pro="pro")
     stats = {}
@@ -143,8 +143,8 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
             f"Curves of the test images of {title(dataset)}"
             f"{'' if seeds == 1 else f', each the mean over up to {seeds} seeds at equal x'},"
             f" last checkpoint, {counted(len(variants), 'variant')}. Numbers: area of"
-            f" {variants[0]} in percent (of precision-recall the average precision; of PRO up to"
-            f" the false positive rate {limit:g}, shaded, and divided by it)."
+            f" {variants[0]} in percent (precision-recall: the average precision; PRO: up to the"
+            f" false positive rate {limit:g}, shaded, and divided by it)."
         )
         if len(found.matrix.variants) > len(variants):
             caption += f" The other {len(found.matrix.variants) - len(variants)} are not shown."
@@ -155,7 +155,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
 
 
 def _mean(found: Results, dataset: str, category: str, metric: str) -> float | None:
-    """Of the reference over seeds; None where it is missing or undefined."""
+    """The metric of the reference, mean over seeds; None where it is missing or undefined."""
     cells = [
         values.get(metric)
         for cell, values in found.cells.items()
@@ -166,7 +166,7 @@ def _mean(found: Results, dataset: str, category: str, metric: str) -> float | N
 
 
 def _limit(found: Results, dataset: str) -> float:
-    """The limit of PRO that the evaluations had."""
+    """The PRO limit of the evaluations."""
     from realnet.core.io import read_json
 
     for cell in found.cells:

@@ -1,4 +1,4 @@
-"""The foreground rules, each shown on one training image of its category."""
+"""The foreground rules, each applied to one training image of its category."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,18 +10,17 @@ from matplotlib.figure import Figure
 
 from realnet.config.params import stage_params
 from realnet.core.errors import UserError
-from realnet.core.io import save_figure
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.images import load_images
 from realnet.datasets.items import Entry, read_manifest
 from realnet.datasets.layouts import Own, list_categories, list_category
-from realnet.plots.style import FAINT, INK, bare
+from realnet.plots.style import FAINT, INK, bare, save_figure
 from realnet.registry import params_of
 from realnet.synthesis.foreground import describe, foregrounds, rule_for
 
 TITLES = {"mvtec_ad": "MVTec-AD", "mpdd": "MPDD", "btad": "BTAD", "visa": "VisA", "demo": "Demo"}
-SIZE = 256  # pixels: where kernels have the size that the rules name
-VOTERS = 24  # images by which the automatic rule decides
+SIZE = 256  # pixels: the resolution for which the rules define their kernels
+VOTERS = 24  # images from which the automatic rule is estimated
 OUTLINE = "#d6006c"
 PAPER = 244  # grey level towards which the background is faded
 
@@ -32,7 +31,7 @@ TEXT, HEAD, BLOCK, TOP, EDGE = 0.52, 0.3, 0.1, 0.74, 0.12
 
 @dataclass(frozen=True)
 class Example:
-    """One category's rule at work."""
+    """The rule of one category, applied to an image."""
 
     dataset: str
     category: str
@@ -44,14 +43,15 @@ class Example:
 def run(names: Sequence[str], root: Path, manifests: Path, out: Path, params: str) -> None:
     """`realnet data foregrounds`: find the images, draw, save.
 
-    UserError: no such dataset or category, no data at all, an image that cannot be read.
+    Raises:
+        UserError: no such dataset or category, no data, or an image that cannot be read.
     """
     own = stage_params(params, params_of("data")).prepare.layouts
     targets = list(_targets(names, root, manifests, own))
     if not targets:
         raise UserError(
-            f"no dataset in {root} and no manifest in {manifests}; put one there, or render the"
-            " demo dataset with `realnet data demo`"
+            f"no dataset in {root} and no manifest in {manifests}; put a dataset there, or"
+            " render the demo dataset with `realnet data demo`"
         )
     figure = draw([example(*target, root, manifests, own) for target in targets])
     save_figure(out, figure, dpi=130)
@@ -61,8 +61,8 @@ def run(names: Sequence[str], root: Path, manifests: Path, out: Path, params: st
 def example(dataset: str, category: str, root: Path, manifests: Path, own: Own) -> Example:
     """The rule of a category on its first training image.
 
-    From the manifest where there is one, else from the folders. The automatic rule is given up to
-    ``VOTERS`` images, evenly spaced, since it decides for all of them together.
+    The images are those of the manifest if it exists, else of the folders. The automatic rule is
+    estimated from up to ``VOTERS`` images, evenly spaced.
     """
     entries = [e for e in _entries(dataset, category, root, manifests, own) if e.split == "train"]
     rule = rule_for("rules", dataset, category)
@@ -82,7 +82,7 @@ def _entries(dataset: str, category: str, root: Path, manifests: Path, own: Own)
 def _targets(
     names: Sequence[str], root: Path, manifests: Path, own: Own
 ) -> Iterator[tuple[str, str]]:
-    """(dataset, category) of each ``DATASET[/CATEGORY]``; without names, of all that are found."""
+    """(dataset, category) of each ``DATASET[/CATEGORY]``; without names, of everything found."""
     if not names:
         there = {
             p.name for folder in (root, manifests) if folder.is_dir() for p in folder.iterdir()
@@ -97,7 +97,7 @@ def _targets(
         if not found:
             raise UserError(
                 f"{root / dataset}: no category of dataset {dataset} with training images, and"
-                f" no manifest in {manifests / dataset}; put the data there, or a link to them"
+                f" no manifest in {manifests / dataset}; put the dataset there, or a link to it"
             )
         yield from ((dataset, c) for c in found)
 
@@ -116,7 +116,7 @@ def _categories(dataset: str, root: Path, manifests: Path, own: Own) -> list[str
 def draw(examples: Sequence[Example]) -> Figure:
     """A block per dataset; per category the image, its foreground, and the rule in words.
 
-    Returns a figure outside pyplot's state; save it with ``realnet.core.io.save_figure``.
+    Returns a figure outside pyplot's state; save it with :func:`realnet.plots.style.save_figure`.
     """
     blocks = [(name, list(group)) for name, group in groupby(examples, lambda e: e.dataset)]
     rows = sum(-(-len(group) // ACROSS) for _, group in blocks)
@@ -128,11 +128,17 @@ def draw(examples: Sequence[Example]) -> Figure:
     def text(left: float, top: float, content: str, **style) -> None:
         figure.text(left / width, 1 - top / height, content, **{"va": "top", "color": INK, **style})
 
-    text(EDGE, 0.1, "Where anomalies are synthesised", fontsize=14, fontweight="bold")
+    text(
+        EDGE,
+        0.1,
+        "Foreground masks: where anomalies are synthesised",
+        fontsize=14,
+        fontweight="bold",
+    )
     text(
         *(EDGE, 0.42),
-        f"Each category's first training image at {SIZE} x {SIZE} pixels, and what its foreground"
-        " rule keeps of it (outlined; %: its share). Closing and opening in pixels.",
+        f"The first training image of each category at {SIZE} x {SIZE} pixels, and its foreground"
+        " mask (outlined; %: its share of the image). Closing and opening in pixels.",
         fontsize=8.5,
         color=FAINT,
     )
@@ -156,14 +162,14 @@ def draw(examples: Sequence[Example]) -> Figure:
 
 
 def keep(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """``image`` with all but the foreground faded to pale grey, uint8 ``[H, W, 3]``."""
+    """``image`` with its background faded to pale grey, uint8 ``[H, W, 3]``."""
     grey = image.mean(axis=2, keepdims=True)
     pale = np.broadcast_to(0.22 * grey + 0.78 * PAPER, image.shape)
     return np.where(mask[..., None], image, np.rint(pale)).astype(np.uint8)
 
 
 def _outline(axes, mask: np.ndarray) -> None:
-    """The outline of a mask, closed along the picture's edges too."""
+    """Draw the outline of a mask, closed along the edges of the image."""
     at = np.arange(-0.5, SIZE + 1)
     lines = axes.contour(at, at, np.pad(mask, 1), levels=[0.5], colors=OUTLINE, linewidths=0.8)
     lines.set_clip_on(False)
@@ -171,7 +177,7 @@ def _outline(axes, mask: np.ndarray) -> None:
 
 
 def _caption(text, left: float, top: float, width: float, shown: Example) -> None:
-    """Name and share of the image; then the rule in words, kernels on a line of their own."""
+    """Write name and share of the image, then the rule in words, its kernels on a separate line."""
     text(left, top, shown.category, fontsize=8, fontweight="bold")
     share = f"{100 * shown.mask.mean():.0f} %"
     text(left + width, top, share, fontsize=7, color=FAINT, ha="right")

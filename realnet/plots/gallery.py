@@ -29,10 +29,12 @@ INDEX = "index.json"
 def make_figures(
     found: Results, results: Path, groups: ablation.Groups | None = None
 ) -> Iterator[Entry]:
-    """Every figure of every dataset, one after the other, or the reason why it is not there.
+    """Each figure of each dataset, or the reason why it cannot be drawn.
 
-    ``groups``: name -> (title, variants), of ``groups`` in params.yaml. UserError: a malformed
-    file beside the evaluations.
+    ``groups``: name -> (title, variants), of ``groups`` in params.yaml.
+
+    Raises:
+        UserError: a malformed file beside the evaluations.
     """
     makers = (
         against_paper.make,
@@ -57,7 +59,7 @@ def write_figures(entries: Iterable[Entry], folder: Path) -> dict[str, list[dict
 
     The index has ``figures``, each with name, dataset (null: all), title, caption, files, width and
     height (inches), and ``skipped``, each with name, dataset, title and reason. Files of an earlier
-    index, and of what is skipped, are removed: they would show another state.
+    index and of skipped figures are removed: they would be out of date.
     """
     old = _files(folder / INDEX)
     shown: list[dict[str, Any]] = []
@@ -98,7 +100,7 @@ def _add(entry: Entry, folder: Path, shown: list, skipped: list) -> None:
 
 
 def _files(index: Path) -> set[str]:
-    """The files that an earlier index names, as far as they lie beside it."""
+    """The files in the folder that an earlier index names."""
     if not index.is_file():
         return set()
     stored = read_json(index)

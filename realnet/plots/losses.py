@@ -1,10 +1,11 @@
-"""Training losses of the diffusion model and of RealNet, all variants and seeds."""
+"""Training losses: of one run, beside its results, and of all variants and seeds in the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -24,8 +25,8 @@ PANELS = (
 
 
 class Loss(NamedTuple):
-    """A history in short: steps, moving mean, and the least and the largest raw value of each
-    stretch of steps; float ``[points]``."""
+    """A shortened history: steps, moving mean, and minimum and maximum of the raw values in each
+    interval of steps; float ``[points]``."""
 
     steps: np.ndarray
     smooth: np.ndarray
@@ -34,7 +35,7 @@ class Loss(NamedTuple):
 
 
 def shortened(steps: np.ndarray, values: np.ndarray) -> Loss:
-    """At most ``POINTS`` stretches of equal length; the mean over 1/30 of the steps around each."""
+    """At most ``POINTS`` intervals of equal length; the mean over 1/30 of the steps around each."""
     keep = np.isfinite(values)
     steps, values = steps[keep], values[keep]
     edges = np.unique(np.linspace(0, len(values), min(POINTS, len(values)) + 1).astype(int))
@@ -48,6 +49,72 @@ def shortened(steps: np.ndarray, values: np.ndarray) -> Loss:
         np.minimum.reduceat(values, edges[:-1]),
         np.maximum.reduceat(values, edges[:-1]),
     )
+
+
+def draw_loss(axes: Axes, loss: Loss, index: int = 0) -> None:
+    """The loss of one run, in the colour of its variant; the range of the raw values only for the
+    first three variants, since more bands hide each other."""
+    colour = style.colour(index)
+    if index < 3:
+        axes.fill_between(loss.steps, loss.low, loss.high, color=colour, lw=0, alpha=0.12)
+    axes.plot(loss.steps, loss.smooth, color=colour, ls=style.dash(index), lw=0.9,
+              zorder=4 if index == 0 else 3)  # fmt: skip
+
+
+def _scale(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(axis="y")
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+@style.styled
+def training_curves(
+    title: str, losses: Mapping[str, Loss], accuracy: Mapping[int, float] | None = None
+) -> Figure:
+    """Panels side by side: each named loss, and the training accuracy at each timestep."""
+    side, gap, top, height = 0.5, 0.5, 0.55, 1.9
+    count = len(losses) + (accuracy is not None)
+    width = (style.WIDTH - side - 0.1 - (count - 1) * gap) / count
+    canvas = style.Canvas(top + height + 0.4)
+    canvas.text(0.05, 0.05, title, fontsize=style.TITLE, fontweight="bold")
+    panels = [canvas.axes(side + k * (width + gap), top, width, height) for k in range(count)]
+    for axes, (name, loss) in zip(panels, losses.items(), strict=False):
+        draw_loss(axes, loss)
+        _scale(axes)
+        axes.set_title(name, pad=5)
+        axes.set_xlabel("step")
+    if accuracy is not None:
+        axes = panels[-1]
+        axes.plot(list(accuracy), list(accuracy.values()), color=style.COLOURS[0], marker="o", ms=4)
+        axes.set(xlabel="timestep (noise)", ylim=(0, 1.05))
+        axes.set_title("training accuracy", pad=5)
+        axes.grid(axis="y")
+    return canvas.figure
+
+
+def write_training_curves(
+    path: Path,
+    title: str,
+    history: Sequence[Mapping[str, float]],
+    columns: Mapping[str, str],
+    accuracy: Mapping[int, float] | None = None,
+) -> None:
+    """Write :func:`training_curves` of a stage; ``columns``: column of the history -> its name."""
+    steps = np.array([row["step"] for row in history])
+    losses = {
+        name: shortened(steps, np.array([row[column] for row in history]))
+        for column, name in columns.items()
+    }
+    style.save_figure(path, training_curves(title, losses, accuracy))
+
+
+# --- the report ----------------------------------------------------------------------------------
 
 
 @style.styled
@@ -73,27 +140,17 @@ def loss_grid(
             axes = canvas.axes(side + column * (width + gap), top, width, height)
             drawn = False
             for index in reversed(range(len(variants))):
-                colour = style.colour(index)
                 for loss in per.get(variants[index], {}).get(name, ()):
                     drawn = True
-                    if index < 3:
-                        axes.fill_between(loss.steps, loss.low, loss.high, color=colour, lw=0,
-                                          alpha=0.12)  # fmt: skip
-                    axes.plot(loss.steps, loss.smooth, color=colour, ls=style.dash(index), lw=0.9,
-                              zorder=4 if index == 0 else 3)  # fmt: skip
+                    draw_loss(axes, loss, index)
             if row == 0:
                 axes.set_title(name, fontweight="bold", pad=5)
             if not drawn:
-                axes.text(0.5, 0.5, "not there", ha="center", va="center", color=style.FAINT,
+                axes.text(0.5, 0.5, "no data", ha="center", va="center", color=style.FAINT,
                           fontsize=style.SMALL, transform=axes.transAxes)  # fmt: skip
                 axes.set(xticks=[], yticks=[])
                 continue
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.locator_params(axis="x", nbins=5)
-            axes.grid(axis="y")
+            _scale(axes)
             if row == len(cells) - 1:
                 axes.set_xlabel("step")
     return canvas.figure
@@ -108,7 +165,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
             continue
         for stage, key, panel in PANELS:
             path = stages.get(stage, Path()) / "history.csv"
-            # A training that variants share is drawn once, as that of the first of them.
+            # A training that variants share is drawn once, for the first of them.
             if stage not in stages or not path.is_file() or (cell.category, path, key) in seen:
                 continue
             seen.add((cell.category, path, key))
@@ -126,9 +183,9 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
         caption = (
             f"Training losses on {title(dataset)}, every variant"
             f"{'' if len(found.matrix.seeds) == 1 else ' and seed'} that was trained; a training"
-            " that variants share is drawn as that of the first. Lines: mean over 1/30 of the"
-            " steps; bands, of the first three variants: range of the raw losses. Logarithmic"
-            " vertical axes, each of its own."
+            " that variants share is drawn for the first of them. Lines: mean over 1/30 of the"
+            " steps; bands (first three variants): range of the raw losses. The logarithmic"
+            " vertical axes differ between panels."
         )
         yield Drawn(
             *(paged(name, page), heading + part_of(page, len(parts)), caption),

@@ -1,4 +1,4 @@
-"""What every figure's module gives: a figure with its words, or why there is none."""
+"""What each module of a figure returns: a figure with title and caption, or why it is missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,9 @@ from realnet.plots import style
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure; ``caption``: sentences that say what is shown, n, and what the whiskers are."""
+    """A figure; ``caption``: what is shown, the sample size, and what the whiskers are."""
 
-    name: str  # of its files
+    name: str  # of its files, without suffix
     title: str
     caption: str
     figure: Figure
@@ -24,7 +24,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A figure that has no data."""
+    """A figure without data."""
 
     name: str
     title: str
@@ -36,19 +36,20 @@ Entry = Drawn | Skipped
 
 
 def paged(name: str, page: int) -> str:
-    """The name of a figure's file: the first page has no number."""
+    """The file name of a page: the first page has no number."""
     return name if page == 0 else f"{name}_{page + 1}"
 
 
 def part_of(page: int, pages: int) -> str:
-    """For the end of a title."""
+    """The page number for the end of a title; empty if there is one page."""
     return "" if pages == 1 else f" ({page + 1} of {pages})"
 
 
 def arrays(path: Path, *wanted: str) -> dict[str, np.ndarray] | None:
-    """An npz file's arrays, all of them or those wanted; None where there is no such file.
+    """The arrays of an npz file, all or those wanted; None if the file does not exist.
 
-    UserError: another file than expected.
+    Raises:
+        UserError: a corrupt file, or one without these arrays.
     """
     if not path.is_file():
         return None
@@ -56,7 +57,9 @@ def arrays(path: Path, *wanted: str) -> dict[str, np.ndarray] | None:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in (wanted or file.files)}
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a file of this version ({error}); make it again") from None
+        raise UserError(
+            f"{path}: corrupt, or written by another version ({error}); run its stage again"
+        ) from None
 
 
 def counted(number: int, thing: str, things: str | None = None) -> str:

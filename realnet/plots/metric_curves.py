@@ -1,17 +1,22 @@
 """Curves of `realnet metrics`: a figure, and the points in an .npz."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from realnet.core.errors import UserError
-from realnet.core.io import save_figure
 from realnet.evaluation.details import curves_of
 from realnet.evaluation.stored import save_curves
 from realnet.metrics import PerImage
+from realnet.plots import style
+from realnet.plots.style import save_figure
 
-IMAGE, PIXEL, REGION, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8a8a"  # Okabe and Ito
+Curve = tuple[np.ndarray, np.ndarray]
+IMAGE, PIXEL, REGION = style.COLOURS[0], style.COLOURS[4], style.COLOURS[2]
 
 
 def curve_files(given: Path) -> tuple[Path, Path]:
@@ -31,47 +36,49 @@ def write_curves(figure: Path, points: Path, stats: PerImage, result: dict[str, 
     save_figure(figure, draw(found, result))
 
 
-def draw(found: dict[str, tuple[np.ndarray, np.ndarray]], result: dict[str, Any]) -> Any:
+@style.styled
+def draw(found: Mapping[str, Curve], result: Mapping[str, Any]) -> Figure:
     """Four panels: ROC of images, of pixels, precision and recall of both, and PRO up to its
     limit."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11.5, 3.2), layout="constrained")
-    axes = figure.subplots(1, 4)
-    for axis, key, name, colour in (
-        (axes[0], "image_roc", "image", IMAGE), (axes[1], "roc", "pixel", PIXEL)
-    ):  # fmt: skip
-        _frame(axis, f"ROC, {name}s", "false positive rate", "true positive rate")
-        axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        _curve(axis, found[key], colour, _text("AUROC", result[f"{name}_auroc"]))
-    _frame(axes[2], "Precision and recall", "recall", "precision")
+    side, gap, top = 0.42, 0.42, 0.25
+    width = (style.WIDTH - side - 0.08 - 3 * gap) / 4
+    canvas = style.Canvas(top + width + 0.4)
+    panels = [canvas.axes(side + k * (width + gap), top, width, width) for k in range(4)]
+    for axes, key, name, colour in (
+        (panels[0], "image_roc", "image", IMAGE),
+        (panels[1], "roc", "pixel", PIXEL),
+    ):
+        _frame(axes, f"ROC, {name}s", "false positive rate", "true positive rate")
+        axes.plot([0, 1], [0, 1], color=style.NORMAL, lw=0.8, ls=":")
+        _curve(axes, found[key], colour, _text("AUROC", result[f"{name}_auroc"]))
+    _frame(panels[2], "precision-recall", "recall", "precision")
     for key, name, colour in (("image_pr", "image", IMAGE), ("pr", "pixel", PIXEL)):
         text = _text(f"{name}s, AP", result[f"{name}_ap"])
-        _curve(axes[2], found[key], colour, text, drawstyle="steps-pre")
+        _curve(panels[2], found[key], colour, text, drawstyle="steps-pre")
     limit = result["pro_limit"]
-    _frame(axes[3], "Overlap per region", "false positive rate", "mean overlap")
+    _frame(panels[3], "PRO", "false positive rate", "per-region overlap")
     rate, overlap = found["pro"]
     if len(rate):
         inside = np.r_[rate[rate < limit], limit]
         level = np.r_[overlap[rate < limit], np.interp(limit, rate, overlap)]
-        axes[3].fill_between(inside, level, color=REGION, alpha=0.22, linewidth=0)
-        axes[3].axvline(limit, color=REGION, linewidth=0.8, linestyle="--")
-    _curve(axes[3], found["pro"], REGION, _text(f"PRO up to {limit:g}", result["pro"]))
-    for axis in axes:
-        axis.legend(loc="best" if axis is axes[2] else "lower right", fontsize=8, frameon=False)
-    return figure
+        panels[3].fill_between(inside, level, color=REGION, alpha=0.22, lw=0)
+        panels[3].axvline(limit, color=REGION, lw=0.8, ls="--")
+    _curve(panels[3], found["pro"], REGION, _text(f"PRO up to {limit:g}", result["pro"]))
+    for axes in panels:
+        where = "best" if axes is panels[2] else "lower right"
+        axes.legend(loc=where, fontsize=style.SMALL, handlelength=1.2, handletextpad=0.4)
+    return canvas.figure
 
 
-def _frame(axis: Any, title: str, x: str, y: str) -> None:
-    axis.set(title=title, xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
-    axis.title.set_fontsize(10)
-    axis.set_box_aspect(1)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
+def _frame(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    axes.set_title(title, fontweight="bold", pad=5)
+    axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+    axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
 
 
-def _curve(axis: Any, curve: tuple, colour: str, label: str, **style: Any) -> None:
-    axis.plot(*curve, color=colour, linewidth=1.6, label=label, **style)
+def _curve(axes: Axes, curve: Curve, colour: str, label: str, **how: Any) -> None:
+    axes.plot(*curve, color=colour, lw=1.3, label=label, **how)
 
 
 def _text(name: str, value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What the heat maps look like: the picture at the top of a report."""
+"""Heat maps of typical defective images: the figure at the top of a report."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from realnet.report.published import title
 CAPTION = (
     "Typical defective test images of every category, with ground truth and the heat map of the"
     " reference variant, first seed, last checkpoint: those at 1/3 and 2/3 (with more than four"
-    " categories: in the middle) of a ranking by how well the defect is separated. One heat scale"
+    " categories: at 1/2) of a ranking by how well the defect is separated. One heat scale"
     " per category, from the median margin to the 99.8th percentile."
 )
 ARRAYS = ("margins", "masks", "labels", "image_scores", "paths", "defects")
 PICTURE = 256  # pixels, longest side of an input
-PER_BAND = 8  # columns beside each other
+PER_BAND = 8  # columns of a band
 GAP, CATEGORY_GAP, TITLE = 0.03, 0.12, 0.24  # inches
 
 
@@ -36,7 +36,7 @@ class Strip:
     dataset: str
     category: str
     defect: str
-    image: np.ndarray | None  # uint8 [h, w, 3]; None where the file is not on this machine
+    image: np.ndarray | None  # uint8 [h, w, 3]; None if the file does not exist
     mask: np.ndarray | None  # bool [S, S]; None: the dataset has no masks
     margin: np.ndarray  # float32 [S, S]
     scale: Any  # of the category
@@ -45,13 +45,13 @@ class Strip:
 def overview(results: Results) -> tuple[Figure | None, list[str]]:
     """Input, ground truth and heat map of typical defective test images, category by category.
 
-    Reference variant, first seed, from ``scores.npz`` beside the metrics files and the images that
-    it names. Per category, of the defective images ordered by
+    Reference variant, first seed; from ``scores.npz`` beside the metrics files and the images that
+    it lists. Per category, of the defective images ordered by
     :func:`realnet.metrics.image_separation`, those at 1/3 and 2/3 (one at 1/2 with more
-    than four categories): neither the best nor the worst; the second of another defect type where
-    there is one. Without masks they are ordered by image score. One heat scale per category.
+    than four categories): neither the best nor the worst; the second has another defect type if
+    there are several. Without masks they are ordered by image score. One heat scale per category.
 
-    Returns the figure (None where no category has scores) and the paths that were not found.
+    Returns the figure (None if no category has scores) and the paths that were not found.
     """
     strips: list[list[Strip]] = []
     absent: list[str] = []
@@ -79,7 +79,7 @@ def _strips(
             data = {key: file[key] for key in ARRAYS}
             has_masks = bool(file["has_masks"]) if "has_masks" in file else True
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a scores file of the evaluation ({error})") from None
+        raise UserError(f"{path}: not a scores.npz of the stage evaluate ({error})") from None
     if has_masks:
         order = image_separation(data["margins"], data["masks"])  # NaN: no defect in the mask
     else:
@@ -119,7 +119,7 @@ def _picture(path: Path) -> np.ndarray | None:
 
 @style.styled
 def _draw(categories: list[list[Strip]]) -> Figure:
-    """Bands of categories, each three rows high; a dataset starts a new band, under its name."""
+    """Bands of categories, each of three rows; each dataset starts a new band under its name."""
     per_band = max(1, PER_BAND // max(len(strips) for strips in categories))
     datasets = list(dict.fromkeys(strips[0].dataset for strips in categories))
     bands = []

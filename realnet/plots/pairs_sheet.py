@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from realnet.core.io import save_figure
+from realnet.plots.style import save_figure
 
 ACROSS = 3  # triples in a row
 HIGH, GAP, APART, CAPTION, TOP, EDGE = 1.0, 0.04, 0.2, 0.2, 0.6, 0.12  # inches
@@ -23,7 +23,10 @@ def pairs_sheet(path: Path, triples: Sequence[Triple], title: str, total: int) -
     height = TOP + -(-len(triples) // across) * (HIGH + CAPTION + GAP) + EDGE
     figure = Figure(figsize=(width, height), facecolor="white")
     shown = f"{len(triples)} of {total}" if len(triples) < total else f"{total}"
-    words = (title, f"{shown} pairs: normal image, anomaly, mask; source, opacity, share of image")
+    words = (
+        title,
+        f"{shown} pairs: normal image, anomaly, mask; source, opacity, share of the image",
+    )
     lines = [line for text in words for line in textwrap.wrap(text, int(width * 13))]
     figure.text(EDGE / width, 1 - 0.08 / height, "\n".join(lines), va="top", fontsize=9)
     for place, (before, image, mask, caption) in enumerate(triples):

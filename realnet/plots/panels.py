@@ -1,4 +1,4 @@
-"""Test images with heat maps: best, median and worst, and one of each kind of defect."""
+"""Test images with heat maps: best, median and worst, and one of each defect type."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,13 +15,13 @@ from realnet.plots.qualitative import SIDE, WORDS, Tile, heat_map_panels, heat_s
 from realnet.report.collect import Results
 from realnet.report.published import title
 
-MOST_KINDS, PICTURE = 7, 256  # kinds of defect of a category; pixels of an image
+MOST_TYPES, PICTURE = 7, 256  # defect types of a category; pixels of an image
 ARRAYS = ("margins", "masks", "labels", "image_scores", "paths", "defects")
 
 
-def chosen(order: np.ndarray, kinds: Sequence[str]) -> list[tuple[str, int]]:
-    """(words, image): best, median and worst by ``order`` (NaN: not defective), then the median of
-    each kind of defect, where there are several; no image twice."""
+def chosen(order: np.ndarray, defects: Sequence[str]) -> list[tuple[str, int]]:
+    """(caption, image): best, median and worst by ``order`` (NaN: not defective), then the median
+    of each defect type, if there are several; no image twice."""
     ranking = [i for i in np.argsort(-order, kind="stable").tolist() if np.isfinite(order[i])]
     if not ranking:
         return []
@@ -29,17 +29,17 @@ def chosen(order: np.ndarray, kinds: Sequence[str]) -> list[tuple[str, int]]:
     taken: dict[int, str] = {}
     for words, place in places.items():
         taken.setdefault(ranking[place], words)
-    found = [(f"{words}: {kinds[index]}", index) for index, words in taken.items()]
-    names = sorted({str(kinds[i]) for i in ranking})
-    for kind in names[:MOST_KINDS] if len(names) > 1 else ():
-        mine = [i for i in ranking if str(kinds[i]) == kind]
+    found = [(f"{words}: {defects[index]}", index) for index, words in taken.items()]
+    names = sorted({str(defects[i]) for i in ranking})
+    for defect in names[:MOST_TYPES] if len(names) > 1 else ():
+        mine = [i for i in ranking if str(defects[i]) == defect]
         middle = (len(mine) - 1) // 2
         free = sorted(
             (k for k in range(len(mine)) if mine[k] not in taken), key=lambda k: abs(k - middle)
         )
         if free:
-            taken[mine[free[0]]] = kind
-            found.append((kind, mine[free[0]]))
+            taken[mine[free[0]]] = defect
+            found.append((defect, mine[free[0]]))
     return found
 
 
@@ -54,7 +54,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
         masked = bool(data["has_masks"]) if "has_masks" in data else True
         defective = data["labels"] > 0
         if masked:
-            # A defect that vanished at this resolution has no separation: it belongs to the worst.
+            # A defect that vanished at this resolution has no separation: it ranks last.
             order = np.nan_to_num(image_separation(data["margins"], data["masks"]), nan=-1.0)
         else:
             order = data["image_scores"].astype(float)
@@ -80,13 +80,13 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     most = max(len(tiles) for tiles in categories.values())
     block = WORDS + 2 * min((style.WIDTH - SIDE) / most, 0.98) + 0.06
     parts = style.pages(tuple(categories), max(1, int(style.PAGE / block)))
-    by = "their share of the pixel AUROC" if masked else "image score"
-    outline = ", with the outline of the ground truth" if masked else " (no ground truth is known)"
+    by = "their contribution to the pixel AUROC" if masked else "image score"
+    outline = ", with the outline of the ground truth" if masked else " (the dataset has no masks)"
     for page, names in enumerate(parts):
         caption = (
             f"Defective test images of {title(dataset)} and heat maps of variant {variant}, first"
             f" seed{outline}. Best, median and worst of each category by {by}, then the median of"
-            " each kind of defect; no image twice, none chosen by eye. One heat scale per category,"
+            " each defect type; no image twice, none chosen by hand. One heat scale per category,"
             " from the median margin to the 99.8th percentile."
         )
         yield Drawn(

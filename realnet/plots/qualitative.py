@@ -1,6 +1,6 @@
-"""Test images above their heat maps, with outlines: the one function that draws them.
+"""Test images above their heat maps, with outlines, for the report and the stage `evaluate`.
 
-Also the choice of images, and the figure, of the stage `evaluate`.
+Also the choice of the images that the stage `evaluate` shows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from realnet.plots import style
 
 SIDE, GAP, TOP, WORDS = 0.3, 0.03, 0.02, 0.4  # inches
-HEADING = 0.5  # inches, of title, note and colour bar
+HEADING = 0.5  # inches: height of title, note and colour bar
 TILE, LARGE_TILE = 0.95, 1.5  # inches, at most
 FOUND = "#ff3d9a"  # the contour of the prediction
 
@@ -78,7 +78,7 @@ def heat_map_panels(
 
 
 def _captions(canvas: style.Canvas, words: str, left: float, bottom: float, tile: float) -> None:
-    """The bold part of a caption above the other one."""
+    """Write the bold part of a caption above the rest."""
     bold, _, text = words.rpartition(": ")
     text = style.wrapped(text.replace("_", " "), tile + 0.04)
     canvas.text(left + tile / 2, bottom - 0.03, text, va="bottom", ha="center",
@@ -94,7 +94,7 @@ def _prediction(
     margin: np.ndarray,
     threshold: float,
 ) -> None:
-    """The contour margin = ``threshold`` over a picture in the same place."""
+    """Draw the contour margin = ``threshold`` over an image in the same place."""
     if not margin.min() <= threshold < margin.max():  # else matplotlib warns of an empty contour
         return
     left, top, width, height = place
@@ -120,8 +120,8 @@ def _heading(canvas: style.Canvas, heading: Heading) -> None:
 def heat_scale(margins: np.ndarray) -> Normalize:
     """One colour scale for many maps: from the median (background) to the 99.8th percentile.
 
-    Percentiles rather than extremes, so that one hot pixel does not darken all maps. Margins
-    rather than probabilities, which saturate and hide how confident the model is.
+    Percentiles instead of extremes, so that a single pixel does not darken all maps. Margins
+    instead of probabilities, which saturate.
     """
     finite = margins[np.isfinite(margins)]
     if not finite.size:
@@ -173,9 +173,9 @@ def qualitative(
 
     All heat maps share one scale, :func:`heat_scale`. The second contour is margin = ``threshold``
     (0: probability 1/2, the model's own decision boundary, not tuned on the test set; None: no
-    contour). ``unit``: of the margins.
+    contour). ``unit``: unit of the margins.
 
-    Returns a figure outside pyplot's state; save it with ``realnet.core.io.save_figure``.
+    Returns a figure outside pyplot's state; save it with :func:`realnet.plots.style.save_figure`.
     """
     separation = shown.separation
     rank = shown.scores if shown.masks is None or separation is None else separation
@@ -210,7 +210,7 @@ def _choose(
 
     ``rank`` orders the defective images, ``scores`` the normal ones.
     """
-    # A defect that vanished at this resolution has no separation: it belongs to the worst.
+    # A defect that vanished at this resolution has no separation: it ranks last.
     rank = np.where(np.isfinite(rank), rank, -1.0)
     best_first = [i for i in np.argsort(-rank, kind="stable").tolist() if defective[i]]
     total = len(best_first)

@@ -1,4 +1,4 @@
-"""RRS: from which layers the kept residual maps come, how often each is kept, and some of them."""
+"""RRS: layers and frequencies of the selected residual maps, and examples of them."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from realnet.report.published import title
 SHOWN = 4  # rows of examples
 Statistics = Mapping[str, np.ndarray]  # of realnet.evaluation.residuals.residual_statistics
 
-KINDS = (
+BARS = (
     ("by maximum, normal", "kept_max", 0, "#9ecae1"),
     ("by maximum, anomalous", "kept_max", 1, style.COLOURS[0]),
     ("by mean, normal", "kept_mean", 0, "#fdd49e"),
@@ -26,8 +26,8 @@ KINDS = (
 
 @style.styled
 def kept_residuals(found: Mapping[str, Statistics]) -> Figure:
-    """Category -> statistics. Above left: shares of layers among the kept maps; right: how often
-    each map is kept; below: residual maps of one anomalous image each of some categories."""
+    """Category -> statistics. Above left: shares of layers among the selected maps; right: how
+    often each map is selected; below: residual maps of one anomalous image of some categories."""
     names = list(found)
     chosen = [n for n in names if len(found[n]["examples"])][:SHOWN]
     examples = [(n, 0) for n in chosen]
@@ -43,17 +43,17 @@ def kept_residuals(found: Mapping[str, Statistics]) -> Figure:
 
     axes = canvas.axes(0.45, head, 2.75, upper)
     _layers(axes, list(found.values()))
-    canvas.text(0.04, 0.05, "Layers that the kept maps come from", fontweight="bold")
+    canvas.text(0.04, 0.05, "Layers of the selected maps", fontweight="bold")
     axes = canvas.axes(3.75, head, style.WIDTH - 3.85, upper)
     _frequencies(axes, list(found.values()))
-    canvas.text(3.4, 0.05, "How often each map is kept", fontweight="bold")
+    canvas.text(3.4, 0.05, "How often each map is selected", fontweight="bold")
     if not chosen:
         return canvas.figure
 
     kept_left = side + tile + gap + 0.08
     dropped_left = kept_left + maps * (tile + gap) + 0.08
     canvas.text(0.04, second, "Residual maps of anomalous test images", fontweight="bold")
-    for left, words in ((side, "image"), (kept_left, "strongest kept"),
+    for left, words in ((side, "image"), (kept_left, "strongest selected"),
                         (dropped_left, "weakest dropped")):  # fmt: skip
         canvas.text(left, second + 0.21, words, fontsize=style.SMALL, color=style.FAINT)
     for row, (name, k) in enumerate(examples):
@@ -63,7 +63,7 @@ def kept_residuals(found: Mapping[str, Statistics]) -> Figure:
         dropped = data["dropped_maps"][k].astype(np.float32)
         high = float(np.nanmax(kept)) if np.isfinite(kept).any() else 1.0
         low = float(np.nanmedian(np.concatenate([kept, dropped])))
-        # The square root: the maxima are far above all else.
+        # A square root scale, since the maxima are far above all other values.
         scale = PowerNorm(0.5, low, max(high, low + 1e-6))
         last = None
         for left, pictures in ((kept_left, kept), (dropped_left, dropped)):
@@ -100,7 +100,7 @@ def _short(value: float) -> str:
 
 def _layers(axes: object, data: list[Statistics]) -> None:
     layers = sorted(set(data[0]["layers"].tolist()))
-    used = [kind for kind in KINDS if any(one[kind[1]].sum() for one in data)]
+    used = [bar for bar in BARS if any(one[bar[1]].sum() for one in data)]
     for k, (label, key, row, colour) in enumerate(used):
         shares = []
         for one in data:
@@ -120,7 +120,7 @@ def _layers(axes: object, data: list[Statistics]) -> None:
                   label="share of all maps" if place == 0 else None)  # fmt: skip
     axes.set_xticks(range(len(layers)), [f"layer {layer + 1}" for layer in layers])
     axes.tick_params(axis="x", length=0)
-    axes.set_ylabel("% of the kept maps")
+    axes.set_ylabel("% of the selected maps")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.45)
     axes.legend(
                 fontsize=style.SMALL, loc="upper left", ncols=2, handlelength=1.0,
@@ -129,7 +129,7 @@ def _layers(axes: object, data: list[Statistics]) -> None:
 
 
 def _frequencies(axes: object, data: list[Statistics]) -> None:
-    """Sorted shares of images that keep a map, by either rule; faint: single categories."""
+    """Slots per image of each map by either rule, sorted; faint: single categories."""
     total = len(data[0]["layers"])
     for row, colour, label in (
         (0, style.NORMAL, "normal images"),
@@ -150,7 +150,7 @@ def _frequencies(axes: object, data: list[Statistics]) -> None:
     images = int(data[0]["counted"].sum())
     if images:
         axes.axhline(slots / images / total, color=style.INK, lw=0.8, ls="--",
-                     label="if all were alike")  # fmt: skip
+                     label="uniform")  # fmt: skip
     axes.set(xlim=(0, total + 1), xlabel="residual maps, sorted", ylim=(0, None))
     axes.set_ylabel("slots per image")
     axes.grid(axis="y")
@@ -159,7 +159,7 @@ def _frequencies(axes: object, data: list[Statistics]) -> None:
 
 def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """One figure, from ``residuals.npz`` of the reference variant's first seed."""
-    name, heading = f"residuals_{dataset}", f"Residuals that RRS keeps, {title(dataset)}"
+    name, heading = f"residuals_{dataset}", f"Residuals that RRS selects, {title(dataset)}"
     variant, data = found.matrix.variants[0], {}
     for category, folder in reference(found, dataset).items():
         stored = arrays(folder / "residuals.npz")
@@ -171,18 +171,22 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
             f"no residuals.npz of variant {variant}: it selects no residuals, or was evaluated by"
             " an older version"
         )
-        yield Skipped(name, heading, why if not data else "numbers of channels differ", dataset)
+        yield Skipped(
+            name,
+            heading,
+            why if not data else "the numbers of channels of the categories differ",
+            dataset,
+        )
         return
     normal, anomalous = np.sum([one["counted"] for one in data.values()], axis=0).tolist()
     caption = (
         f"RRS on {title(dataset)}, variant {variant}: {normal} normal and {anomalous} anomalous"
         f" test images of {counted(len(data), 'category', 'categories')}. Left: share of each"
-        " backbone layer among the maps that are kept for their maximum and for their mean (dots:"
-        " single categories), against its share of all maps. Right: slots that a map takes per"
-        " image (up to 2: one by maximum, one by mean), maps sorted; faint: single categories."
-        " Below: for one anomalous image per row, not selected, the strongest kept maps (half by"
-        " maximum, half by mean) and the weakest dropped ones, on one scale per row (a"
-        " square root), as ranked"
-        " (standardised where the ranking is)."
+        " backbone layer among the maps that are selected by their maximum and by their mean"
+        " (dots: single categories), compared with its share of all maps. Right: slots that a map"
+        " takes per image (up to 2: one by maximum, one by mean), maps sorted; faint: single"
+        " categories. Below: for one anomalous image per row, not chosen by hand, the strongest"
+        " selected maps (half by maximum, half by mean) and the weakest dropped ones, on one"
+        " square root scale per row, standardised if the ranking is."
     )
     yield Drawn(name, heading, caption, kept_residuals(data), dataset)

@@ -1,4 +1,4 @@
-"""Image scores: the normal test images against each kind of defect."""
+"""Image scores: the normal test images against each defect type."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,35 +13,35 @@ from realnet.plots.made import Drawn, Entry, Skipped, paged, part_of
 from realnet.report.collect import Results
 from realnet.report.published import title
 
-ACROSS, ROW, UPPER, MOST_KINDS = 2, 0.155, 0.55, 13
+ACROSS, ROW, UPPER, MOST_TYPES = 2, 0.155, 0.55, 13
 NORMAL = "normal"
 
 
 @style.styled
 def score_panels(cells: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Category -> kind of defect, or "normal" -> scores. Above in each panel the histogram of
-    normal and of all defective images, below a row of strokes for every kind, an image each."""
+    """Category -> defect type, or "normal" -> scores. Each panel has histograms of the normal and
+    of all defective images, and below them a row per type with a mark per image."""
     names = list(cells)
     across = min(ACROSS, len(names))
-    labels = max(len(_kind(k, len(v))) for kinds in cells.values() for k, v in kinds.items())
+    labels = max(len(_label(k, len(v))) for types in cells.values() for k, v in types.items())
     side, gap = 0.061 * labels + 0.1, 0.15
     width = (style.WIDTH - across * side - (across - 1) * gap - 0.16) / across
     width = min(width, 4.0)
-    heights = [UPPER + ROW * len(kinds) + 0.52 for kinds in cells.values()]
+    heights = [UPPER + ROW * len(types) + 0.52 for types in cells.values()]
     rows = [max(heights[i : i + across]) for i in range(0, len(names), across)]
     canvas = style.Canvas(sum(rows) + 0.04)
     for place, name in enumerate(names):
-        kinds = cells[name]
+        types = cells[name]
         left = side + place % across * (width + gap + side)
         top = sum(rows[: place // across]) + 0.24
         canvas.text(left, top - 0.18, name, fontweight="bold")
-        values = np.concatenate(list(kinds.values()))
+        values = np.concatenate(list(types.values()))
         low, high = _range(values)
         upper = canvas.axes(left, top, width, UPPER)
         bins = np.linspace(low, high, 25)
         groups = {
-            style.NORMAL: kinds.get(NORMAL, np.empty(0)),
-            style.DEFECT: np.concatenate([np.empty(0), *(v for k, v in kinds.items()
+            style.NORMAL: types.get(NORMAL, np.empty(0)),
+            style.DEFECT: np.concatenate([np.empty(0), *(v for k, v in types.items()
                                                          if k != NORMAL)]),
         }  # fmt: skip
         for colour, part in groups.items():
@@ -50,21 +50,21 @@ def score_panels(cells: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
                 upper.hist(np.clip(part, low, high), bins, weights=weights, color=colour, alpha=0.6)
         upper.set(xlim=(low, high), xticks=[], yticks=[])
         upper.spines["left"].set_visible(False)
-        lower = canvas.axes(left, top + UPPER, width, ROW * len(kinds))
-        for y, (kind, part) in enumerate(kinds.items()):
-            colour = style.NORMAL if kind == NORMAL else style.DEFECT
+        lower = canvas.axes(left, top + UPPER, width, ROW * len(types))
+        for y, (defect, part) in enumerate(types.items()):
+            colour = style.NORMAL if defect == NORMAL else style.DEFECT
             lower.axhline(y, color=style.GRID, lw=0.4, zorder=0)
             lower.plot(np.clip(part, low, high), np.full(len(part), y), "|", color=colour, ms=6.5,
                        mew=0.9, alpha=0.85)  # fmt: skip
-        lower.set(xlim=(low, high), ylim=(len(kinds) - 0.4, -0.6))
-        lower.set_yticks(range(len(kinds)), [_kind(k, len(v)) for k, v in kinds.items()])
+        lower.set(xlim=(low, high), ylim=(len(types) - 0.4, -0.6))
+        lower.set_yticks(range(len(types)), [_label(k, len(v)) for k, v in types.items()])
         lower.tick_params(axis="y", length=0)
         lower.locator_params(axis="x", nbins=6)
         lower.spines["left"].set_visible(False)
     return canvas.figure
 
 
-def _kind(name: str, count: int) -> str:
+def _label(name: str, count: int) -> str:
     words = style.fitted(name.replace("_", " "), 0.95, style.SMALL, 1)
     return f"{words} ({count})"
 
@@ -78,21 +78,21 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """Pages, from ``images.csv`` of the reference variant's first seed."""
-    name, heading = f"scores_{dataset}", f"Image scores by kind of defect, {title(dataset)}"
+    name, heading = f"scores_{dataset}", f"Image scores by defect type, {title(dataset)}"
     variant, cells = found.matrix.variants[0], {}
     for category, folder in reference(found, dataset).items():
         if not (folder / "images.csv").is_file():
             continue
-        kinds: dict[str, list[float]] = {NORMAL: []}
+        types: dict[str, list[float]] = {NORMAL: []}
         for row in read_csv(folder / "images.csv"):
-            kind = NORMAL if row["label"] == "0" else row["defect"] or "defective"
-            kinds.setdefault(kind, []).append(float(row["score"]))
-        shown = dict(sorted(kinds.items(), key=lambda pair: (pair[0] != NORMAL, pair[0])))
-        if len(shown) > MOST_KINDS:
-            rest = list(shown)[MOST_KINDS - 1 :]
-            shown["others"] = [x for kind in rest for x in shown.pop(kind)]
-        cells[category] = {kind: np.array(v) for kind, v in shown.items() if v}
-    cells = {category: kinds for category, kinds in cells.items() if kinds}
+            defect = NORMAL if row["label"] == "0" else row["defect"] or "defective"
+            types.setdefault(defect, []).append(float(row["score"]))
+        shown = dict(sorted(types.items(), key=lambda pair: (pair[0] != NORMAL, pair[0])))
+        if len(shown) > MOST_TYPES:
+            rest = list(shown)[MOST_TYPES - 1 :]
+            shown["others"] = [x for defect in rest for x in shown.pop(defect)]
+        cells[category] = {defect: np.array(v) for defect, v in shown.items() if v}
+    cells = {category: types for category, types in cells.items() if types}
     if not cells:
         yield Skipped(name, heading, f"no images.csv of variant {variant}", dataset)
         return
@@ -108,8 +108,8 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     for page, names in enumerate(parts):
         caption = (
             f"Image scores of variant {variant} on {title(dataset)}, first seed. Histograms: normal"
-            " (grey) and all defective test images (orange), each summing to 100 %. Strokes: one"
-            " test image each, by kind of defect, with their number beside the kind."
+            " (grey) and all defective test images (orange), each summing to 100 %. Marks: one"
+            " test image each, by defect type; in brackets: the number of images."
         )
         yield Drawn(
             *(paged(name, page), heading + part_of(page, len(parts)), caption),

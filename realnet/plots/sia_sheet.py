@@ -1,4 +1,4 @@
-"""The contact sheet of an SIA dataset: some of its images, by strength."""
+"""The contact sheet of an SIA dataset: a sample of its images, by strength."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from realnet.core.io import save_figure
 from realnet.datasets.images import read_image
+from realnet.plots.style import save_figure
 
 SHOWN, ACROSS = 48, 8
 TILE, GAP, CAPTION, TOP, EDGE = 1.15, 0.05, 0.2, 0.55, 0.12  # inches
@@ -17,7 +17,7 @@ TILE, GAP, CAPTION, TOP, EDGE = 1.15, 0.05, 0.2, 0.55, 0.12  # inches
 def contact_sheet(out: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """Write ``sheet.png`` from manifest rows (path, index, s): weakest first, strongest last.
 
-    At most ``SHOWN`` images, evenly spaced in the order of s, so that all strengths are there.
+    At most ``SHOWN`` images, evenly spaced in the order of s, so that all strengths occur.
     """
     ordered = sorted(rows, key=lambda row: (row["s"], row["index"]))
     count = min(SHOWN, len(ordered))
@@ -26,7 +26,7 @@ def contact_sheet(out: Path, rows: Sequence[Mapping[str, Any]], title: str) -> N
     width = max(2 * EDGE + across * (TILE + GAP) - GAP, 3.2)
     height = TOP + -(-count // across) * (TILE + CAPTION + GAP) + EDGE
     figure = Figure(figsize=(width, height), facecolor="white")
-    heads = (title, f"{count} of {len(rows)} images, by strength s; number of the image")
+    heads = (title, f"{count} of {len(rows)} images, by strength s; # image index")
     wrapped = [line for head in heads for line in textwrap.wrap(head, int(width * 13))]
     figure.text(EDGE / width, 1 - 0.08 / height, "\n".join(wrapped), va="top", fontsize=9)
     for place, row in enumerate(ordered[k] for k in places):

@@ -1,4 +1,4 @@
-"""SDAS: the same noise at growing strength s (after the paper's Fig. 3a)."""
+"""SDAS: images sampled from the same noise at increasing strength s (paper, Fig. 3a)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ MOST_COLUMNS, MOST_ROWS, SIDE, HEAD = 8, 10, 0.32, 0.2
 
 @dataclass(frozen=True)
 class Grid:
-    """Of one category: ``images`` uint8 ``[rows, strengths, S, S, 3]``, a row for each noise;
-    ``normal`` uint8 ``[rows, S, S, 3]``, real ones; ``strengths`` ``[strengths]``, ascending."""
+    """Samples of one category: ``images`` uint8 ``[rows, strengths, S, S, 3]``, a row per noise;
+    real ``normal`` images uint8 ``[rows, S, S, 3]``; ``strengths`` ``[strengths]``, ascending."""
 
     images: np.ndarray
     normal: np.ndarray
@@ -28,7 +28,10 @@ class Grid:
 
 @style.styled
 def strength_grid(grids: Mapping[str, Grid], rows: int = 1) -> Figure:
-    """Categories by strengths, with ``rows`` noises of each; all must have the same strengths."""
+    """Categories by strengths, with ``rows`` noises of each; all must have the same strengths.
+
+    Of more than seven strengths, seven are shown, evenly spaced.
+    """
     strengths = next(iter(grids.values())).strengths
     places = np.arange(len(strengths))
     if len(places) > MOST_COLUMNS - 1:
@@ -57,8 +60,8 @@ def strength_grid(grids: Mapping[str, Grid], rows: int = 1) -> Figure:
 
 
 def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
-    """Pages of the dataset's grid, from ``grid.npz`` of the first sampling of each category."""
-    name, heading = f"strength_{dataset}", f"SDAS at growing strength, {title(dataset)}"
+    """Pages of the grid of a dataset, from ``grid.npz`` of the first sampling of each category."""
+    name, heading = f"strength_{dataset}", f"SDAS at increasing strength, {title(dataset)}"
     grids: dict[str, Grid] = {}
     sampled = False
     for cell, stages in chains(found, results, dataset).items():
@@ -69,7 +72,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
                 grids[cell.category] = Grid(**data)
     if not grids:
         why = "no grid.npz beside the sampled images; run the stage sdas again"
-        yield Skipped(name, heading, why if sampled else "no variant here samples SDAS", dataset)
+        yield Skipped(name, heading, why if sampled else "no variant samples SDAS", dataset)
         return
     first = next(iter(grids.values())).strengths
     grids = {c: grids[c] for c in found.categories[dataset] if c in grids}
@@ -78,10 +81,10 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     parts = style.pages(tuple(grids), MOST_ROWS // rows)
     for page, names in enumerate(parts):
         caption = (
-            f"SDAS on {title(dataset)}: images drawn by the diffusion model of each category from"
-            f" the same noise at growing strength s (variance (1 + s) Σ; s = 0 is ordinary"
-            f" sampling); {counted(rows, 'noise')} per category, one per row, not selected. Left:"
-            " a real normal training image, for comparison."
+            f"SDAS on {title(dataset)}: images sampled from the diffusion model of each category"
+            f" with the same noise at increasing strength s (variance (1 + s) Σ; s = 0 is ordinary"
+            f" sampling); {counted(rows, 'noise')} per category, one per row, not chosen by hand."
+            " Left: a real normal training image, for comparison."
         )
         yield Drawn(
             *(paged(name, page), heading + part_of(page, len(parts)), caption),

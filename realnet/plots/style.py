@@ -1,7 +1,7 @@
 """One style for all figures: colours, fonts, sizes; and a canvas measured in inches.
 
-Figures are drawn as large as they are printed (``WIDTH``, a page's text), so a font of 7 points is
-7 points on paper. DejaVu Sans comes with matplotlib: the same letters on every machine.
+Figures have their printed size (``WIDTH``: the text width of a page), so a font of 7 points is 7
+points on paper. DejaVu Sans comes with matplotlib: the same glyphs on every machine.
 """
 
 import textwrap
@@ -19,10 +19,10 @@ from matplotlib.patches import Rectangle
 
 from realnet.core.io import atomic
 
-WIDTH, PAGE = 7.0, 9.4  # inches: of a figure, and the height that a page leaves to one
-DPI, PICTURES = 200, 150  # of figures, and of those made of photographs
+WIDTH, PAGE = 7.0, 9.4  # inches: width of a figure, and its largest height on a page
+DPI, PICTURES = 200, 150  # of figures, and of figures made of photographs
 INK, FAINT, GRID, SHADE = "#222222", "#666666", "#dddddd", "#eef1f4"
-# Okabe-Ito: told apart by colour-blind readers; the reference variant comes first, in blue.
+# Okabe-Ito palette, distinguishable for colour-blind readers; the reference variant is blue.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6d31", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
@@ -67,7 +67,7 @@ STYLE = {
     "path.simplify": True,
     "image.composite_image": False,
 }
-styled = matplotlib.rc_context(STYLE)  # a decorator of what draws
+styled = matplotlib.rc_context(STYLE)  # a decorator of functions that draw
 
 
 class Canvas:
@@ -93,8 +93,8 @@ class Canvas:
 
     @cached_property
     def sheet(self) -> Axes:
-        """Axes behind all others that count in inches, downwards: for many pictures, since an axes
-        for each would take a tenth of a second."""
+        """Axes in inches, downwards, behind all others: for many pictures, since separate axes
+        would take 0.1 s each."""
         axes = self.figure.add_axes((0, 0, 1, 1), zorder=-1)
         axes.set(xlim=(0, self.width), ylim=(self.height, 0))
         axes.set_axis_off()
@@ -107,10 +107,10 @@ class Canvas:
         width: float,
         height: float,
         picture: np.ndarray | None,
-        absent: str = "not there",
+        absent: str = "missing",
         **how: Any,
     ) -> Any:
-        """A picture in a hairline frame; grey with a word where there is none."""
+        """Draw a picture in a thin frame; grey with the text ``absent`` where it is None."""
         frame = {"linewidth": 0.4, "edgecolor": "#999999", "zorder": 1.5}
         face = {"facecolor": "#eeeeee"} if picture is None else {"fill": False}
         self.sheet.add_patch(Rectangle((left, top), width, height, **frame, **face))
@@ -123,7 +123,7 @@ class Canvas:
         return self.sheet.imshow(picture, extent=extent, **how)
 
     def outline(self, left: float, top: float, width: float, height: float, mask: np.ndarray):
-        """The border of a mask bool ``[h, w]``, over a picture in the same place."""
+        """Draw the outline of a mask bool ``[h, w]`` over a picture in the same place."""
         if mask.min() == mask.max():
             return
         x = left + (np.arange(mask.shape[1]) + 0.5) * width / mask.shape[1]
@@ -150,24 +150,24 @@ def colour(index: int) -> str:
 
 
 def marker(index: int) -> str:
-    """Moved on where the colours start again, so that no two variants have both."""
+    """Shifted where the colours repeat, so that no two variants share colour and marker."""
     return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
 def size(index: int) -> float:
-    """What a marker's size is multiplied by, so that all look equally large."""
+    """Factor of a marker's size, so that all markers look equally large."""
     return {"*": 1.5, "P": 1.25, "X": 1.25, "D": 0.9}.get(marker(index), 1.0)
 
 
 def dash(index: int) -> str:
-    """Solid for the first eight, then others, as the colours start again."""
+    """Solid for the first eight, then other dashes, since the colours repeat."""
     return DASHES[index // len(COLOURS) % len(DASHES)]
 
 
 def columns_for(names: Sequence[str], width: float = WIDTH - 0.1, extra: float = 0.5) -> int:
-    """How many columns of a legend fit beside each other; matplotlib fills them one by one.
+    """How many columns of a legend fit on a line; matplotlib fills them one by one.
 
-    extra: inches of an entry besides its words.
+    extra: inches of an entry besides its text.
     """
     for count in range(len(names), 1, -1):
         size, more = divmod(len(names), count)
@@ -181,7 +181,7 @@ def columns_for(names: Sequence[str], width: float = WIDTH - 0.1, extra: float =
 def variant_handles(
     variants: Sequence[str], markers: bool = False, only: Sequence[str] | None = None
 ) -> list[Line2D]:
-    """Legend entries; a variant has the colour of its place, whichever ``only`` are shown."""
+    """Legend entries; the colour of a variant does not depend on ``only``, which are shown."""
     handles = []
     for i, name in enumerate(variants):
         if only is None or name in only:
@@ -193,7 +193,7 @@ def variant_handles(
 
 
 def fitted(words: str, inches: float, size: float = TEXT, lines: int = 2) -> str:
-    """The words cut to a length in print: first broken at underscores, then shortened."""
+    """The text fitted to a printed length: broken at underscores, then shortened."""
     most = max(3, int(inches / (size * 0.0088)))
     if len(words) <= most:
         return words
@@ -214,12 +214,12 @@ def margin(names: Sequence[str], least: float = 0.6, most: float = 1.9) -> float
 
 
 def name(words: str) -> str:
-    """As long as :func:`margin` has room for."""
+    """A name shortened to the largest :func:`margin`."""
     return words if len(words) <= 28 else words[:27] + "…"
 
 
 def wrapped(words: str, inches: float, size: float = SMALL, lines: int = 2) -> str:
-    """The words broken at spaces to a length in print, shortened where they are too many."""
+    """The text broken at spaces to a printed length, and shortened where it is too long."""
     most = max(3, int(inches / (size * 0.0088)))
     rows = textwrap.wrap(words, most, break_long_words=False) or [""]
     if len(rows) > lines:
@@ -228,7 +228,7 @@ def wrapped(words: str, inches: float, size: float = SMALL, lines: int = 2) -> s
 
 
 def bare(axes: Axes) -> None:
-    """No ticks, a hairline frame."""
+    """Remove the ticks and draw a thin frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -236,7 +236,7 @@ def bare(axes: Axes) -> None:
 
 
 def pages(names: Sequence[str], most: int) -> list[tuple[str, ...]]:
-    """The names in groups of at most ``most``, as even as can be."""
+    """The names in groups of at most ``most``, as even as possible."""
     count = max(1, -(-len(names) // most))
     size = -(-len(names) // count)
     return [tuple(names[i : i + size]) for i in range(0, len(names), size)]
@@ -250,3 +250,9 @@ def save(figure: Figure, folder: Path, name: str, dpi: int = DPI) -> list[str]:
     with atomic(folder / f"{name}.png") as temporary:
         figure.savefig(temporary, dpi=dpi, metadata={"Software": None})
     return [f"{name}.svg", f"{name}.png"]
+
+
+def save_figure(path: str | Path, figure: Figure, dpi: int = 110) -> None:
+    """A figure as PNG, without dates or versions, so equal runs give equal bytes."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, bbox_inches="tight", metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""The metrics at a glance."""
+"""The summary figure: the main metrics of all categories and variants."""
 
 import math
 from typing import Any
@@ -19,9 +19,9 @@ CAPTION = (
     " mean over seeds, bars ± one standard deviation over seeds where there are several. A dotted"
     " line leads to the checkpoint that was best on the test set, where one was kept; a hollow"
     " diamond is the paper's mean, under its own protocol. Axes do not start at 0. Of more than"
-    " eight variants the first eight are shown; the tables have all."
+    " eight variants the first eight are shown; the tables list all."
 )
-MOST = 8  # variants; of more, markers would hide each other
+MOST = 8  # variants; the markers of more would overlap
 
 
 @style.styled
@@ -31,14 +31,14 @@ def summary(results: Results) -> Figure:
     Bars show +- one standard deviation over seeds; a dotted line leads to the checkpoint that was
     best on the test set, where there is one (hollow, the same exact metric); a hollow diamond is
     the paper's mean, n/a a metric that is undefined (no masks). The axis starts below the smallest
-    value, since all the interest is near 100: compare dots, not lengths.
+    value, since the values are near 100: compare dots, not lengths.
     """
     variants = results.matrix.variants[:MOST]
     rows: list[tuple[str, str] | None] = []  # None: a gap between datasets
     for dataset in results.matrix.datasets:
         rows += [None] if rows else []
         rows += [(dataset, category) for category in results.rows(dataset)]
-    # Where all would not fit on a page, categories have one line each, for the reference alone.
+    # If all do not fit on a page, each category has one line with the reference variant only.
     tall = max(0.25, 0.06 * len(variants) + 0.1)
     crowded = tall * len(rows) > style.PAGE and len(variants) > 1
     units = [0.5 if row is None else 0.2 / tall if crowded and row[1] != MEAN else 1.0
@@ -54,7 +54,7 @@ def summary(results: Results) -> Figure:
     height = tall * (low - high)
     canvas = style.Canvas(top + height + 0.36)
     panels = [canvas.axes(side + k * (width + gap), top, width, height) for k in range(3)]
-    spread = 0.7
+    band = 0.7
     for panel, metric in zip(panels, METRICS, strict=True):
         smallest = 1.0
         for y, unit, row in zip(places, units, rows, strict=True):
@@ -73,7 +73,7 @@ def summary(results: Results) -> Figure:
                     ha="left", va="center", fontsize=style.SMALL, color=FAINT,
                 )  # fmt: skip
             for index, variant in enumerate(shown):
-                offset = (index / (len(shown) - 1) - 0.5) * spread if len(shown) > 1 else 0.0
+                offset = (index / (len(shown) - 1) - 0.5) * band if len(shown) > 1 else 0.0
                 cell = (dataset, variant, category)
                 smallest = min(smallest, _dot(panel, results, cell, metric, index, y + offset))
             compared = category == MEAN and results.is_whole(dataset)
@@ -96,7 +96,7 @@ def summary(results: Results) -> Figure:
     names = ", ".join(map(title, results.matrix.datasets))
     error = "" if seeds == 1 else f" · mean ± std over {seeds} seeds"
     if crowded:
-        error += f" · categories: {variants[0]} alone"
+        error += f" · categories: only {variants[0]}"
     canvas.text(0.05, 0.05, f"{names} · last checkpoint{error}", fontweight="bold",
                 fontsize=style.TITLE)  # fmt: skip
     canvas.legend(handles, 0.25, ncols=columns)
@@ -110,7 +110,7 @@ def _rows(
     places: list[float],
     units: list[float],
 ) -> None:
-    """Names of the categories at the left, and those of the datasets where there are several."""
+    """Write the names of the categories, and of the datasets if there are several."""
     for panel in panels:
         panel.set_yticks([])
     panels[0].set_yticks(places, ["" if row is None else style.name(row[1]) for row in rows])
@@ -133,7 +133,8 @@ def _dot(
     index: int,
     y: float,
 ) -> float:
-    """A variant's value, and where the best checkpoint on the test set is; the least, at most 1."""
+    """Draw a variant's value and that of the checkpoint best on the test set; returns the least,
+    at most 1."""
     stat = results.stat(*cell, metric)
     if stat.value is None or math.isnan(stat.value):
         return 1.0

@@ -1,4 +1,4 @@
-"""Anomalies by source, side by side on the same normal images (after the paper's Fig. 3b)."""
+"""Anomalies by source, side by side on the same normal images (paper, Fig. 3b)."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -74,7 +74,7 @@ def synthesis_methods(rows: list[tuple[str, Row]], sources: list[str]) -> Figure
 
 
 def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
-    """Pages, from ``anomalies.npz`` of the trainings of all variants, first seed that has one."""
+    """Pages, from ``anomalies.npz`` of the trainings of all variants, first seed."""
     name, heading = f"synthesis_{dataset}", f"Synthesised anomalies by source, {title(dataset)}"
     pool: dict[str, dict[str, dict[int, Anomaly]]] = {}  # category -> source -> item -> anomaly
     trained = False
@@ -91,7 +91,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
             mine.setdefault(int(data["items"][k]), one)
     if not pool:
         why = "no anomalies.npz beside the trained models; run the stage realnet again"
-        yield Skipped(name, heading, why if trained else "no variant here is trained", dataset)
+        yield Skipped(name, heading, why if trained else "no variant is trained", dataset)
         return
     names = [c for c in found.categories[dataset] if c in pool]
     sources = {source for mine in pool.values() for source in mine}
@@ -103,8 +103,8 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
         rows = [(c, row) for c in members for row in _rows(pool[c], each)]
         caption = (
             f"Training anomalies on {title(dataset)} by source: a normal training image, the mask"
-            " and the anomalous image that each source makes of it. Not selected: the first draws"
-            " whose mask is not empty; sources with masks of Perlin noise share them."
+            " and the anomalous image of each source. Not chosen by hand: the first samples whose"
+            " mask is not empty; sources with Perlin noise masks use the same masks."
         )
         yield Drawn(
             *(paged(name, page), heading + part_of(page, len(parts)), caption),
@@ -113,7 +113,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
 
 
 def _rows(sources: dict[str, dict[int, Anomaly]], count: int) -> list[Row]:
-    """Of the items that most sources have, the first ones."""
+    """The first items among those that most sources have."""
     times = Counter(item for mine in sources.values() for item in mine)
     items = sorted(times, key=lambda item: (-times[item], item))[:count]
     rows = []

@@ -5,7 +5,7 @@ import torch
 
 
 def tile(images: torch.Tensor, columns: int, gap: int = 2) -> np.ndarray:
-    """uint8 ``[N, 3, S, S]`` as one picture ``[H, W, 3]`` with white gaps."""
+    """Images uint8 ``[N, 3, S, S]`` as one image ``[H, W, 3]`` with white gaps."""
     count, _, height, width = images.shape
     rows = -(-count // columns)
     canvas = torch.full(

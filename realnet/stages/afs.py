@@ -157,8 +157,8 @@ def _write_figure(
 ) -> None:
     import numpy as np
 
-    from realnet.core.io import save_figure
     from realnet.plots.channel_ranks import Ranked, Responses, selected_channels
+    from realnet.plots.style import save_figure
 
     layers = [Ranked(np.array(s), frozenset(kept)) for s, kept in zip(scores, indices, strict=True)]
     shown: dict[int, Responses] = {}

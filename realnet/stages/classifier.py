@@ -11,7 +11,7 @@ import torch
 from realnet.compute.runtime import start
 from realnet.config.stage_params import ClassifierParams
 from realnet.core.errors import UserError
-from realnet.core.io import save_figure, save_weights, write_csv, write_json
+from realnet.core.io import save_weights, write_csv, write_json
 from realnet.core.seeds import SeedPath
 from realnet.datasets.images import load_training_images
 from realnet.diffusion.denoiser import parameter_count
@@ -76,10 +76,10 @@ def run(job: Job[ClassifierParams]) -> None:
             "sha256": digest,
         },
     )
-    from realnet.plots.diffusion_figures import classifier_curves
+    from realnet.plots.losses import write_training_curves
 
-    title = f"{job.dataset}, seed {job.seed}"
-    save_figure(out / "curves.png", classifier_curves(history, accuracy, title))
+    title = f"guidance classifier, {job.dataset}, seed {job.seed}"
+    write_training_curves(out / "curves.png", title, history, {"loss": "cross-entropy"}, accuracy)
     record.write(
         out, runtime.name, parameters=parameter_count(model), accuracy_by_timestep=accuracy
     )

@@ -6,12 +6,11 @@ If the training kept the checkpoint that was best on the test set, that one is m
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from realnet.compute.runtime import start
 from realnet.config.stage_params import EvaluateParams
 from realnet.core.errors import UserError, as_user_error
-from realnet.core.io import atomic, save_figure, write_csv, write_json
+from realnet.core.io import atomic, write_csv, write_json
 from realnet.detectors.base import AnomalyDetector
 from realnet.detectors.loading import load
 from realnet.evaluation.assemble import Assembled, Resampling, assemble, plain
@@ -21,7 +20,6 @@ from realnet.evaluation.residuals import save_residuals
 from realnet.evaluation.score import Scored, TestSet, read_test_set, score
 from realnet.evaluation.stored import save_per_image
 from realnet.metrics import MetricInputError, per_image
-from realnet.plots.qualitative import ScoredImages, qualitative
 from realnet.provenance.record import Record
 from realnet.stages.job import Job
 
@@ -74,7 +72,7 @@ def run(job: Job[EvaluateParams]) -> None:
     by_protocol = protocols(last.metrics, best.metrics if best else None)
     measured = _measured(job, test, assembled, detector.method, by_protocol)
     write_json(job.out / "metrics.json", measured)
-    save_figure(job.out / "qualitative.png", _figure(job, detector, test, last))
+    _write_figure(job, detector, test, last)
     record.write(job.out, runtime.name)
 
 
@@ -141,10 +139,12 @@ def _measured(
     )
 
 
-def _figure(
+def _write_figure(
     job: Job[EvaluateParams], detector: AnomalyDetector, test: TestSet, scored: Scored
-) -> Figure:
-    """The qualitative figure."""
+) -> None:
+    from realnet.plots.qualitative import ScoredImages, qualitative
+    from realnet.plots.style import save_figure
+
     shown = ScoredImages(
         images=test.images.permute(0, 2, 3, 1).numpy(),
         masks=test.truth,
@@ -154,10 +154,11 @@ def _figure(
         names=[f"{item.defect}/{item.path.name}" for item in test.items],
         separation=scored.found.separation if scored.found else None,
     )
-    return qualitative(
+    figure = qualitative(
         shown,
         job.params.evaluate.figure_images,
         threshold=detector.threshold,
         unit="logit margin" if detector.method == "realnet" else "distance",
         title=f"{job.dataset} / {job.category} · seed {job.seed} · {job.variant}",
     )
+    save_figure(job.out / "qualitative.png", figure)

@@ -18,7 +18,7 @@ from realnet.compute.runtime import Runtime, start
 from realnet.compute.shared_norm import share_statistics
 from realnet.config.sections import Training
 from realnet.config.stage_params import RealNetParams
-from realnet.core.io import read_json, save_figure, save_weights, write_csv, write_json
+from realnet.core.io import read_json, save_weights, write_csv, write_json
 from realnet.core.seeds import derive
 from realnet.datasets.items import read_manifest
 from realnet.detectors.realnet_detector import FILES, Detector
@@ -40,6 +40,12 @@ from realnet.training.checkpoint_selection import SELECTION, BestOnTest, best_on
 from realnet.training.fit import Fit
 
 HISTORY = ["step", "loss", "loss_segmentation", "loss_reconstruction", "lr"]
+LOSS_NAMES = {
+    "cross_entropy": "cross-entropy",
+    "focal": "focal loss",
+    "mse": "sum of MSE",
+    "cosine": "sum of 1 - cosine",
+}
 
 
 def run(job: Job[RealNetParams]) -> None:
@@ -133,8 +139,16 @@ def _train(job: Job[RealNetParams]) -> None:
             "best": best,
         },
     )
-    title = f"{job.name} seed {seed}"
-    save_figure(out / "curves.png", _curves(history, params.training, title))
+    from realnet.plots.losses import write_training_curves
+
+    panels = {
+        f"loss_{part}": f"{part}: {LOSS_NAMES[name]}"
+        for part, name in (
+            ("segmentation", params.training.segmentation_loss),
+            ("reconstruction", params.training.reconstruction_loss),
+        )
+    }
+    write_training_curves(out / "curves.png", f"{job.name}, seed {seed}", history, panels)
     record.write(
         out,
         runtime.name,
@@ -252,29 +266,3 @@ def _optimise(
             selection.look(step + 1, runtime)
     model.eval()
     return fit.history
-
-
-LABELS = {
-    "cross_entropy": "cross-entropy",
-    "focal": "focal loss",
-    "mse": "sum of MSE",
-    "cosine": "sum of 1 - cosine",
-}
-
-
-def _curves(history: list[dict[str, float]], params: Training, title: str) -> object:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    steps = [row["step"] for row in history]
-    for axis, part in zip(axes, ("segmentation", "reconstruction"), strict=True):
-        key, label = f"loss_{part}", LABELS[getattr(params, f"{part}_loss")]
-        values = torch.tensor([row[key] for row in history])
-        window = max(1, len(values) // 30)
-        smooth = values.unfold(0, window, 1).mean(1)
-        axis.plot(steps, values, color="0.8", lw=0.8)
-        axis.plot(steps[window - 1 :], smooth, color="tab:blue", lw=1.5)
-        axis.set(xlabel="step", ylabel=label, yscale="log")
-        axis.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=10)
-    return figure

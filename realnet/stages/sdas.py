@@ -7,7 +7,7 @@ import torch
 
 from realnet.compute.runtime import start
 from realnet.config.stage_params import SdasParams
-from realnet.core.io import atomic, save_figure, sha256, write_csv, write_png
+from realnet.core.io import atomic, sha256, write_csv, write_png
 from realnet.core.progress import progress
 from realnet.datasets.images import load_images
 from realnet.datasets.items import read_manifest
@@ -79,16 +79,18 @@ def run(job: Job[SdasParams]) -> None:
     count, strengths = params.grid_images, params.grid_strengths
     grid = torch.stack([sample([i] * len(strengths), strengths) for i in range(count)])
     beside = torch.stack([normal[i % len(normal)] for i in range(count)])
-    from realnet.plots.diffusion_figures import strength_figure
-
-    save_figure(out / "grid.png", strength_figure(beside, grid, strengths, job.category))
+    shown = {
+        "images": grid.permute(0, 1, 3, 4, 2).numpy(),
+        "normal": beside.permute(0, 2, 3, 1).contiguous().numpy(),
+        "strengths": np.array(strengths, np.float64),
+    }
     with atomic(out / "grid.npz") as temporary:
-        np.savez_compressed(
-            temporary,
-            images=grid.permute(0, 1, 3, 4, 2).numpy(),
-            normal=beside.permute(0, 2, 3, 1).contiguous().numpy(),
-            strengths=np.array(strengths, np.float64),
-        )
+        np.savez_compressed(temporary, **shown)
+    from realnet.plots.strength import Grid, strength_grid
+    from realnet.plots.style import save_figure
+
+    figure = strength_grid({job.category: Grid(**shown)}, count)
+    save_figure(out / "grid.png", figure)
     write_csv(out / "manifest.csv", rows, list(rows[0]))
     record.write(out, runtime.name, images=len(rows), texture=texture_energy(normal, grid[:, 0]))
     checkpoints.finish()

@@ -1,6 +1,6 @@
-"""MLflow: a run per evaluated cell, a parent per variant, the trained models, and a leaderboard.
+"""MLflow: a run per evaluation, a parent run per variant, the trained models, and a leaderboard.
 
-The database is derived from `results/` and can be thrown away. Only :func:`track` writes to it.
+The database is derived from `results/` and can be deleted. Only :func:`track` writes to it.
 """
 
 from realnet.tracking.contents import cell_content, cells, matrix_of, run_params

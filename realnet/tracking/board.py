@@ -1,4 +1,4 @@
-"""`realnet runs`: the leaderboard, as MLflow has it."""
+"""`realnet runs`: the leaderboard, read from MLflow."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,16 +31,18 @@ def leaderboard(
     every: bool = False,
     out: Path | None = None,
 ) -> str:
-    """A table of runs, the best first; ``out``: the same as JSON, with all metrics, all digits.
+    """A table of runs, the best first; ``out``: the same as JSON, with all metrics and digits.
 
-    Variants (means) alone, unless a category is given or ``every`` is true: then their cells.
-    ``experiment``: by default the one that was tracked last. UserError: no store, no such
-    experiment, dataset, variant, category or metric.
+    Only the means of variants, unless a category is given or ``every`` is true: then their runs.
+    ``experiment``: by default the one that was tracked last.
+
+    Raises:
+        UserError: no store; no such experiment, dataset, variant, category or metric.
     """
     uri = store_uri()
     path = database(uri)
     if path is not None and not path.is_file():
-        raise UserError(f"{path}: no such database; `realnet track` makes it from the results")
+        raise UserError(f"{path}: no such database; `realnet track` creates it from the results")
     with plainly(uri):
         client = connect(uri)
         place = _experiment(client, uri, experiment)
@@ -48,7 +50,7 @@ def leaderboard(
         runs = [run for run in found if "realnet.fingerprint" in run.data.tags]
     if not runs:
         raise UserError(
-            f"MLflow at {without_password(uri)}: no runs in it; `realnet track` writes them"
+            f"MLflow at {without_password(uri)}: it has no runs; `realnet track` writes them"
         )
     for name, value in {"dataset": dataset, "variant": variant, "category": category}.items():
         runs = _having(runs, name, value)
@@ -68,23 +70,24 @@ def leaderboard(
 
 
 def _experiment(client: Any, uri: str, name: str | None) -> str:
-    """The id of the experiment of that name, or of the one of ours that was tracked last."""
+    """The id of the experiment of that name; without a name, of the one that was tracked last."""
     ours = [e for e in all_pages(client.search_experiments) if "realnet.tracked" in e.tags]
     if not ours:
         raise UserError(
-            f"MLflow at {without_password(uri)}: no experiment of `realnet track` in it;"
+            f"MLflow at {without_password(uri)}: it has no experiment of `realnet track`;"
             " run that first"
         )
     names = {e.name: e.experiment_id for e in ours}
     if name is None:
         return max(ours, key=lambda e: e.tags["realnet.tracked"]).experiment_id
     if name not in names:
-        raise UserError(f"--experiment {name}: none of {', '.join(sorted(names))}")
+        known = ", ".join(sorted(names))
+        raise UserError(f"--experiment {name}: no such experiment; one of {known}")
     return names[name]
 
 
 def _having(runs: Sequence[Any], name: str, value: str | None) -> list[Any]:
-    """The runs whose tag ``name`` is ``value``, where one is asked for."""
+    """The runs whose tag ``name`` is ``value``; all where it is None."""
     if value is None:
         return list(runs)
     chosen = [run for run in runs if run.data.tags[name] == value]
@@ -97,12 +100,12 @@ def _having(runs: Sequence[Any], name: str, value: str | None) -> list[Any]:
 def _record(run: Any) -> dict[str, Any]:
     tags = run.data.tags
     names = (*NAMED, "method", "device", "commit", "results", "registered_model")
-    told = {name: tags[name] for name in names if name in tags}
-    return told | {"run_id": run.info.run_id, "metrics": dict(sorted(run.data.metrics.items()))}
+    shown = {name: tags[name] for name in names if name in tags}
+    return shown | {"run_id": run.info.run_id, "metrics": dict(sorted(run.data.metrics.items()))}
 
 
 def render(runs: Sequence[Any], sort: str, total: int) -> str:
-    """An aligned table: metrics in percent, with their interval or their spread over seeds."""
+    """An aligned table: metrics in percent, with interval or standard deviation over seeds."""
     columns = [name for name in SHOWN if any(name in run.data.metrics for run in runs)]
     if sort not in columns:
         columns.insert(0, sort)
@@ -129,7 +132,7 @@ def _title(name: str) -> str:
 
 
 def _cell(metrics: Mapping[str, float], name: str) -> str:
-    """A metric as text: percent with its spread, minutes, or the number itself."""
+    """A metric as text: percent with its interval and standard deviation, minutes, or a number."""
     if name not in metrics:
         return "-"
     value = metrics[name]

@@ -1,4 +1,4 @@
-"""MLflow's client: where the store is, and its errors in one line."""
+"""MLflow's client: the address of the store, and its errors in one line."""
 
 import contextlib
 import logging
@@ -20,19 +20,19 @@ def store_uri() -> str:
 
 
 def without_password(uri: str) -> str:
-    """The store for messages and files: without the name and password that an address may have."""
+    """The store's address for messages and files: without a user name and password."""
     scheme, mark, rest = uri.partition("://")
     place, slash, path = rest.partition("/")
     return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"
 
 
 def connect(uri: str) -> Any:
-    """A client of the store, its registry in the same place. Importing MLflow takes a second."""
+    """A client of the store, with its registry in the same place. Importing MLflow takes 1 s."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    for name in ("alembic", "mlflow.store.db.utils"):  # lines on the making of a new database
+    for name in ("alembic", "mlflow.store.db.utils"):  # log lines about the creation of a database
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
     from sqlalchemy import event
@@ -44,24 +44,28 @@ def connect(uri: str) -> Any:
 
 
 def _no_waiting(connection: Any, _: Any) -> None:
-    """Do not wait for the disk at every one of some thousand small writes.
+    """Do not wait for the disk at each of some thousand small writes.
 
-    With the write-ahead log a power cut may lose the last runs, which are written again, but not
-    the database.
+    With the write-ahead log a power cut may lose the last runs, which are written again by the next
+    `realnet track`, but does not corrupt the database.
     """
     if type(connection).__module__.startswith("sqlite3"):
         connection.execute("PRAGMA synchronous=NORMAL")
 
 
 class StoreError(UserError):
-    """The store does not answer, or cannot be read or written now; the results need none."""
+    """The store does not answer, or cannot be read or written now; the results are unaffected."""
 
 
 @contextlib.contextmanager
 def plainly(uri: str) -> Iterator[None]:
-    """What goes wrong in here as one line: a StoreError; a UserError for an address that is none.
+    """Errors of MLflow and its database as one line.
 
-    Nothing of what is written so far is lost: the next :func:`realnet.tracking.track` goes on.
+    What was written before the error is kept: the next :func:`realnet.tracking.track` continues.
+
+    Raises:
+        StoreError: the store does not answer, or cannot be read or written.
+        UserError: not the address of a store.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
@@ -77,26 +81,29 @@ def plainly(uri: str) -> Iterator[None]:
             raise UserError(f"{place}: {reason[:300]}") from None
         if "Max retries exceeded" in reason or "Connection" in reason:
             reason = (
-                "no answer; the results need no MLflow,"
-                " `realnet track` brings it up to date when it is there"
+                "no answer; the results do not depend on it, `realnet track` updates it once it"
+                " answers"
             )
         raise StoreError(f"{place}: {reason[:300]}") from None
 
 
 def usable(uri: str, seconds: float = 30) -> None:
-    """sqlite3.Error at once where the file cannot be written; MLflow would try for two minutes.
+    """Check that an SQLite file can be written, since MLflow would retry for two minutes.
 
     ``seconds``: how long to wait for another writer.
+
+    Raises:
+        sqlite3.Error: it cannot be read or written.
     """
     if file := database(uri):
         with contextlib.closing(sqlite3.connect(file, timeout=seconds)) as opened:
-            opened.execute("PRAGMA schema_version").fetchone()  # reads, so that damage is seen
+            opened.execute("PRAGMA schema_version").fetchone()  # reads, to notice corruption
             opened.execute("BEGIN IMMEDIATE")
             opened.rollback()
 
 
 def database(uri: str) -> Path | None:
-    """The file of an SQLite store."""
+    """The file of an SQLite store; None for other stores."""
     return Path(uri.removeprefix(LOCAL)) if uri.startswith(LOCAL) else None
 
 

@@ -1,7 +1,7 @@
-"""What MLflow is to show of each evaluated cell, from the result files alone.
+"""What MLflow shows of each evaluation, from the result files alone.
 
 Each run is described by the `stage.json` files behind its evaluation, followed from input to input,
-so it shows the parameters and digests that were used, whatever `params.yaml` says by now.
+so it shows the parameters and digests that were used, even if `params.yaml` has changed since.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from realnet.provenance.lineage import behind, flatten
 from realnet.registry import STAGES
 from realnet.tracking.names import GROUPS, WHOLE, metric_name
 
-LAYOUT = "2"  # raise it when runs are to be written anew though no result has changed
+LAYOUT = "2"  # raise it to rewrite all runs although no result has changed
 
-# Stage -> what of its folder the run shows, under which name.
+# Stage -> figures in its folder that the run shows -> their names among the artifacts.
 FIGURES = {stage.name: stage.figures for stage in STAGES.values() if stage.figures}
-# Columns of a stage's table that become curves over the steps, by how their names start.
+# Table of a stage -> prefix of the metrics, and prefixes of the columns shown over the steps.
 CURVES = {
     "history.csv": ("{stage}", ("loss",)),
     "selection.csv": ("on_test", ("image_auroc", "pixel_auroc", "key")),
@@ -35,18 +35,18 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Curves:
-    """Columns of a table with a column ``step``, to be read when the run is written."""
+    """Columns of a table with a column ``step``, read when the run is written."""
 
     path: Path
     prefix: str
-    columns: tuple[str, ...]  # how the names of the columns start
+    columns: tuple[str, ...]  # prefixes of their names
 
 
 @dataclass(frozen=True)
 class Content:
     """What one MLflow run shows."""
 
-    key: str  # its name, and its place in the matrix; two active runs never share one
+    key: str  # its name; unique among the active runs
     fingerprint: str
     tags: dict[str, str]
     params: dict[str, str]
@@ -56,30 +56,30 @@ class Content:
     data: tuple[str, str, str] | None = None  # name, digest, path of the manifest
     seconds: float = 0.0
     finished: float = 0.0  # seconds since 1970
-    parent: str | None = None  # key of the run that it belongs to
+    parent: str | None = None  # key of its parent run
     model: Path | None = None  # folder of the trained detector
 
 
 def run_params(values: Mapping[str, Any]) -> dict[str, str]:
     """Parameters of a run: ``section.key`` -> text; lists and None as JSON.
 
-    Mappings whose entries mean something only together are one value: ``sdas 0.5, normal 0.5``.
+    Mappings that are meaningful only as a whole are one value: ``sdas 0.5, normal 0.5``.
     """
     return flatten(values, _text, WHOLE)
 
 
 def _text(key: str, value: Any) -> str:
     if isinstance(value, Mapping) and key in WHOLE:
-        entries = sorted(value.items(), key=lambda entry: entry[0] == "normal")  # says least
+        entries = sorted(value.items(), key=lambda entry: entry[0] == "normal")  # "normal" last
         parts = (f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in entries)
         return ", ".join(parts) or "none"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def measurements(measured: Mapping[str, Any]) -> dict[str, float]:
-    """A metrics.json as flat numbers; what is undefined (null) is left out.
+    """A metrics.json as flat numbers; undefined values (null) are omitted.
 
-    The headline keeps its names, everything else is a name below one of few groups:
+    The headline metrics keep their names, all others are grouped by a prefix:
     ``pro_at/0.05``, ``by_defect/crack/pro``, ``image_auroc/low``, ``official_best/pro_official``.
     """
     values = {n: v for n, v in measured.items() if n not in GROUPS and n not in ("seed", "counts")}
@@ -88,14 +88,14 @@ def measurements(measured: Mapping[str, Any]) -> dict[str, float]:
         for path, value in _numbers(measured.get(name) or {}, f"{name}/").items():
             if not path.endswith(("/regions", "/defect_pixels")):
                 found[metric_name(path)] = value
-    for name in ("regions", "defect_pixels", "normal_pixels"):  # no qualities, but counts
+    for name in ("regions", "defect_pixels", "normal_pixels"):  # counts, not metrics of quality
         if name in found:
             found[f"counts/{name}"] = found.pop(name)
     for metric, bounds in (measured.get("intervals") or {}).items():
         if bounds is not None:
             found |= {f"{metric}/low": float(bounds[0]), f"{metric}/high": float(bounds[1])}
     for protocol, values in (measured.get("protocols") or {}).items():
-        if protocol != "strict_last":  # which is the headline
+        if protocol != "strict_last":  # that is the headline
             for path, value in _numbers(values or {}, f"{protocol}/").items():
                 found[metric_name(path)] = value
     return found
@@ -113,16 +113,16 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content:
-    """The run of one evaluation, ``folder`` being ``results/evaluate/…/<variant>``.
+    """The run of one evaluation, whose folder is ``results/evaluate/…/<variant>``.
 
-    ``identity``: dataset, category, seed, variant, and what else is to be told of where it belongs.
+    ``identity``: dataset, category, seed, variant, and further tags that identify the run.
     """
     measured = read_json(folder / "metrics.json")
     stages = behind(folder.parents[4], folder)
     if "evaluate" not in stages:
         raise UserError(f"{folder}/stage.json: no such file; evaluate again")
-    told = json.dumps([LAYOUT, key, dict(identity)])
-    digest = hashlib.sha256(told.encode() + (folder / "metrics.json").read_bytes())
+    identified = json.dumps([LAYOUT, key, dict(identity)])
+    digest = hashlib.sha256(identified.encode() + (folder / "metrics.json").read_bytes())
     metrics = measurements(measured)
     sections: dict[str, Any] = {}
     shown: list[Curves] = []
@@ -140,7 +140,7 @@ def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content
         for name, title in FIGURES.get(stage, {}).items():
             files[f"figures/{title}"] = place / name
     last = stages["evaluate"][1]
-    sections |= last["params"]  # of section `evaluate` the stage realnet notes one value
+    sections |= last["params"]  # the stage realnet records one value of the section `evaluate`
     seconds = sum(record["wall_s"] for _, record in stages.values())
     manifest = last["inputs"]["manifest"]
     model = Path(last["inputs"]["model"]["path"]).parent
@@ -182,7 +182,7 @@ def _of_model(folder: Path) -> dict[str, str]:
 
 
 def cells(results: Path, params: Params) -> Iterator[Content]:
-    """The evaluations of the matrix that are there, in its order."""
+    """The evaluations of the matrix that exist, in the order of the matrix."""
     missing = 0
     drawn: set[Path] = set()
     for dataset, wanted in params.experiment.datasets.items():
@@ -206,11 +206,11 @@ def cells(results: Path, params: Params) -> Iterator[Content]:
                     key = f"{dataset}/{variant}/{category}/seed{seed}"
                     yield _drawn_once(cell_content(folder, key, identity), drawn)
     if missing:
-        print(f"realnet track: {missing} cells not evaluated yet, left out", file=sys.stderr)
+        print(f"realnet track: {missing} runs are not evaluated yet, left out", file=sys.stderr)
 
 
 def _drawn_once(content: Content, drawn: set[Path]) -> Content:
-    """Without the curves that an earlier run shows: a model that variants share has one curve."""
+    """Without curves that an earlier run shows: a model that variants share is drawn once."""
     new = [curve for curve in content.curves if curve.path not in drawn]
     drawn.update(curve.path for curve in new)
     names = "".join(curve.prefix for curve in new)
@@ -220,7 +220,7 @@ def _drawn_once(content: Content, drawn: set[Path]) -> Content:
 
 
 def matrix_of(text: str) -> Params:
-    """The parameters that say which runs there are, from a file or from JSON."""
+    """The parameters that define the matrix of runs, from a file or from JSON."""
     values = as_json(text)
     if values is None:
         return load(text)

@@ -1,6 +1,6 @@
-"""Files for MLflow: hard links, which cost neither time nor space.
+"""Artifacts for MLflow as hard links, which take neither time nor space.
 
-Results are replaced by other files and never changed in place, so a link keeps what it was made of.
+Results are replaced by new files and never changed in place, so a link keeps its content.
 """
 
 import os
@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 
 def link(files: Mapping[str, Path], folder: Path) -> None:
-    """Every file under its name in ``folder``; a copy where no link can be made."""
+    """Link each file under its name in ``folder``; copy it where a link is impossible."""
     for name, path in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def link(files: Mapping[str, Path], folder: Path) -> None:
 
 
 def log_files(client: Any, run_id: str, place: str, files: Mapping[str, Path]) -> None:
-    """Files under their names among the artifacts of a run, whose address is ``place``."""
+    """Add files under their names to the artifacts of a run, whose address is ``place``."""
     where = urlparse(place)
     if where.scheme in ("", "file"):
         link(files, Path(url2pathname(where.path)))

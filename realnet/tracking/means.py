@@ -1,4 +1,4 @@
-"""The run of a variant on a dataset: means over its cells, which are its children."""
+"""The run of a variant on a dataset: means over its evaluations, which are its child runs."""
 
 import hashlib
 import math
@@ -15,7 +15,7 @@ from realnet.tracking.names import QUALITY
 
 
 def variant_contents(cells: Iterable[Content], params: Params) -> list[Content]:
-    """A run per dataset and variant that has cells, in their order."""
+    """A run per dataset and variant that has evaluations, in their order."""
     names = {name for overlay in params.variants.values() for name in run_params(overlay)}
     groups: dict[str, list[Content]] = defaultdict(list)
     for cell in cells:
@@ -23,18 +23,18 @@ def variant_contents(cells: Iterable[Content], params: Params) -> list[Content]:
     return [mean_content(key, members, names) for key, members in groups.items()]
 
 
-def mean_content(key: str, cells: Sequence[Content], told: Collection[str]) -> Content:
-    """Means over seeds of the means over categories, of what all cells have.
+def mean_content(key: str, cells: Sequence[Content], varied: Collection[str]) -> Content:
+    """Means over seeds of the means over categories, of the metrics that all evaluations have.
 
     With several seeds also ``<metric>/std`` over them, where every category has every seed.
-    Parameters: of those named in ``told`` (by which variants differ), what all cells share; MLflow
-    compares runs by their parameters, and a hundred that are the same would hide the few.
+    Parameters: of those in ``varied`` (by which variants differ) the ones that all evaluations
+    share. MLflow compares runs by their parameters, and a hundred equal ones would hide the others.
     """
     common = set.intersection(*(set(cell.metrics) for cell in cells))
     names = sorted(n for n in common if not n.startswith("counts/"))
     names = [name for name in names if not name.endswith(("/low", "/high"))]
     shared = set.intersection(*(set(cell.params.items()) for cell in cells))
-    text = "".join([*sorted(cell.fingerprint for cell in cells), *sorted(told)])
+    text = "".join([*sorted(cell.fingerprint for cell in cells), *sorted(varied)])
     first = cells[0].tags
     seeds = sorted({int(cell.tags["seed"]) for cell in cells})
     categories = list(dict.fromkeys(cell.tags["category"] for cell in cells))
@@ -65,7 +65,7 @@ def mean_content(key: str, cells: Sequence[Content], told: Collection[str]) -> C
             "categories": ",".join(categories),
             "cells": str(len(cells)),
         },
-        params={name: value for name, value in sorted(shared) if name in told},
+        params={name: value for name, value in sorted(shared) if name in varied},
         metrics=metrics,
         seconds=sum(cell.seconds for cell in cells),
         finished=max(cell.finished for cell in cells),
@@ -73,9 +73,9 @@ def mean_content(key: str, cells: Sequence[Content], told: Collection[str]) -> C
 
 
 def mean_intervals(cells: Sequence[Content]) -> dict[str, float]:
-    """``<metric>/low`` and ``/high`` of the means, where every cell left ``per_image.npz``.
+    """``<metric>/low`` and ``/high`` of the means, where every evaluation has ``per_image.npz``.
 
-    The image bootstrap of the cells themselves (`metrics.json`), with the same draws.
+    The image bootstrap of the evaluations themselves (`metrics.json`), with the same resamples.
     """
     groups: dict[str, list[Path]] = defaultdict(list)
     for cell in cells:

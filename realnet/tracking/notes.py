@@ -1,4 +1,4 @@
-"""Descriptions of runs, models and the experiment, in Markdown: what it is, numbers, where."""
+"""Descriptions of runs, models and the experiment in Markdown: identity, metrics, files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 from realnet.tracking.contents import Content
 from realnet.tracking.names import HEADLINE
 
-ABOUT = """One run per variant and dataset (means), with a child per category and seed. Fractions,
-of the last checkpoint, exact metrics; `official_best/…` is the protocol of the paper's numbers.
-`<metric>/low`, `/high`: 95 % interval over test images; `<metric>/std`: over seeds.
-Made from `results/` by `realnet track`; nothing lives here alone."""
+ABOUT = """One run per variant and dataset (means), with a child run per category and seed. Exact
+metrics of the last checkpoint, as fractions; `official_best/…` follows the protocol of the paper.
+`<metric>/low`, `/high`: 95 % interval over test images; `<metric>/std`: standard deviation over
+seeds. `realnet track` writes everything here from `results/` and can rebuild it."""
 
 
 def percent(metrics: dict[str, float], name: str) -> str:
-    """A metric with its spread as a cell of a table."""
+    """A metric with its standard deviation and interval, for a table."""
     if name not in metrics:
         return "undefined"
     text = f"{100 * metrics[name]:.1f}"
@@ -25,7 +25,7 @@ def percent(metrics: dict[str, float], name: str) -> str:
 
 
 def table(rows: dict[str, dict[str, float]], head: str) -> str:
-    """The headline metrics, percent; a row per name."""
+    """A Markdown table of the headline metrics in percent, one row per name."""
     lines = [f"| {head} | {' | '.join(HEADLINE)} |", f"|---{'|---:' * len(HEADLINE)}|"]
     for title, metrics in rows.items():
         lines.append(f"| {title} | {' | '.join(percent(metrics, name) for name in HEADLINE)} |")
@@ -33,7 +33,7 @@ def table(rows: dict[str, dict[str, float]], head: str) -> str:
 
 
 def cell_note(content: Content) -> str:
-    """Of one evaluation."""
+    """The description of one evaluation."""
     tags = content.tags
     rows = {"last checkpoint, exact": content.metrics}
     official = {
@@ -58,7 +58,7 @@ def cell_note(content: Content) -> str:
 
 
 def variant_note(content: Content, cells: Sequence[Content]) -> str:
-    """Of a variant: the means, then category by category (means over seeds)."""
+    """The description of a variant: its means, then each category (means over seeds)."""
     tags = content.tags
     rows = {"**mean**": content.metrics}
     for category in tags["categories"].split(","):
@@ -82,9 +82,9 @@ def variant_note(content: Content, cells: Sequence[Content]) -> str:
 
 
 def model_note(cell: Content, uri: str, copied: bool) -> str:
-    """Of a version in the registry."""
+    """The description of a model version in the registry."""
     tags = cell.tags
-    where = "its files are here" if copied else f"its files stay in `{tags['model']}`"
+    where = "its files are copied" if copied else f"its files are read from `{tags['model']}`"
     numbers = table({"last checkpoint": cell.metrics}, "percent")
     return (
         f"**{tags['variant']}** on {tags['dataset']}/{tags['category']}, seed {tags['seed']},"

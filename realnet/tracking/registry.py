@@ -1,9 +1,9 @@
-"""Trained detectors in MLflow's model registry: load one by name, give it an image.
+"""Trained detectors in MLflow's model registry: load one by name, predict an image.
 
 ``mlflow.pyfunc.load_model("models:/realnet-demo-hex_nut@base-seed0").predict(image)``
 
-A registered model per dataset and category; a version per trained detector, with the alias
-``<variant>-seed<k>`` for the one that the results hold now.
+One registered model per dataset and category, one version per trained detector. The alias
+``<variant>-seed<k>`` names the version that matches the current results.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ from realnet.tracking.files import link
 from realnet.tracking.names import HEADLINE
 from realnet.tracking.notes import model_note
 
-LAYOUT = "1"  # raise it when models are to be registered anew though no weight has changed
+LAYOUT = "1"  # raise it to register all models again although no weight has changed
 PACKAGE = Path(__file__).resolve().parent.parent
-# What the code of a registered model imports, beside MLflow.
+# Packages that the code of a registered model imports, besides MLflow.
 REQUIRED = (
     *("torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "scikit-learn"),
     *("opencv-python-headless", "pandas", "pillow", "pydantic", "pyyaml", "tqdm"),
@@ -40,8 +40,8 @@ def register(
 ) -> dict[str, str]:
     """Register the detectors of ``cells`` (with the ids of their runs); key -> ``name/version``.
 
-    Detectors whose files are registered already are not registered again. ``copy_limit``: MiB up to
-    which a detector's files are copied; a larger one is read from the results where it lies.
+    A detector that is registered already is not registered again. ``copy_limit``: MiB up to which a
+    detector's files are copied; a larger one is read from the results.
     """
     by_name: dict[str, list[tuple[Content, str]]] = {}
     missing = 0
@@ -52,7 +52,7 @@ def register(
         else:
             missing += 1
     if missing:
-        print(f"realnet track: files of {missing} models not there, left out", file=sys.stderr)
+        print(f"realnet track: {missing} models have no files, left out", file=sys.stderr)
     registered = {}
     for name, members in by_name.items():
         known = _versions(client, name, members[0][0])
@@ -69,23 +69,23 @@ def register(
 
 
 def alias(cell: Content) -> str:
-    """The name of a cell's detector among the versions of its category's model."""
+    """The name of a run's detector among the versions of its category's model."""
     return f"{cell.tags['variant']}-seed{cell.tags['seed']}"
 
 
 def identity(cell: Content, copy_limit: float) -> str:
-    """The same for detectors that are the same: weights, backbone and how images are scored.
+    """A digest of a detector: weights, backbone and how images are scored.
 
-    Where the files are read from the results, their place is part of it.
+    Where the files are read from the results, their path is part of it.
     """
     place = str(cell.model.resolve()) if _size(cell.model) > copy_limit else ""
-    told = [LAYOUT, cell.params.get("evaluate.image_score_pool"), place]
+    parts = [LAYOUT, cell.params.get("evaluate.image_score_pool"), place]
     content = (cell.model / "model.json").read_bytes()
-    return hashlib.sha256(json.dumps(told).encode() + content).hexdigest()
+    return hashlib.sha256(json.dumps(parts).encode() + content).hexdigest()
 
 
 def _versions(client: Any, name: str, cell: Content) -> dict[str, tuple[str, str]]:
-    """Digest -> (version, logged model) of what is registered under ``name``, which is made."""
+    """Digest -> (version, logged model) of the versions of ``name``, which is created if needed."""
     from mlflow.exceptions import MlflowException
 
     where = f"{cell.tags['dataset']}/{cell.tags['category']}"
@@ -93,7 +93,7 @@ def _versions(client: Any, name: str, cell: Content) -> dict[str, tuple[str, str
         client.create_registered_model(
             name,
             tags={key: cell.tags[key] for key in ("dataset", "category")},
-            description=f"Anomaly detectors of {where}: an image in, score and anomaly map out.",
+            description=f"Anomaly detectors of {where}: scores and anomaly maps of images.",
         )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -115,7 +115,7 @@ def _add(
     digest: str,
     copy_limit: float,
 ) -> tuple[str, str]:
-    """A new version; its number and its logged model."""
+    """Register a new version; returns its number and its logged model."""
     copied = _size(cell.model) <= copy_limit
     wanted = ("dataset", "category", "variant", "seed", "method", "commit", "model", "model_sha256")
     tags = {key: cell.tags[key] for key in wanted if key in cell.tags}
@@ -157,9 +157,9 @@ def _show(client: Any, cell: Content, run_id: str, name: str, number: str, model
 
 
 def _forget(client: Any, name: str) -> None:
-    """Delete versions that no alias names any more: of detectors that the results do not hold.
+    """Delete versions without an alias: their detectors are no longer among the results.
 
-    One that has an alias of the user's own stays.
+    A version with an alias that the user gave is kept.
     """
     aliased = set(map(str, client.get_registered_model(name).aliases.values()))
     for known in list(all_pages(client.search_model_versions, filter_string=f"name='{name}'")):
@@ -172,7 +172,7 @@ def _forget(client: Any, name: str) -> None:
 
 
 def save(cell: Content, folder: Path, copied: bool, logged: Any, run_id: str) -> None:
-    """Write a pyfunc model: its code, signature, example, and the detector or where it is."""
+    """Write a pyfunc model: code, signature, input example, and the detector or its path."""
     import mlflow.pyfunc
     import numpy as np
     from mlflow.models import Model, ModelSignature
@@ -189,8 +189,8 @@ def save(cell: Content, folder: Path, copied: bool, logged: Any, run_id: str) ->
     }
     if not copied:
         settings["folder"] = str(cell.model.resolve())
-    # Inputs are left open: MLflow could not say "an array, or a list of paths", and would refuse
-    # one of them.
+    # No input schema: it cannot express "an array or a list of paths", and MLflow would reject one
+    # of them.
     outputs = [
         TensorSpec(np.dtype("float64"), (-1,), "score"),
         TensorSpec(np.dtype("float32"), (-1, size, size), "map"),
@@ -225,14 +225,14 @@ def save(cell: Content, folder: Path, copied: bool, logged: Any, run_id: str) ->
 
 
 def complete(folder: Path) -> bool:
-    """Whether a detector and its backbone are there (`dvc pull` may have brought metrics alone)."""
+    """Whether a detector and its backbone exist (`dvc pull` may have fetched only metrics)."""
     if not (folder / "model.json").is_file() or not _files(folder):
         return False
     return (_backbone(folder) / "backbone.json").is_file()
 
 
 def _files(folder: Path) -> list[Path]:
-    """The weights of a detector that are needed to use it."""
+    """The weights that inference needs."""
     return [path for path in folder.glob("*.safetensors") if path.name != "best.safetensors"]
 
 
@@ -248,7 +248,7 @@ def _size(folder: Path) -> float:
 
 
 def _gathered(folder: Path, temporary: Path) -> Path:
-    """A detector and its backbone in one folder."""
+    """Link a detector and its backbone into one folder."""
     whole = temporary / "detector"
     link({path.name: path for path in _files(folder)}, whole)
     backbone = _backbone(folder).glob("backbone.*")
@@ -260,7 +260,7 @@ def _gathered(folder: Path, temporary: Path) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's advice on how else a model could be saved."""
+    """Silence MLflow's advice about saving models."""
     logger = logging.getLogger("mlflow")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""The code of a registered model, which MLflow runs where the model is loaded.
+"""The code of a registered model, which MLflow runs when the model is loaded.
 
-Nothing is pickled: the model's folder has this file, the package, and the detector's own files.
+Nothing is pickled: the model's folder has this file, the package, and the detector's files.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ EXPECTED = (
 
 
 class Served(mlflow.pyfunc.PythonModel):
-    """An anomaly detector: images in, scores and anomaly maps out."""
+    """An anomaly detector: input images, output scores and anomaly maps."""
 
     def load_context(self, context: Any) -> None:
-        """Read the detector, from the model's folder or where ``folder`` of its settings says.
+        """Load the detector, from the model's folder or from ``folder`` of its settings.
 
-        Settings can be given to :func:`mlflow.pyfunc.load_model` as ``model_config``.
+        Settings are given to :func:`mlflow.pyfunc.load_model` as ``model_config``.
         """
         from realnet.compute.runtime import start
         from realnet.config.sections import Compute
@@ -42,12 +42,15 @@ class Served(mlflow.pyfunc.PythonModel):
         """Per image ``score`` float64 ``[N]``, ``map`` and ``margin`` float32 ``[N, S, S]``.
 
         ``model_input``: an RGB image uint8 ``[H, W, 3]`` of any size, a batch ``[N, H, W, 3]``, a
-        list of images or of paths, or a DataFrame that names files in its column ``path`` (or its
-        only one). ``map`` is the paper's anomaly map in [0, 1] at the model's input size S,
+        list of images or of paths, or a DataFrame of paths in its column ``path`` (or its only
+        column). ``map`` is the paper's anomaly map in [0, 1] at the model's input size S,
         ``margin`` its logit, which never saturates, and ``score`` the maximum of the map after
-        averaging windows of ``params["image_score_pool"]`` pixels (default: as evaluated). Of
-        PatchCore both maps are its distances, and the score is its own. The bits of `realnet
-        predict` with the same images. UserError: anything else.
+        averaging windows of ``params["image_score_pool"]`` pixels (default: as evaluated). For
+        PatchCore both maps are its distances, and the score is PatchCore's. Bit-identical to
+        `realnet predict`.
+
+        Raises:
+            UserError: another type or shape of input, or an image that cannot be read.
         """
         import torch
 
@@ -93,7 +96,7 @@ def _images(given: Any) -> Iterator[np.ndarray]:
             yield read_image(path)
         return
     if isinstance(given, list | tuple) and given and np.ndim(given[0]) == 3:
-        for image in given:  # of sizes of their own
+        for image in given:  # each of its own size
             yield from _images(np.asarray(image))
         return
     pixels = np.asarray(given)
@@ -101,7 +104,7 @@ def _images(given: Any) -> Iterator[np.ndarray]:
         raise UserError(f"an array of shape {list(pixels.shape)}: {EXPECTED}")
     whole = pixels.dtype.kind in "iu"
     if not whole or (pixels.size and (pixels.min() < 0 or pixels.max() > 255)):
-        raise UserError(f"an array of {pixels.dtype}, not of whole numbers 0..255: {EXPECTED}")
+        raise UserError(f"an array of {pixels.dtype}, not of integers 0..255: {EXPECTED}")
     yield from pixels.astype(np.uint8).reshape(-1, *pixels.shape[-3:])
 
 

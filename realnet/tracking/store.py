@@ -1,19 +1,21 @@
 """The only writer to MLflow.
 
-A run whose files have not changed stays as it is; where they have, a new run takes the place of the
-old one, which goes to MLflow's recycle bin (`mlflow gc` empties it).
+A run whose files have not changed is kept. Where they have changed, a new run replaces the old one,
+which is marked as deleted (`mlflow gc` removes it).
 """
 
+import contextlib
 import dataclasses
 import datetime
-import fcntl
 import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, write_json
@@ -37,6 +39,7 @@ from realnet.tracking.views import links, views
 
 PRINT = "realnet.fingerprint"
 POINTS = 60  # of a curve; the whole table is among the run's files
+LOCK_TIMEOUT = 600.0  # seconds; a usual update takes less than a minute
 
 
 def track(
@@ -47,15 +50,19 @@ def track(
     copy_limit: float = 256,
     later: bool = False,
 ) -> None:
-    """Make MLflow show the results; ``params``: a parameter file, or JSON of experiment, variants.
+    """Update MLflow with the results.
 
-    Where to: MLFLOW_TRACKING_URI, else ``mlflow.db`` here. ``models``: whose detectors are
-    registered, those of ``all`` variants, of the ``reference`` (the first) or ``none``; their files
-    are copied up to ``copy_limit`` MiB, else pointed at. UserError: a store that cannot be used;
-    with ``later`` it is only a warning, and the receipt says what :func:`track_pending` is to do.
+    ``params``: a parameter file, or JSON of experiment and variants. The store is
+    MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working folder. ``models``: register
+    the detectors of ``all`` variants, of the ``reference`` (the first) or of ``none``; their files
+    are copied up to ``copy_limit`` MiB, larger ones are read from the results.
+
+    Raises:
+        UserError: a store that cannot be used. With ``later`` this is only a warning, and the
+            receipt says what :func:`track_pending` has to do.
     """
     try:
-        told = _written(results, params, models, copy_limit)
+        written = _written(results, params, models, copy_limit)
     except StoreError as error:
         if not later or receipt is None:
             raise
@@ -70,13 +77,14 @@ def track(
         print(f"realnet: {reminder(receipt)}", file=sys.stderr)
         return
     if receipt is not None:
-        write_json(receipt, told)
+        write_json(receipt, written)
 
 
 def track_pending(receipt: Path) -> None:
-    """Track what an earlier run could not, as its receipt says, which then becomes a usual one.
+    """Do what a receipt lists as pending; it is then replaced by a complete one.
 
-    UserError: no such receipt, or a store that still cannot be used.
+    Raises:
+        UserError: no such receipt, or a store that still cannot be used.
     """
     if not receipt.is_file():
         raise UserError(f"{receipt}: no such receipt; expected results/tracking/runs.json")
@@ -88,19 +96,19 @@ def track_pending(receipt: Path) -> None:
 
 
 def reminder(receipt: Path) -> str | None:
-    """The line for a receipt of what is pending: why, and the command that brings it up to date."""
+    """One line for a receipt with pending work: the reason, and the command that does it."""
     left = read_json(receipt).get("pending") if receipt.is_file() else None
     if left is None:
         return None
-    return f"{left['reason']}. Not logged yet; when it can be: realnet track --pending {receipt}"
+    return f"{left['reason']}. Not logged yet; to log it later: realnet track --pending {receipt}"
 
 
 def _written(results: Path, params: str, models: str, copy_limit: float) -> dict[str, Any]:
-    """Bring the store up to date; the receipt."""
+    """Update the store; returns the receipt."""
     settings = matrix_of(params)
     found = list(cells(results, settings))
     if not found:
-        raise UserError(f"{results}/evaluate: no evaluation of the matrix there; nothing to track")
+        raise UserError(f"{results}/evaluate: no evaluation of the matrix; nothing to track")
     parents = variant_contents(found, settings)
     uri, name = store_uri(), settings.experiment.name
     reference = settings.experiment.variants[0]
@@ -109,8 +117,7 @@ def _written(results: Path, params: str, models: str, copy_limit: float) -> dict
         for cell in found
         if models == "all" or (models == "reference" and cell.tags["variant"] == reference)
     }
-    with plainly(uri), lock_of(uri, results).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one writer: first schema creation is not safe otherwise
+    with plainly(uri), only_writer(lock_of(uri, results)):
         usable(uri)
         client = connect(uri)
         experiment = _experiment(client, uri, name, results)
@@ -136,7 +143,7 @@ def _written(results: Path, params: str, models: str, copy_limit: float) -> dict
 
 
 def lock_of(uri: str, results: Path) -> Path:
-    """The file that writers to a store lock: beside an SQLite file, else among the results."""
+    """The lock file of a store: beside an SQLite file, else among the results."""
     path = results / "tracking" / "lock"
     if file := database(uri):
         path = file.with_name(f"{file.name}.lock")
@@ -144,30 +151,52 @@ def lock_of(uri: str, results: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold the lock in ``path``, which ends with the process: two writers at once are not safe.
+
+    Raises:
+        StoreError: not acquired before the timeout.
+    """
+    lock = FileLock(path, timeout=LOCK_TIMEOUT, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"{path}: not acquired within {LOCK_TIMEOUT:g} seconds: another `realnet track` is"
+            " writing to this store; wait or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _experiment(client: Any, uri: str, name: str, results: Path) -> str:
-    """The experiment's id, created or brought back where needed."""
+    """The experiment's id; the experiment is created or restored where needed."""
     local = (results / "mlartifacts").resolve().as_uri()
     found = client.get_experiment_by_name(name)
     if found is None:
         if file := database(uri):
             import sqlite3
 
-            # Readers (the UI) and the writer then never wait for each other. It stays so.
+            # Readers (the UI) and the writer then never wait for each other; the mode is permanent.
             with sqlite3.connect(file) as opened:
                 opened.execute("PRAGMA journal_mode=WAL")
             identity = client.create_experiment(name, artifact_location=local)
         else:
-            identity = client.create_experiment(name)  # a server knows where its artifacts go
+            identity = client.create_experiment(name)  # a server chooses the place of artifacts
     else:
         if uri == DEFAULT_URI and found.artifact_location != local:
             raise UserError(
-                f"mlflow.db: its files lie in {found.artifact_location}, not in {local}: the"
-                " project was moved; delete mlflow.db and track again, it is made from results/"
+                f"mlflow.db: its artifacts are in {found.artifact_location}, not in {local}: the"
+                " project was moved; delete mlflow.db and run `realnet track` again, which rebuilds"
+                " it from results/"
             )
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         identity = found.experiment_id
-    # Not the page for language models.
+    # Else MLflow may open its page for language models.
     client.set_experiment_tag(identity, "mlflow.experimentKind", "custom_model_development")
     client.set_experiment_tag(identity, "mlflow.note.content", ABOUT)
     return identity
@@ -176,7 +205,7 @@ def _experiment(client: Any, uri: str, name: str, results: Path) -> str:
 def _upsert(
     client: Any, experiment: str, parents: Sequence[Content], found: Sequence[Content]
 ) -> tuple[dict[str, dict[str, str]], int]:
-    """Write what is new; key -> {run_id, fingerprint}, and how many runs are new."""
+    """Write new runs; returns key -> {run_id, fingerprint}, and how many runs are new."""
     known = _active_runs(client, experiment)
     written: dict[str, dict[str, str]] = {}
     made = 0
@@ -213,11 +242,11 @@ def _active_runs(client: Any, experiment: str) -> dict[str, list[Any]]:
 def _create(
     client: Any, experiment: str, content: Content, above: str | None, members: Sequence[Content]
 ) -> str:
-    """A new finished run. Its fingerprint comes last: a run cut short has none, and is replaced."""
+    """Create a finished run. The fingerprint is written last: an interrupted run is replaced."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
     end = round(content.finished * 1000)
-    start = end - round(content.seconds * 1000)  # so the UI's duration is the time computed
+    start = end - round(content.seconds * 1000)  # the duration in the UI is the computing time
     if above is None:
         start = end = round(time.time() * 1000)  # the newest, which MLflow lists first
         metrics = content.metrics | mean_intervals(members)
@@ -241,7 +270,7 @@ def _create(
     ]
     identity = {n: content.tags[n] for n in ("dataset", "category", "seed", "variant", "method")}
     params = [Param(name, value[:6000]) for name, value in (identity | content.params).items()]
-    while metrics or params:  # MLflow's limits per call: 100 parameters, 1000 of everything
+    while metrics or params:  # MLflow's limits per call: 100 parameters, 1000 entries in all
         client.log_batch(run_id, metrics=metrics[:900], params=params[:100])
         metrics, params = metrics[900:], params[100:]
     if content.data:
@@ -270,7 +299,7 @@ def curves(shown: Curves) -> dict[str, list[tuple[int, float]]]:
 
 
 def thin(rows: Sequence[Any], limit: int = POINTS) -> list[Any]:
-    """At most about ``limit`` rows, evenly spaced, the first and the last among them."""
+    """At most about ``limit`` rows, evenly spaced, including the first and the last."""
     if len(rows) <= limit:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]

@@ -1,6 +1,8 @@
-"""How the experiment's page in MLflow opens: kept as tags of the experiment, in its own format.
+"""How the experiment's page in MLflow opens: saved views, as tags of the experiment.
 
-By default its list shows no metric at all, and its charts are a bar for every number there is.
+By default the list of runs shows no metric, and the charts are one bar chart per metric. MLflow has
+no public API for the columns and charts of a page: these tags are what its own "Share" button
+writes.
 """
 
 import base64
@@ -14,15 +16,15 @@ from realnet.tracking.contents import Content
 from realnet.tracking.names import HEADLINE, QUALITY
 
 RUNS, VARIANTS, CELLS = "realnet", "variants", "cells"  # names of the views
-AXES = 5  # parameters in a plot of parallel coordinates; more cannot be read
+AXES = 5  # parameters in a parallel coordinates plot; more are unreadable
 BARS = 30  # runs in a bar chart
-TREE = "attributes.start_time"  # MLflow nests children only where this is the order
+TREE = "attributes.start_time"  # MLflow nests child runs only in this order
 
 Chart = dict[str, Any]
 
 
 def links(experiment: str) -> dict[str, str]:
-    """Addresses of the views below the server's own: the list, and two pages of charts."""
+    """Addresses of the views, relative to the server: the list of runs, and two pages of charts."""
     page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey="
     return {
         "runs": f"{page}{RUNS}",
@@ -53,17 +55,17 @@ def views(variants: Sequence[Content], cells: Sequence[Content]) -> dict[str, st
     differences = _chart(
         "DIFFERENCE",
         compareGroups=["Parameters", "Model metrics"],
-        chartName="What differs",
+        chartName="Differences",
         showChangeFromBaseline=True,
         showDifferencesOnly=True,
         baselineColumnUuid="",
     )
     of_variants = {
-        "Settings, and what came of them": [settings],
-        "Side by side": [*bars, price],
-        "What differs": [differences],
+        "Parameters and metrics": [settings],
+        "Comparison": [*bars, price],
+        "Differences": [differences],
     }
-    of_cells = {"Per step": lines, "Cell by cell": [*bars, price]}
+    of_cells = {"Per step": lines, "Runs": [*bars, price]}
     states = {
         RUNS: _state(of_variants | {"Per step": lines}, names, "", TREE),
         VARIANTS: _state(of_variants, {*names, *losses}, "tags.level = 'variant'"),
@@ -79,9 +81,9 @@ LOSSES = (
 
 
 def differing(variants: Sequence[Content]) -> list[str]:
-    """The parameters by which the variants differ, those that most have and that vary most first.
+    """The parameters by which the variants differ; the most common and most varied ones first.
 
-    One that a variant has not (it never draws from the diffusion model) is no difference.
+    A parameter that a variant lacks (it does not use the diffusion model) is not a difference.
     """
     values: dict[str, list[str]] = defaultdict(list)
     for run in variants:
@@ -92,7 +94,7 @@ def differing(variants: Sequence[Content]) -> list[str]:
 
 
 def _packed(state: dict[str, Any]) -> str:
-    """As MLflow's page packs a view, since a tag has room for 20000 characters."""
+    """A view as MLflow's page compresses it, since a tag holds at most 20000 characters."""
     return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
 
 
@@ -101,7 +103,7 @@ def _chart(kind: str, **options: Any) -> Chart:
 
 
 def _line(metric: str) -> Chart:
-    """Over the steps; losses on a logarithmic axis."""
+    """A metric over the steps; losses on a logarithmic axis."""
     return _chart(
         "LINE",
         metricKey=metric,
@@ -119,7 +121,7 @@ def _state(
     search: str,
     order: str = "metrics.`image_auroc`",
 ) -> dict[str, Any]:
-    """A whole view. Metrics without a chart get a deleted one, or MLflow adds a chart of each."""
+    """One view. Metrics without a chart get a deleted one, else MLflow adds a chart of each."""
     charts, parts = [], []
     for title, members in sections.items():
         identity = f"section-{len(parts)}"

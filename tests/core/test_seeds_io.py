@@ -118,17 +118,6 @@ def test_digest_and_png(tmp_path):
     assert io.sha256(tmp_path / "b.png") == first
 
 
-def test_equal_figures_are_equal_bytes(tmp_path):
-    import matplotlib.pyplot as plt
-
-    for name in ("a", "b"):
-        figure, axis = plt.subplots(figsize=(1, 1))
-        axis.plot([1, 2])
-        io.save_figure(tmp_path / f"{name}.png", figure, dpi=30)
-    assert io.sha256(tmp_path / "a.png") == io.sha256(tmp_path / "b.png")
-    assert not plt.get_fignums()
-
-
 # --- provenance and runtime ----------------------------------------------------------------------
 
 

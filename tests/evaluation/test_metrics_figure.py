@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realnet.core.io import save_figure
 from realnet.metrics import image_separation
 from realnet.plots.qualitative import ScoredImages, _choose, heat_scale, qualitative
+from realnet.plots.style import save_figure
 
 
 def test_best_median_worst_by_separation_and_alarms_by_score():

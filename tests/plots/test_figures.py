@@ -39,7 +39,7 @@ from realnet.report.collect import collect, matrix_of
 SIZE = 16
 CATEGORIES = ("left_half", "a_rather_long_category_name")
 VARIANTS = ("base", "sdas")  # one has the name of a stage
-KINDS = ("good", "scratch", "a_very_long_kind_of_defect")
+TYPES = ("good", "scratch", "a_very_long_kind_of_defect")
 GROUPS = {"synthesis": ("Where anomalies come from", VARIANTS)}
 FIGURES = (
     *("intervals", "differences", "cost", "panels", "curves", "scores"),
@@ -71,7 +71,7 @@ def record(folder: Path, stage: str, **inputs: str) -> None:
 def evaluation(folder: Path, images: Path, where: tuple, seed: int, model: str) -> None:
     rng = np.random.default_rng(seed)
     labels = np.array([0] * 4 + [1] * 8, np.uint8)
-    kinds = [KINDS[0]] * 4 + [KINDS[1]] * 4 + [KINDS[2]] * 4
+    defects = [TYPES[0]] * 4 + [TYPES[1]] * 4 + [TYPES[2]] * 4
     masks = np.zeros((12, SIZE, SIZE), bool)
     masks[4:, 3:9, 4:10] = True
     margins = (rng.normal(size=masks.shape) + 1.5 * masks).astype(np.float32)
@@ -84,16 +84,16 @@ def evaluation(folder: Path, images: Path, where: tuple, seed: int, model: str) 
     np.savez_compressed(
         folder / "scores.npz", margins=margins, masks=masks, has_masks=np.array(True),
         image_scores=found, labels=labels, paths=np.array([str(p) for p in paths]),
-        defects=np.array(kinds),
+        defects=np.array(defects),
     )  # fmt: skip
     rows = [
         {"path": p, "label": int(y), "defect": k, "score": float(s)}
-        for p, y, k, s in zip(paths, labels, kinds, found, strict=True)
+        for p, y, k, s in zip(paths, labels, defects, found, strict=True)
     ]
     write_csv(folder / "images.csv", rows, ["path", "label", "defect", "score"])
     write_curves(folder / "curves.npz", margins, masks, found, labels)
     np.savez_compressed(folder / "residuals.npz", **residuals(rng))
-    statistics = per_image(margins, masks, found, labels, kinds)
+    statistics = per_image(margins, masks, found, labels, defects)
     save_per_image(folder / "per_image.npz", statistics)
     values = assemble(None, statistics, Resampling(where[1])).intervals
     pixels = pixel_metrics(margins, masks)
@@ -295,7 +295,7 @@ def test_metrics_alone_give_the_figures_of_metrics(copy):
 def test_one_category_one_variant_one_seed(made):
     entries = draw(made, datasets={"bolts": [CATEGORIES[0]]}, seeds=[1], variants=["base"])
     assert [n for n, e in entries.items() if isinstance(e, Skipped)] == ["differences_bolts"]
-    assert entries["differences_bolts"].reason == "there is one variant only"
+    assert entries["differences_bolts"].reason == "there is only one variant"
     for entry in entries.values():
         assert isinstance(entry, Skipped) or problems(entry.figure) == [], entry.name
     assert "Jaccard" not in entries["channels_bolts"].caption
@@ -312,7 +312,7 @@ def test_a_missing_cell_leaves_its_category_out(copy):
         assert problems(entry.figure) == [], entry.name
 
 
-def test_a_data_set_without_masks(copy):
+def test_a_dataset_without_masks(copy):
     for folder in (copy / "evaluate").rglob("seed*/*"):
         values = json.loads((folder / "metrics.json").read_text())
         values |= {"has_masks": False, "pro": None, "pixel_auroc": None, "pixel_ap": None}
@@ -322,13 +322,13 @@ def test_a_data_set_without_masks(copy):
             data = dict(file)
         data["masks"][:] = False
         np.savez(folder / "scores.npz", **data | {"has_masks": np.array(False)})
-        kinds = data["defects"].tolist()
+        defects = data["defects"].tolist()
         given = (data["margins"], None, data["image_scores"], data["labels"])
         write_curves(folder / "curves.npz", *given)
-        save_per_image(folder / "per_image.npz", per_image(*given, kinds))
+        save_per_image(folder / "per_image.npz", per_image(*given, defects))
     entries = draw(copy)
     assert all(isinstance(entry, Drawn) for entry in entries.values())
-    assert "no ground truth" in entries["panels_bolts"].caption
+    assert "no masks" in entries["panels_bolts"].caption
     for entry in entries.values():
         assert problems(entry.figure) == [], entry.name
     words = {t.get_text() for t in entries["curves_bolts"].figure.findobj(Text)}
@@ -384,17 +384,17 @@ def test_markers_of_equal_cost_stand_apart_in_order():
     assert apart == {"d": 0.0, "b": 50.0, "a": 100.0, "c": 102.0}
 
 
-def test_best_median_worst_then_one_of_each_kind():
+def test_best_median_worst_then_one_of_each_defect_type():
     order = np.array([np.nan, 0.9, 0.8, 0.7, 0.6, 0.5, np.nan])
-    kinds = ["good", "cut", "cut", "hole", "cut", "hole", "good"]
-    assert panels.chosen(order, kinds) == [
+    defects = ["good", "cut", "cut", "hole", "cut", "hole", "good"]
+    assert panels.chosen(order, defects) == [
         ("best: cut", 1),
         ("median: hole", 3),
         ("worst: hole", 5),
         ("cut", 2),
     ]
-    assert panels.chosen(order[:2], kinds[:2]) == [("best: cut", 1)]
-    assert panels.chosen(order[:1], kinds[:1]) == []
+    assert panels.chosen(order[:2], defects[:2]) == [("best: cut", 1)]
+    assert panels.chosen(order[:1], defects[:1]) == []
 
 
 def test_overlap_of_kept_channels():
@@ -421,6 +421,18 @@ def test_a_shortened_loss_has_the_range_and_the_mean_of_the_raw_one():
     assert np.abs(short.smooth - 2).max() < 0.1
     tiny = losses.shortened(np.arange(2.0), np.array([4.0, np.nan]))
     assert tiny.smooth.tolist() == [4.0]
+
+
+def test_the_curves_of_one_run_are_written_beside_its_results(tmp_path):
+    rows = [{"step": k, "loss": 1 / (k + 1), "other": 2.0} for k in range(200)]
+    panels = {"loss": "cross-entropy", "other": "reconstruction"}
+    for name in ("a.png", "b.png"):
+        losses.write_training_curves(tmp_path / name, "bolts, seed 0", rows, panels, {0: 1, 9: 0.5})
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    one = losses.shortened(np.arange(1.0), np.array([2.0]))
+    figure = losses.training_curves("bolts, seed 0", {"loss": one}, {0: 1, 9: 0.5})
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "training accuracy"]
+    assert problems(figure) == []
 
 
 def test_groups_have_their_own_reference(made):

@@ -1,7 +1,9 @@
 """The code of each stage, and the files in workflow/code."""
 
+import ast
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,7 +13,7 @@ from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
 from realnet.core.io import read_json
 from realnet.provenance.stage_code import FOLDER, closure, code_of, refresh
-from realnet.registry import CODE, RESULTS
+from realnet.registry import CODE, RESULTS, not_code
 
 TRAININGS = ("backbone", "ddpm", "classifier", "realnet", "patchcore")
 # The selection of a checkpoint on the test set computes the official metrics.
@@ -39,6 +41,27 @@ def test_trainings_have_only_the_metrics_that_they_use(stage):
     metrics = {name for name in code_of(stage) if name.startswith("realnet.metrics")}
     allowed = {f"realnet.metrics.{name}" for name in METRICS_OF_TRAINING.get(stage, ())}
     assert metrics <= allowed, metrics - allowed
+
+
+@pytest.mark.parametrize("stage", sorted(RESULTS))
+def test_no_stage_draws(stage):
+    """A picture is drawn in `realnet.plots`, which a stage imports inside the function that needs
+    it: no code of a result imports matplotlib."""
+    for name, path in closure(CODE[stage], not_code(stage)).items():
+        assert not libraries(path) & {"matplotlib", "pylab"}, name
+
+
+def libraries(path: Path) -> set[str]:
+    """Top-level names of what a module imports, anywhere in it."""
+    if path.suffix != ".py":
+        return set()
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
 
 
 def test_the_report_has_its_pictures():

@@ -134,7 +134,7 @@ def test_json_has_every_metric_with_all_digits(store, tmp_path):
         ({"variant": "nope"}, "--variant nope: no such run; one of base, texture"),
         ({"category": "nope"}, "--category nope: no such run; one of bolt, mean, nut"),
         ({"dataset": "nope"}, "--dataset nope: no such run; one of demo"),
-        ({"experiment": "nope"}, "--experiment nope: none of test"),
+        ({"experiment": "nope"}, "--experiment nope: no such experiment; one of test"),
     ],
 )
 def test_mistakes_name_what_there_is(store, options, message):
@@ -145,7 +145,7 @@ def test_mistakes_name_what_there_is(store, options, message):
 
 def test_no_database_is_none_made(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
-    with pytest.raises(UserError, match="no such database; `realnet track` makes it"):
+    with pytest.raises(UserError, match="no such database; `realnet track` creates it"):
         leaderboard()
     assert not list(tmp_path.iterdir())
 
@@ -156,7 +156,7 @@ def test_a_store_of_others(monkeypatch, tmp_path):
     uri = f"sqlite:///{tmp_path}/other.db"
     MlflowClient(uri).create_experiment("another")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(UserError, match="no experiment of `realnet track` in it"):
+    with pytest.raises(UserError, match="it has no experiment of `realnet track`"):
         leaderboard()
 
 

@@ -358,5 +358,5 @@ def test_a_large_model_stays_where_it_is(root, images):
 def test_models_that_are_not_there_are_left_out(root, capsys):
     shutil.rmtree("results/realnet/demo/hex_nut/seed0/base/backbone")
     track(Path("results"), PARAMS, models="all")
-    assert "files of 1 models not there" in capsys.readouterr().err
+    assert "1 models have no files" in capsys.readouterr().err
     assert set(registry().get_registered_model(NAME).aliases) == {"texture-seed0"}

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from realnet.cli import app
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, write_json
-from realnet.tracking import reminder, track, track_pending
+from realnet.tracking import reminder, store, track, track_pending
 from realnet.tracking.client import StoreError
 
 CATEGORIES = ["nut", "plate", "disc"]
@@ -127,6 +127,15 @@ def test_a_file_that_cannot_be_written(monkeypatch, spoil, reason, tmp_path):
         kept.close()
     else:
         Path("store.db").unlink()
+    track_pending(RECEIPT)
+    assert shown() == sorted(CELLS)
+
+
+def test_a_second_writer_waits_and_then_leaves_its_work_pending(monkeypatch, tmp_path):
+    monkeypatch.setattr("realnet.tracking.store.LOCK_TIMEOUT", 0.2)
+    with store.only_writer(tmp_path / "store.db.lock"):
+        track(Path("results"), PARAMS, RECEIPT, models="none", later=True)
+    assert "another `realnet track`" in read_json(RECEIPT)["pending"]["reason"]
     track_pending(RECEIPT)
     assert shown() == sorted(CELLS)
 
