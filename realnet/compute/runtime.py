@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from realnet.compute import determinism
 from realnet.config.sections import Compute
 from realnet.core.errors import UserError
 
+Network = TypeVar("Network", bound=torch.nn.Module)
 # Values of CUDA_VISIBLE_DEVICES with which a process sees no GPU.
 NO_DEVICES = ("", "-1", "none", "NoDevFiles")
 
@@ -37,11 +39,12 @@ class Runtime:
         """For provenance: ``cpu`` or the GPU's product name."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
-    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+    def place(self, module: Network) -> Network:
         """Move a network to the device and memory format."""
+        module.to(self.device)
         if self.channels_last:
-            return module.to(self.device, memory_format=torch.channels_last)
-        return module.to(self.device)
+            module.to(memory_format=torch.channels_last)
+        return module
 
     def compiled(self, module: torch.nn.Module) -> torch.nn.Module:
         return torch.compile(module) if self.compile else module

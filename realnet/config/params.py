@@ -225,7 +225,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """Plain values only; a duplicate key is an error."""
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -295,7 +295,7 @@ def _laid_over(values: dict[str, Any], preset: dict[str, Any]) -> dict[str, Any]
     """A preset over the values below it. Its `variants` and `groups` replace those below, since an
     overlay for one network size is wrong for another; the command line adds to them.
     """
-    own = {key: {} for key in ("variants", "groups") if key in preset}
+    own: dict[str, Any] = {key: {} for key in ("variants", "groups") if key in preset}
     return merge(values | own, preset)
 
 

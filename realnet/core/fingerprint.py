@@ -116,8 +116,9 @@ class _Strip(ast.NodeTransformer):
 
     def _is_message(self, target: ast.expr, value: ast.expr) -> bool:
         """Whether a text is assigned to a local variable that only messages read."""
-        local = self.functions > 0 and isinstance(target, ast.Name)
-        return local and target.id not in self.names_with_meaning and _is_text(value)
+        if not (self.functions and isinstance(target, ast.Name)):
+            return False
+        return target.id not in self.names_with_meaning and _is_text(value)
 
 
 def _plain(block: list[ast.stmt]) -> list[ast.stmt]:
@@ -149,7 +150,9 @@ def _is_text(node: ast.expr) -> bool:
 
 def _names_with_meaning(tree: ast.AST) -> set[str]:
     """Names that are read outside messages, or belong to more than one function."""
-    in_messages, everywhere, shared = set(), set(), set()
+    in_messages: set[ast.Name] = set()
+    everywhere: set[ast.Name] = set()
+    shared: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             everywhere.add(node)

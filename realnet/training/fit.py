@@ -86,7 +86,11 @@ class Fit:
 
     @property
     def _parts(self) -> dict[str, Stateful]:
-        own = {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule}
+        own: dict[str, Stateful] = {
+            "model": self.model,
+            "optimiser": self.optimiser,
+            "schedule": self.schedule,
+        }
         return own | dict(self.others)
 
     def steps(self) -> Iterator[int]:
@@ -108,7 +112,7 @@ class Fit:
 
     def apply_gradients(self) -> float:
         """Update the weights and clear the gradients; the learning rate of this update."""
-        rate = self.schedule.get_last_lr()[0]
+        rate = float(self.schedule.get_last_lr()[0])
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.schedule.step()
