@@ -166,8 +166,8 @@ def _draw(categories: list[list[Strip]]) -> Figure:
             for strip in strips:
                 for row in range(3):
                     _tile(canvas, left, top + row * (tile + GAP), tile, row, strip)
-                kind = style.wrapped(strip.defect.replace("_", " "), tile + 0.04)
-                canvas.text(left + tile / 2, top + 3 * tile + 2 * GAP + 0.03, kind, ha="center",
+                defect = style.wrapped(strip.defect.replace("_", " "), tile + 0.04)
+                canvas.text(left + tile / 2, top + 3 * tile + 2 * GAP + 0.03, defect, ha="center",
                             fontsize=style.SMALL, color=FAINT, linespacing=0.95)  # fmt: skip
                 left += tile + GAP
             left += CATEGORY_GAP - GAP

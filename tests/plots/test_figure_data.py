@@ -1,4 +1,4 @@
-"""What training and evaluation keep for the figures: example anomalies, and what RRS keeps."""
+"""Files for the figures: example anomalies of the training, and residuals that RRS selects."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_examples_are_anomalies_inside_their_masks_of_every_source(normal, tmp_p
     assert all(image.tobytes() in originals for image in found["normal"])
 
 
-def test_examples_repeat_and_leave_the_global_generator_alone(normal, tmp_path):
+def test_examples_are_reproducible_and_keep_the_global_generator(normal, tmp_path):
     before = torch.get_rng_state()
     one = examples(tmp_path / "a.npz", normal, texture=0.5)
     assert torch.equal(before, torch.get_rng_state())
@@ -112,7 +112,7 @@ LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 1, 0], np.uint8)
 
 
 def ranked(found, images):
-    """Residuals and the ranking of them, image by image, in the model's own way."""
+    """Residuals and their ranking, image by image, computed by the model."""
     model = found[0].model
     features = found[0].selector(found[0].extractor(images.float() / 255))
     with torch.no_grad():
@@ -122,7 +122,7 @@ def ranked(found, images):
 
 
 @pytest.mark.parametrize("mode", ["max_mean", "max", "mean"])
-def test_counts_are_those_of_the_model_s_own_ranking(images, mode):
+def test_counts_match_the_ranking_of_the_model(images, mode):
     found = detector(mode)
     got = statistics(found, images, LABELS)
     _, order = ranked(found, images)
@@ -163,7 +163,7 @@ def test_examples_are_kept_and_dropped_maps_as_ranked(images):
             )
 
 
-def test_neither_batches_nor_the_number_of_images_change_what_is_counted(images):
+def test_counts_do_not_depend_on_the_batch_size(images):
     found = detector(norm=False)
     one, other = (statistics(found, images, LABELS, batch) for batch in (1, 9))
     assert all(np.array_equal(one[k], other[k]) for k in ("kept_max", "kept_mean", "kept_slots"))
@@ -171,7 +171,7 @@ def test_neither_batches_nor_the_number_of_images_change_what_is_counted(images)
     assert len(set(_spaced(np.arange(1000), PER_CLASS).tolist())) == PER_CLASS
 
 
-def test_without_selection_or_without_anomalies_there_is_nothing_to_show(images, tmp_path):
+def test_no_examples_without_selection_or_anomalies(images, tmp_path):
     found = statistics(detector("all"), images, LABELS)
     assert found["counted"].tolist() == [0, 0] and found["kept_max"].sum() == 0
     assert found["pictures"].shape == (0, SIZE, SIZE, 3)

@@ -1,4 +1,4 @@
-"""The report's figures: from small hand-made result files, with parts of them missing, too."""
+"""The figures of the report, from small hand-made result files, also incomplete ones."""
 
 import itertools
 import json
@@ -122,7 +122,7 @@ def residuals(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def training(results: Path, category: str, seed: int, variant: str) -> str:
-    """The folders of one training and what it rests on; returns its model's path."""
+    """The folders of one training and the stages before it; returns the path of its model."""
     rng = np.random.default_rng(7)
     place = f"bolts/{category}/seed{seed}"
     backbone = "elsewhere/results/backbone/base/backbone.json"
@@ -227,7 +227,7 @@ def not_drawn(figure) -> set[int]:
 # --- all of them ---------------------------------------------------------------------------------
 
 
-def test_every_figure_is_there_with_words_that_can_be_read(drawn):
+def test_all_figures_are_drawn_with_legible_text(drawn):
     assert set(drawn) == {f"{name}_bolts" for name in FIGURES}
     for entry in drawn.values():
         assert isinstance(entry, Drawn), entry
@@ -244,7 +244,7 @@ def test_summary_and_overview_share_the_style(made):
         assert figure.get_size_inches()[0] <= style.WIDTH and problems(figure) == []
 
 
-def test_files_are_the_same_bytes_twice_and_the_index_names_them(drawn, tmp_path):
+def test_files_are_reproducible_and_listed_in_the_index(drawn, tmp_path):
     chosen = [drawn[f"{name}_bolts"] for name in ("differences", "scores", "strength")]
     gone = Skipped("curves_bolts", "Curves", "no curves.npz", "bolts")
     first = write_figures([*chosen, gone], tmp_path / "a")
@@ -263,7 +263,7 @@ def test_files_are_the_same_bytes_twice_and_the_index_names_them(drawn, tmp_path
 
 
 def draw_again(chosen, folder, gone):
-    """Over the files of an earlier state, of which two figures are no longer there."""
+    """Draw over the files of an earlier state, of which two figures are gone."""
     write_figures([*chosen, Drawn("old", "Old", "Old.", chosen[0].figure)], folder)
     (folder / "curves_bolts.png").write_bytes(b"of an earlier version")
     assert (folder / "old.svg").is_file()
@@ -278,7 +278,7 @@ def copy(made, tmp_path):
     return Path(shutil.copytree(made, tmp_path / "results"))
 
 
-def test_metrics_alone_give_the_figures_of_metrics(copy):
+def test_figures_of_metrics_need_only_metrics_json(copy):
     for file in copy.rglob("*"):
         if file.is_file() and file.name != "metrics.json":
             file.unlink()
@@ -301,7 +301,7 @@ def test_one_category_one_variant_one_seed(made):
     assert "Jaccard" not in entries["channels_bolts"].caption
 
 
-def test_a_missing_cell_leaves_its_category_out(copy):
+def test_a_category_with_a_missing_run_is_omitted(copy):
     shutil.rmtree(copy / f"evaluate/bolts/{CATEGORIES[1]}")
     entries = draw(copy)
     assert isinstance(entries["differences_bolts"], Skipped)  # no mean over half of the categories
@@ -357,7 +357,7 @@ def test_a_method_without_selection_of_features_and_residuals(copy):
 # --- single figures ------------------------------------------------------------------------------
 
 
-def test_a_chain_is_followed_wherever_the_results_were_made(made):
+def test_chains_do_not_depend_on_the_folder_of_the_computation(made):
     folder = made / "evaluate/bolts/left_half/seed0/sdas"
     stages = chain(made, folder)
     assert list(stages) == ["backbone", "afs", "realnet", "evaluate"]
@@ -379,7 +379,7 @@ def test_costs_count_a_shared_stage_once(made):
     assert counted.total == pytest.approx(2.5 + 5 * 10)
 
 
-def test_markers_of_equal_cost_stand_apart_in_order():
+def test_markers_of_equal_cost_are_separated_in_order():
     apart = cost._apart({"a": 100.0, "b": 50.0, "c": 100.5, "d": 0.0}, 2.0)
     assert apart == {"d": 0.0, "b": 50.0, "a": 100.0, "c": 102.0}
 
@@ -404,7 +404,7 @@ def test_overlap_of_kept_channels():
     assert channels.chance(64, 64) == 1 and channels.chance(100, 50) == pytest.approx(1 / 3)
 
 
-def test_the_mean_curve_of_seeds_keeps_its_ends():
+def test_the_mean_curve_over_seeds_keeps_its_ends():
     one = (np.array([0.0, 0.5, 1.0]), np.array([0.5, 1.0, 1.0]))
     other = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
     x, y = curves.mean_curve([one, other], rate=True)
@@ -435,7 +435,7 @@ def test_the_curves_of_one_run_are_written_beside_its_results(tmp_path):
     assert problems(figure) == []
 
 
-def test_groups_have_their_own_reference(made):
+def test_each_group_has_its_own_reference(made):
     found = found_in(made)
     blocks = ablation.blocks_of(found, "bolts", GROUPS)
     assert [b.heading for b in blocks] == ["Where anomalies come from – against base"]

@@ -63,7 +63,7 @@ def test_an_example_is_the_first_training_image_under_its_rule(raw, tmp_path):
     assert kept[~shown.mask].min() > 180 and np.ptp(kept[~shown.mask], axis=-1).max() == 0
 
 
-def test_manifests_go_before_folders(raw, tmp_path):
+def test_manifests_take_precedence_over_folders(raw, tmp_path):
     out = tmp_path / "data" / "mvtec_ad" / "bottle"
     prepare("mvtec_ad", "bottle", raw / "mvtec_ad", out, Prepare(allow_partial=True, layouts={}))
     rows = (out / "manifest.csv").read_text().splitlines()
@@ -74,7 +74,7 @@ def test_manifests_go_before_folders(raw, tmp_path):
     assert not np.array_equal(found.image, other.image)
 
 
-def test_the_command_draws_all_that_is_there_and_equal_bytes(raw, tmp_path):
+def test_the_command_draws_all_datasets_reproducibly(raw, tmp_path):
     call = ["data", "foregrounds", "--root", raw, "--manifests", tmp_path, "--params", PARAMS]
     pictures = []
     for name in ("a.png", "b.png"):
@@ -97,12 +97,12 @@ def test_the_command_draws_all_that_is_there_and_equal_bytes(raw, tmp_path):
         (["nowhere/x"], "nowhere"),
     ],
 )
-def test_what_is_not_there_is_named(raw, tmp_path, names, said):
+def test_missing_categories_are_named(raw, tmp_path, names, said):
     with pytest.raises(UserError, match=said):
         run(names, raw, tmp_path, tmp_path / "f.png", PARAMS)
     assert not (tmp_path / "f.png").exists()
 
 
-def test_nothing_there_at_all(tmp_path):
+def test_no_dataset_at_all(tmp_path):
     with pytest.raises(UserError, match="realnet data demo"):
         run((), tmp_path / "raw", tmp_path / "data", tmp_path / "f.png", PARAMS)

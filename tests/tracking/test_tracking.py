@@ -150,7 +150,7 @@ def files_of(there, run, folder=None):
     return [found.path for found in there.list_artifacts(run.info.run_id, folder)]
 
 
-def test_a_run_shows_what_its_files_say(results):
+def test_a_run_shows_the_content_of_its_files(results):
     follow(results, PARAMS, Path("receipt.json"))
     there, _ = client()
     runs = active()
@@ -178,7 +178,7 @@ def test_a_run_shows_what_its_files_say(results):
     assert {r["run_id"] for r in receipt["runs"].values()} == {r.info.run_id for r in runs.values()}
 
 
-def test_cells_are_children_of_their_variant(results):
+def test_runs_are_children_of_their_variant(results):
     follow(results, PARAMS)
     runs = active()
     for parent, child in ((BASE, CELL), ("demo/texture", TEXTURE)):
@@ -190,7 +190,7 @@ def test_cells_are_children_of_their_variant(results):
     assert "results/evaluate/demo/*/seed*/base" in note
 
 
-def test_a_variant_has_the_parameters_that_variants_differ_by(results):
+def test_a_variant_has_the_parameters_that_differ_between_variants(results):
     """All others would hide them where MLflow compares runs."""
     follow(results, PARAMS)
     found = active()[BASE].data.params
@@ -199,7 +199,7 @@ def test_a_variant_has_the_parameters_that_variants_differ_by(results):
     assert found["training.lr"] == "0.1" and found["category"] == "mean"
 
 
-def test_means_and_their_spread_over_seeds(results):
+def test_means_and_standard_deviations_over_seeds(results):
     cell(results, 1, "base", 0.7)
     text = json.dumps(json.loads(PARAMS) | {"experiment": EXPERIMENT | {"seeds": [0, 1]}})
     follow(results, text)
@@ -211,7 +211,7 @@ def test_means_and_their_spread_over_seeds(results):
     assert alone["image_auroc"] == 0.8 and "image_auroc/std" not in alone
 
 
-def test_the_interval_of_a_mean_is_drawn_from_the_cells_statistics(results):
+def test_the_interval_of_a_mean_is_resampled_from_per_image_statistics(results):
     """Real statistics: the interval is that of the evaluations, category by category."""
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 20)
@@ -264,7 +264,7 @@ def test_names_of_metrics():
     assert metric_name("< 0.1 %") == "under 0.1 percent"
 
 
-def test_again_changes_nothing_and_a_new_result_replaces_its_run(results):
+def test_tracking_is_idempotent_and_a_new_result_replaces_its_run(results):
     follow(results, PARAMS)
     before = active()
     follow(results, PARAMS)
@@ -284,7 +284,7 @@ def test_again_changes_nothing_and_a_new_result_replaces_its_run(results):
     assert after[TEXTURE].data.tags["mlflow.parentRunId"] == after["demo/texture"].info.run_id
 
 
-def test_what_stays_is_moved_to_its_new_parent(results):
+def test_an_unchanged_run_is_moved_to_its_new_parent(results):
     follow(results, PARAMS)
     before = active()
     cell(results, 1, "base", 0.7)
@@ -320,7 +320,7 @@ def test_a_shared_model_has_one_curve(results):
     assert len(there.get_metric_history(runs[TEXTURE].info.run_id, "realnet/loss")) == 3
 
 
-def test_a_run_cut_short_is_replaced(results):
+def test_an_interrupted_run_is_replaced(results):
     follow(results, PARAMS)
     there, _ = client()
     broken = active()[CELL].info.run_id
@@ -329,7 +329,7 @@ def test_a_run_cut_short_is_replaced(results):
     assert active()[CELL].info.run_id != broken
 
 
-def test_the_page_opens_with_the_columns_and_charts_that_matter(results):
+def test_the_page_opens_with_the_selected_columns_and_charts(results):
     follow(results, PARAMS, Path("receipt.json"))
     there, experiment = client()
     tags = there.get_experiment(experiment).tags
@@ -356,7 +356,7 @@ def test_the_page_opens_with_the_columns_and_charts_that_matter(results):
     assert {run.info.run_name for run in runs} == {BASE, "demo/texture"}
 
 
-def test_a_parameter_that_some_variants_lack_is_no_difference(results):
+def test_a_parameter_that_some_variants_lack_is_not_a_difference(results):
     """`texture` draws nothing from a diffusion model."""
     path = results / "realnet/demo/nut/seed0/texture/stage.json"
     write_json(path, json.loads(path.read_text()) | {"inputs": {}})
@@ -365,14 +365,14 @@ def test_a_parameter_that_some_variants_lack_is_no_difference(results):
     assert differing(parents) == ["synthesis.sources", "training.lr"]
 
 
-def test_a_store_that_is_no_store_is_one_line(results, monkeypatch):
+def test_an_invalid_store_is_reported_in_one_line(results, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI") as error:
         follow(results, PARAMS)
     assert "\n" not in str(error.value)
 
 
-def test_a_server_that_does_not_answer_is_one_line(results, monkeypatch):
+def test_a_server_that_does_not_answer_is_reported_in_one_line(results, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{taken.getsockname()[1]}")
@@ -401,12 +401,12 @@ def test_run_params():
     }
 
 
-def test_thin_keeps_both_ends():
+def test_thinning_keeps_both_ends():
     rows = thin(list(range(10_001)), 500)
     assert len(rows) == 500 and (rows[0], rows[-1]) == (0, 10_000)
     assert thin([1, 2], 500) == [1, 2]
 
 
-def test_curves_are_the_columns_asked_for(tmp_path):
+def test_curves_are_the_selected_columns(tmp_path):
     write_csv(tmp_path / "h.csv", [{"step": 1, "loss": 0.5, "lr": 1}], ["step", "loss", "lr"])
     assert curves(Curves(tmp_path / "h.csv", "x", ("loss",))) == {"x/loss": [(1, 0.5)]}

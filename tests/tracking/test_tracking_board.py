@@ -37,7 +37,7 @@ def write_stage(folder, name, inputs):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Eight cells of two variants, tracked once; the tests only read."""
+    """Eight evaluations of two variants, tracked once; the tests only read."""
     here = tmp_path_factory.mktemp("board") / "a folder"
     patch = pytest.MonkeyPatch()
     here.mkdir()
@@ -67,12 +67,12 @@ def store(tmp_path_factory):
 
 
 def rows(text):
-    """The cells of the table's lines, its head first."""
+    """The fields of each line of the table, the header first."""
     lines = text.splitlines()
     return [line.replace(" ± ", "±").replace(", ", ",").split() for line in lines[:1] + lines[2:]]
 
 
-def test_variants_by_their_means_the_best_first(store):
+def test_variants_are_sorted_by_their_means(store):
     head, first, second = rows(leaderboard())
     assert head == [
         "dataset",
@@ -96,7 +96,7 @@ def test_the_table_is_aligned(store):
         assert all(i == 0 or line[i - 1] == " " for i in starts)
 
 
-def test_cells_of_a_category(store):
+def test_runs_of_a_category(store):
     found = rows(leaderboard(category="bolt", variant="base"))[1:]
     assert [(row[2], row[3], row[4]) for row in found] == [
         ("bolt", "1", "93.0"),
@@ -105,7 +105,7 @@ def test_cells_of_a_category(store):
     assert found[0][5] == "[83.0,94.0]"  # its interval
 
 
-def test_all_cells_and_a_limit(store):
+def test_all_runs_and_a_limit(store):
     found = leaderboard(every=True, limit=3).splitlines()
     assert len(found) == 2 + 3 + 1
     assert found[-1] == "3 of 8; --limit 8 shows all"
@@ -137,20 +137,20 @@ def test_json_has_every_metric_with_all_digits(store, tmp_path):
         ({"experiment": "nope"}, "--experiment nope: no such experiment; one of test"),
     ],
 )
-def test_mistakes_name_what_there_is(store, options, message):
+def test_errors_list_the_valid_values(store, options, message):
     with pytest.raises(UserError) as error:
         leaderboard(**options)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def test_no_database_is_none_made(monkeypatch, tmp_path):
+def test_a_missing_database_is_not_created(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
     with pytest.raises(UserError, match="no such database; `realnet track` creates it"):
         leaderboard()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_store_of_others(monkeypatch, tmp_path):
+def test_a_store_without_our_experiment(monkeypatch, tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/other.db"

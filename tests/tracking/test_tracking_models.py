@@ -148,7 +148,7 @@ def same(found, expected):
     )
 
 
-def test_a_registered_model_gives_the_bits_of_predict(root, images):
+def test_a_registered_model_is_bit_identical_to_predict(root, images):
     track(Path("results"), PARAMS, models="all")
     for variant in EXPERIMENT["variants"]:
         expected = predicted(root, images, variant)
@@ -195,7 +195,7 @@ def test_another_window_of_the_score(root, images):
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), "columns a, b"),
     ],
 )
-def test_mistakes_are_one_line(served, given, message):
+def test_errors_are_one_line(served, given, message):
     with pytest.raises(UserError, match=message) as error:
         served.predict(given)
     assert "\n" not in str(error.value)
@@ -236,7 +236,7 @@ def test_signature_example_and_requirements(served):
     assert served.unwrap_python_model().__class__.__name__ == "Served"
 
 
-def test_a_model_works_alone(root, images):
+def test_a_model_works_without_the_project(root, images):
     """Its folder elsewhere, in a process that has neither this project nor its results."""
     import mlflow
 
@@ -273,7 +273,7 @@ def test_a_model_works_alone(root, images):
     assert {"torch", "timm", "pillow"} <= needed <= {"mlflow", *REQUIRED}
 
 
-def test_patchcore_too(root, images):
+def test_patchcore_model(root, images):
     """Another method: its own folder and files, the same way in and out."""
     backbone = root / "results/backbone/base"
     torch.manual_seed(0)
@@ -295,7 +295,7 @@ def test_patchcore_too(root, images):
     assert same(model_of("texture-seed0").predict(list(images)), expected)
 
 
-def test_whose_models_are_registered(root, capsys):
+def test_which_models_are_registered(root, capsys):
     there = registry()
     track(Path("results"), PARAMS, models="none")
     assert there.search_registered_models() == []
@@ -325,7 +325,7 @@ def test_the_same_weights_are_registered_once(root):
     assert again.version == version.version
 
 
-def test_new_weights_take_the_place_of_the_old(root, images):
+def test_new_weights_replace_the_old(root, images):
     there = registry()
     track(Path("results"), PARAMS)
     old = there.get_model_version_by_alias(NAME, "base-seed0").version
@@ -343,7 +343,7 @@ def test_new_weights_take_the_place_of_the_old(root, images):
     assert left == {new, there.get_model_version_by_alias(NAME, "base-seed0").version}
 
 
-def test_a_large_model_stays_where_it_is(root, images):
+def test_a_large_model_is_not_copied(root, images):
     track(Path("results"), PARAMS, copy_limit=0)
     version = registry().get_model_version_by_alias(NAME, "base-seed0")
     assert version.tags["files"] == "in the results"
@@ -355,7 +355,7 @@ def test_a_large_model_stays_where_it_is(root, images):
         model_of()
 
 
-def test_models_that_are_not_there_are_left_out(root, capsys):
+def test_missing_models_are_omitted(root, capsys):
     shutil.rmtree("results/realnet/demo/hex_nut/seed0/base/backbone")
     track(Path("results"), PARAMS, models="all")
     assert "1 models have no files" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""MLflow that does not answer, cannot be written, or dies on the way: no run lost, none twice."""
+"""MLflow that does not answer, cannot be written or is killed: no run is lost or duplicated."""
 
 import json
 import multiprocessing
@@ -29,7 +29,7 @@ RECEIPT = Path("results/tracking/runs.json")
 
 @pytest.fixture(autouse=True)
 def results(tmp_path, monkeypatch):
-    """Six evaluated cells, in the working folder; a store beside them."""
+    """Six evaluated runs in the working folder, and a store beside them."""
     monkeypatch.chdir(tmp_path)
     for category in CATEGORIES:
         for variant in ("base", "texture"):
@@ -46,7 +46,7 @@ def results(tmp_path, monkeypatch):
 
 
 def shown() -> list[str]:
-    """Names of the runs of cells that MLflow shows."""
+    """Names of the runs of evaluations in MLflow."""
     from mlflow import MlflowClient
 
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
@@ -60,7 +60,7 @@ def follow() -> None:
     track(Path("results"), PARAMS, models="none")
 
 
-def test_eight_writers_at_once_on_a_store_that_is_not_there():
+def test_eight_concurrent_writers_create_one_store():
     context = multiprocessing.get_context("spawn")
     jobs = [context.Process(target=follow) for _ in range(8)]
     for job in jobs:
@@ -76,23 +76,23 @@ def test_eight_writers_at_once_on_a_store_that_is_not_there():
         ]
 
 
-def test_logged_later_by_the_command_that_is_told(monkeypatch, capsys):
+def test_pending_results_are_logged_by_the_printed_command(monkeypatch, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
         address = f"http://me:secret@127.0.0.1:{taken.getsockname()[1]}"
         with monkeypatch.context() as away:
             away.setenv("MLFLOW_TRACKING_URI", address)
             track(Path("results"), PARAMS, RECEIPT, models="none", later=True)
-            told = capsys.readouterr().err
+            message = capsys.readouterr().err
             with pytest.raises(StoreError, match="no answer"):  # still
                 track_pending(RECEIPT)
             with pytest.raises(StoreError):  # by hand it is an error
                 track(Path("results"), PARAMS, RECEIPT, models="none")
-    assert told.count("\n") == 1 and "no answer" in told
-    assert told.strip() == f"realnet: {reminder(RECEIPT)}"
-    command = told.strip().rpartition(": ")[2]
+    assert message.count("\n") == 1 and "no answer" in message
+    assert message.strip() == f"realnet: {reminder(RECEIPT)}"
+    command = message.strip().rpartition(": ")[2]
     assert command == "realnet track --pending results/tracking/runs.json"
-    assert "secret" not in told + RECEIPT.read_text() and "runs" not in read_json(RECEIPT)
+    assert "secret" not in message + RECEIPT.read_text() and "runs" not in read_json(RECEIPT)
     done = CliRunner().invoke(app, command.split()[1:])
     assert done.exit_code == 0, done.output
     assert shown() == sorted(CELLS)
@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_written(monkeypatch, spoil, reason, tmp_path):
     assert shown() == sorted(CELLS)
 
 
-def test_a_second_writer_waits_and_then_leaves_its_work_pending(monkeypatch, tmp_path):
+def test_a_second_writer_times_out_and_its_results_are_pending(monkeypatch, tmp_path):
     monkeypatch.setattr("realnet.tracking.store.LOCK_TIMEOUT", 0.2)
     with store.only_writer(tmp_path / "store.db.lock"):
         track(Path("results"), PARAMS, RECEIPT, models="none", later=True)
@@ -140,7 +140,7 @@ def test_a_second_writer_waits_and_then_leaves_its_work_pending(monkeypatch, tmp
     assert shown() == sorted(CELLS)
 
 
-def test_an_address_that_is_none_is_a_mistake_and_nothing_is_pending(monkeypatch):
+def test_an_invalid_address_is_an_error_and_nothing_is_pending(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
     with pytest.raises(UserError, match="nonsense") as error:
         track(Path("results"), PARAMS, RECEIPT, later=True)
@@ -149,8 +149,8 @@ def test_an_address_that_is_none_is_a_mistake_and_nothing_is_pending(monkeypatch
         track_pending(RECEIPT)
 
 
-def test_a_server_killed_on_the_way(monkeypatch, tmp_path):
-    """Killed after the first run that it was told of, and started again."""
+def test_a_server_killed_while_writing(monkeypatch, tmp_path):
+    """Killed after the first run was written, and restarted."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
