@@ -34,7 +34,7 @@ def test_a_finished_run_holds_and_damage_is_mended_by_the_command_that_is_told(f
     named = [line.split(": ")[1] for line in told.splitlines() if line.startswith("mismatch: ")]
     assert sorted(named) == spoiled
     assert "Traceback" not in told
-    mend = told.partition("to be made again:\n")[2].splitlines()[:2]
+    mend = told.partition("to rebuild:\n")[2].splitlines()[:2]
     for line in mend:
         words = line.split()
         if words[0] == "rm":

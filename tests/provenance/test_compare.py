@@ -20,7 +20,7 @@ from realnet.metrics import (
     per_image,
     pixel_metrics,
 )
-from realnet.provenance.compare import BEYOND, SAME, UNKNOWN, WITHIN, compare, together
+from realnet.provenance.compare import BEYOND, SAME, UNKNOWN, WITHIN, compare, means
 from realnet.provenance.compare_inputs import Change, changes
 from realnet.provenance.compare_text import to_text
 from realnet.provenance.lineage import moved, records
@@ -143,7 +143,7 @@ def test_equal_results_in_two_places_are_identical(both):
         assert cell.same_scores and cell.paired
         assert {move.moved for move in cell.moves.values()} == {SAME}
     text = to_text(found)
-    assert "8 did not move (8 with identical scores of every pixel)" in text
+    assert "8 unchanged (8 with identical scores of every pixel)" in text
     assert text.rstrip().endswith("None.")
 
 
@@ -250,7 +250,7 @@ def test_weights_from_outside_are_inputs(both):
 def test_a_stage_in_one_chain_alone(both):
     shutil.rmtree(both[1] / "backbone")
     found = inputs_of(*both)
-    assert found[Change("params", "stage backbone", "there", "(none)")] == 8
+    assert found[Change("params", "stage backbone", "present", "(none)")] == 8
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_what_moved_is_measured_against_the_paired_bootstrap(both):
     move = far.moves["pixel_auroc"]
     assert (move.low, move.high) == interval(pairs[1] - pairs[0])
     assert move.low < move.difference < move.high
-    assert "1 moved beyond noise, 1 within noise, 6 did not move" in to_text(compare(*both))
+    assert "1 changed beyond noise, 1 within noise, 6 unchanged" in to_text(compare(*both))
     assert re.search(r"own/nut/seed0/base +\| Pixel AUROC", to_text(compare(*both)))
 
 
@@ -323,7 +323,7 @@ def test_means_over_cells_have_an_interval_of_their_own(both):
     for category in CATEGORIES:
         for seed in SEEDS:
             write_cell(both[1], category, seed, "base", shift=0.5)
-    moves = together(compare(*both))
+    moves = means(compare(*both))
     assert list(moves) == [("own", "base"), ("own", "texture")]
     mean = moves["own", "base"]["pixel_auroc"]
     cells = [c.moves["pixel_auroc"] for c in compare(*both).cells if c.cell.variant == "base"]
@@ -358,7 +358,7 @@ def test_command_writes_what_it_shows(both, tmp_path):
     (change,) = values["inputs"]
     assert (change["name"], change["a"], change["b"]) == ("training.steps", "500", "900")
     assert len(change["cells"]) == 8
-    assert done.output.index("### What moved") < done.output.index("### Inputs that differ")
+    assert done.output.index("### Changes") < done.output.index("### Inputs that differ")
 
 
 def test_level_decides_how_wide_the_intervals_are(both):

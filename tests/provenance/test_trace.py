@@ -86,8 +86,8 @@ def trace(*words, status=0, table="results/tables/main.csv", params="params.json
 
 def test_a_table_lists_its_cells_and_one_is_shown_with_all_behind_it(root):
     listed = trace()
-    assert "2 cells" in listed and "own/nut/seed0/base" in listed and "texture" not in listed
-    assert "4 cells" in trace(table="results/tables/ablation.csv")
+    assert "2 runs" in listed and "own/nut/seed0/base" in listed and "texture" not in listed
+    assert "4 runs" in trace(table="results/tables/ablation.csv")
     told = trace("--category", "plate")
     assert told.startswith("own/plate/seed0/base: image_auroc 0.")
     order = [line.split()[0] for line in told.splitlines() if line[:1].strip()]
@@ -95,7 +95,7 @@ def test_a_table_lists_its_cells_and_one_is_shown_with_all_behind_it(root):
     assert order == ["own/plate/seed0/base:", *stages, "parameters", "packages"]
     manifest = read_json("results/evaluate/own/plate/seed0/base/stage.json")["inputs"]["manifest"]
     assert f"read   manifest: {manifest['path']} {manifest['sha256'][:8]}" in told
-    assert "names 4 images (2 to train on) and 1 masks" in told
+    assert "lists 4 images (2 for training) and 1 masks" in told
     assert "  training (read by realnet): " in told and "\npackages  python " in told
     assert "realnet/provenance/record.py" not in told and "realnet/provenance/record.py" in trace(
         "--category", "plate", "--all"
@@ -120,7 +120,7 @@ def test_another_stage_by_its_folder(root):
 def test_nothing_has_changed(root):
     told = trace("--check")
     # 4 images, a mask, their manifest, a model and two files of its evaluation, of two categories.
-    assert "2 cells, 18 files looked at: everything matches" in told and "mismatch" not in told
+    assert "2 runs, 18 files checked: everything matches" in told and "mismatch" not in told
 
 
 RAW = "data/raw/own/nut/test/hole/3.png"
@@ -151,14 +151,14 @@ def test_a_file_that_has_changed_or_gone_is_named_once(root, path, repair, gone)
     told = trace("--check", status=1)
     lines = [line for line in told.splitlines() if line.startswith("mismatch")]
     line = lines.pop(0)
-    assert line.startswith(f"mismatch: {path}: ") and ("not there" in line) == gone
+    assert line.startswith(f"mismatch: {path}: ") and ("missing" in line) == gone
     # Without its metrics a cell lacks in the table too.
     assert all(rest.startswith("mismatch: results/tables/main.csv: ") for rest in lines)
     assert bool(lines) == (gone and path.endswith("metrics.json"))
-    assert (f"snakemake --cores all {repair}" in told) if repair else "put it back" in told
+    assert (f"snakemake --cores all {repair}" in told) if repair else "restore them" in told
 
 
-def test_made_from_an_input_that_was_made_again(root):
+def test_made_from_an_input_that_was_rebuilt(root):
     """All records are sound, but the evaluation is of an older model."""
     params = load(PROJECT / "params.yaml", PARAMS)
     inputs = {"manifest": "results/data/own/nut/manifest.csv"}
@@ -168,7 +168,7 @@ def test_made_from_an_input_that_was_made_again(root):
     told = trace("--check", status=1)
     (line,) = [line for line in told.splitlines() if line.startswith("mismatch")]
     stage = f"results/evaluate/{NUT}/stage.json"
-    assert line.startswith(f"mismatch: {stage}: made from results/realnet/{NUT}/model.json of")
+    assert line.startswith(f"mismatch: {stage}: made from results/realnet/{NUT}/model.json with")
 
 
 def test_other_parameters_code_and_packages(root):
@@ -191,21 +191,21 @@ def test_other_parameters_code_and_packages(root):
 def test_an_evaluation_that_is_gone_is_not_taken_for_never_made(root, table):
     shutil.rmtree(f"results/evaluate/{NUT}")
     told = trace("--check", status=1, table=f"results/tables/{table}.csv")
-    assert f"mismatch: results/evaluate/{NUT}: the evaluation is gone" in told
+    assert f"mismatch: results/evaluate/{NUT}: the table shows this evaluation" in told
     assert f"snakemake --cores all results/evaluate/{NUT}/stage.json" in told
 
 
 def test_a_record_that_is_gone_in_the_middle_of_a_chain(root):
     Path(f"results/realnet/{NUT}/stage.json").unlink()
     told = trace("--check", status=1)
-    assert f"mismatch: results/realnet/{NUT}/stage.json: not there" in told
+    assert f"mismatch: results/realnet/{NUT}/stage.json: missing" in told
     assert f"snakemake --cores all results/realnet/{NUT}/stage.json" in told
 
 
 def test_what_is_not_compared_is_told(root):
     for name in ("report.html", "tables/main.md"):
         told = trace("--check", table=f"results/{name}")
-        assert f"unknown: results/{name}: only what it was made from is compared" in told
+        assert f"unknown: results/{name}: its own content is not checked" in told
         assert "unknown: parameters: not compared" in told
 
 
@@ -213,7 +213,7 @@ def test_a_table_that_says_something_else(root):
     path = root / "results/tables/main.csv"
     path.write_text(path.read_text().replace("own,2,", "own,2,9"))
     told = trace("--check", status=1)
-    assert "mismatch: results/tables/main.csv: line 2 is not what the evaluations say" in told
+    assert "mismatch: results/tables/main.csv: line 2 differs from the evaluations" in told
     assert "snakemake --cores 1 tables" in told
 
 
@@ -230,9 +230,9 @@ def test_records_of_before_there_were_digests(root):
     ("table", "words", "message"),
     [
         ("results/tables/none.csv", (), "no such file"),
-        ("results/tables/main.csv", ("--category", "bolt"), "no cell of category bolt; there are"),
-        ("params.json", (), "made of no evaluation"),
-        ("results/realnet/own/nut", (), "no result of a stage"),
+        ("results/tables/main.csv", ("--category", "bolt"), "no run with category bolt; there are"),
+        ("params.json", (), "no evaluation is behind it"),
+        ("results/realnet/own/nut", (), "not a result of a stage"),
     ],
 )
 def test_mistakes_are_one_line(root, table, words, message):

@@ -13,7 +13,7 @@ from PIL import Image
 from realnet.core.errors import UserError
 from realnet.core.io import write_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.provenance.failures import gaps
+from realnet.provenance.failures import missing_runs
 from realnet.provenance.lineage import trace
 from realnet.provenance.stage_code import code_of
 from realnet.report.collect import Results, collect, matrix_of
@@ -183,7 +183,7 @@ def test_same_files_same_bytes(small):
 def test_head_says_what_was_run(small):
     told = Checker(page(*small)).texts["dd"]
     assert "own (2 categories)" in told
-    assert "8 of 8 cells" in told
+    assert "8 of 8 runs" in told
     assert "smoke" in told
     assert "0123456789" in told
     assert "2026-01-02 03:04 UTC" in told
@@ -233,7 +233,7 @@ def test_table_of_a_group_is_found_and_made_again(small):
     assert "Synthesis &amp; more" in html
     assert len(rows_of(html, "ablation_synthesis")) == 2
     assert data_of(html)["variants"] == ["base", "sdas"]  # their records are there too
-    assert "4 of 4 cells" in html  # but they are not of the matrix
+    assert "4 of 4 runs" in html  # but they are not of the matrix
 
 
 def test_notes_above_the_tables_are_true_of_all_kinds(tmp_path):
@@ -372,7 +372,7 @@ def test_missing_cells_by_the_stage_that_stopped(tmp_path):
     bar = "\x1b[31mstep 1\rstep 2\n\x1b[0m"
     write_log(results, "realnet/own/plate/seed0/base", f"{bar}RuntimeError: out of memory\n\n")
     found = found_in(results, params({"own": ["nut", "plate", "disc"]}, ("base",)))
-    first, last = gaps(results, found)
+    first, last = missing_runs(results, found)
     assert (first.stage, first.message) == ("realnet", "RuntimeError: out of memory")
     assert first.log == "logs/realnet/own/plate/seed0/base.log"
     assert [cell.category for cell in first.cells] == ["plate"]
@@ -384,7 +384,7 @@ def test_one_cause_for_all_that_wait_for_it(tmp_path):
     results.mkdir()
     write_log(results, "backbone/base", "realnet: no such file\n")
     found = found_in(results, params({"own": ["nut", "plate"]}, ("base", "sdas")))
-    (gap,) = gaps(results, found)
+    (gap,) = missing_runs(results, found)
     assert (gap.stage, len(gap.cells)) == ("backbone", 4)
 
 
@@ -393,7 +393,7 @@ def test_a_variants_own_failure_is_not_hidden_by_base(tmp_path):
     write_cell(results, "own", "nut", 0, "base")
     write_log(results, "realnet/own/nut/seed0/base", "fine\n")
     write_log(results, "realnet/own/nut/seed0/sdas", "step 3\rstep 4")
-    (gap,) = gaps(results, found_in(results, params({"own": ["nut"]})))
+    (gap,) = missing_runs(results, found_in(results, params({"own": ["nut"]})))
     assert (gap.stage, gap.message) == ("realnet", "step 4")
 
 
@@ -492,7 +492,7 @@ def test_verdicts_with_what_was_run_first(small):
     assert json.loads(row["data-at"]) == ["own", "mean", "sdas"]
     assert row["data-against"] == "base"
     assert "<span>0.0</span> <small>[−1.0, 0.5]</small>" in html  # and not -0.0
-    assert "1 not run, and why" in html
+    assert "1 not run: reasons" in html
     assert "1 reproduced" in html
 
 

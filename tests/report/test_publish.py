@@ -43,7 +43,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_report_tables_and_figures_are_shown_on_one_page(results: Path, monkeypatch):
-    monkeypatch.setattr(publishing, "LARGEST", 100)
+    monkeypatch.setattr(publishing, "MAX_FIGURE", 100)
     out = results / "published"
     assert publish(results, out) == ["large.png"]
     files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
@@ -79,7 +79,7 @@ def test_a_folder_with_other_things_is_left_alone(results: Path, tmp_path: Path)
 
 
 def test_without_a_report_or_too_large_nothing_is_written(results: Path, monkeypatch):
-    monkeypatch.setattr(publishing, "WHOLE", 100)
+    monkeypatch.setattr(publishing, "MAX_TOTAL", 100)
     with pytest.raises(UserError, match="MB to publish"):
         publish(results, results / "published")
     (results / "report.html").unlink()

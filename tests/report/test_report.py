@@ -212,7 +212,7 @@ def test_one_data_set_has_one_row_and_no_mean_over_data_sets(tmp_path: Path):
 @pytest.mark.parametrize("name", ["main", "ablation", "cells"])
 def test_a_data_set_cannot_have_the_name_of_a_table(tmp_path: Path, name: str):
     write_results(tmp_path, {name: ["part"]})
-    with pytest.raises(UserError, match=f"{name}: a table has that name"):
+    with pytest.raises(UserError, match=f"{name}: name reserved for a table"):
         report(tmp_path, matrix(datasets={name: ["part"]}))
 
 
@@ -320,7 +320,7 @@ def test_a_mean_over_categories_some_of_which_have_no_masks_is_undefined(tmp_pat
         ('{"image_auroc": 97.1, "pixel_auroc": 0.9, "pro": 0.8}', "expected a fraction"),
         ('{"image_auroc": "x", "pixel_auroc": 0.9, "pro": 0.8}', "expected a fraction"),
         ('{"image_auroc": NaN, "pixel_auroc": 0.9, "pro": 0.8}', "expected a fraction"),
-        ('{"image_auroc": 1, "pixel_auroc": 1, "pro": 1, "seed": 4}', "its place says 0"),
+        ('{"image_auroc": 1, "pixel_auroc": 1, "pro": 1, "seed": 4}', "but 0 in its path"),
     ],
 )
 def test_malformed_cell_is_named(tmp_path: Path, content: str, message: str):

@@ -248,7 +248,7 @@ def test_the_table_of_variants_has_all_of_it(results):
     text = to_markdown(table)
     assert "95 % interval over the choice of test images (200 resampled" in text
     assert "corrected by Holm" in text and "docs/verdicts.md" in text
-    assert "for which ± stands" in text
+    assert "(see ±)" in text
 
 
 def test_intervals_stand_in_every_table_of_exact_metrics(results):
@@ -263,7 +263,7 @@ def test_intervals_stand_in_every_table_of_exact_metrics(results):
                 value = float(row[metric])
                 assert float(row[f"{metric}_low"]) <= value <= float(row[f"{metric}_high"])
     one = gather(results, seeds=(0,))
-    assert "which one seed cannot tell" in to_markdown(tables.main_table(one))
+    assert "(unknown with one seed)" in to_markdown(tables.main_table(one))
 
 
 def test_what_the_choice_is_worth_has_an_interval_over_seeds(tmp_path):
@@ -288,7 +288,7 @@ def test_results_of_before_have_no_intervals_and_a_note(tmp_path):
     found = gather(tmp_path, variants=["base", "far"], seeds=(0,))
     assert lacking(found) == [folders[0]]
     text = to_markdown(tables.per_category_table(found))
-    assert f"No interval with {folders[0]}: no per_image.npz; evaluate again." in text
+    assert f"No interval for {folders[0]}: no per_image.npz; rerun the evaluation." in text
     rows = {(r["variant"], r["category"]): r for r in rows_of(tables.per_category_table(found))}
     assert rows["base", "nut"]["pro_low"] == rows["base", "mean"]["pro_low"] == ""
     assert rows["base", "pcb"]["pro_low"] and rows["far", "mean"]["pro_low"]

@@ -184,7 +184,7 @@ def test_without_all_categories_nothing_is_said_of_the_paper(tmp_path):
         write_cell(tmp_path, "btad", category, official=PAPER)
     found = judged(tmp_path, params({"btad": ["01", "02"]}, ["base"]), kind="number")
     assert {v.verdict for v in found} == {NOT_RUN}
-    assert [v.note for v in found if v.dataset == "btad"] == ["2 of 3 categories"] * 2
+    assert [v.note for v in found if v.dataset == "btad"] == ["only 2 of 3 categories"] * 2
     assert {v.note for v in found if v.dataset == "visa"} == {"dataset not in the experiment"}
 
 
@@ -351,7 +351,7 @@ def test_without_statistics_of_images_a_claim_is_not_run(tmp_path):
         path.unlink()
     text = params(BTAD, ["base", "rrs_max"])
     for found in judged(tmp_path, text, claim=MAX):
-        assert found.verdict == NOT_RUN and "no statistics of the test images" in found.note
+        assert found.verdict == NOT_RUN and "no per-image statistics" in found.note
 
 
 def test_claims_name_variants_that_there_are():
