@@ -147,7 +147,7 @@ def test_equal_results_in_two_places_are_identical(both):
     assert text.rstrip().endswith("None.")
 
 
-def test_the_chain_is_followed_below_the_folder_where_the_results_lie_now(both):
+def test_the_chain_is_followed_in_a_moved_results_folder(both):
     folder = both[0] / "evaluate/own/nut/seed1/base"
     assert set(records(both[0], folder)) == {"evaluate", "realnet", "backbone"}
     model = "/any/results/realnet/own/nut/seed1/base/model.json"
@@ -155,7 +155,7 @@ def test_the_chain_is_followed_below_the_folder_where_the_results_lie_now(both):
     assert moved(both[0], "data/weights/backbone.pth") is None
 
 
-def test_a_parameter_of_a_stage_far_up_is_one_line_for_all_cells(both):
+def test_a_parameter_of_an_early_stage_is_one_line_for_all_runs(both):
     def other(content):
         content["params"]["backbone"]["arch"] = "resnet50"
 
@@ -166,7 +166,7 @@ def test_a_parameter_of_a_stage_far_up_is_one_line_for_all_cells(both):
     assert '- backbone.arch: "resnet18" → "resnet50"\n' in text
 
 
-def test_a_parameter_of_some_cells_names_them(both):
+def test_a_parameter_of_some_runs_names_them(both):
     def longer(content):
         content["params"]["training"] |= {"steps": 900, "loss": {"kind": "ce", "gamma": 2.0}}
 
@@ -211,7 +211,7 @@ def test_stages_with_the_same_two_commits_are_one_line(both):
     assert "- backbone, realnet: aaaaaaaaaa → cccccccccc\n" in to_text(compare(*both))
 
 
-def test_other_training_images_are_data_and_the_test_images_still_pairs(both):
+def test_other_training_images_are_data_and_the_test_images_stay_paired(both):
     for name in ("realnet", "evaluate"):
         rewrite(
             both[1],
@@ -227,7 +227,7 @@ def test_other_training_images_are_data_and_the_test_images_still_pairs(both):
     assert paired == {"nut": True, "pcb": False}
 
 
-def test_a_result_that_differs_without_a_cause_is_told(both):
+def test_a_result_that_differs_without_a_cause_is_reported(both):
     rewrite(
         both[1],
         "evaluate/own/nut/seed0/base",
@@ -256,7 +256,7 @@ def test_a_stage_in_one_chain_alone(both):
 # --- cells ----------------------------------------------------------------------------------------
 
 
-def test_another_seed_is_another_cell(both):
+def test_another_seed_is_another_run(both):
     shutil.move(both[1] / "evaluate/own/nut/seed1", both[1] / "evaluate/own/nut/seed7")
     for path in (both[1] / "evaluate/own/nut/seed7").glob("*/metrics.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 7}))
@@ -272,7 +272,7 @@ def test_another_seed_is_another_cell(both):
     assert "### Only in B\n\nown/nut/seed7/base, own/nut/seed7/texture" in text
 
 
-def test_what_moved_is_measured_against_the_paired_bootstrap(both):
+def test_changes_are_compared_with_the_paired_bootstrap(both):
     folder = write_cell(both[1], "nut", 0, "base", shift=1.0)
     write_cell(both[1], "pcb", 1, "texture", noise=1)  # as good, on other pixels
     cells = {tuple(c.cell)[1:]: c for c in compare(*both).cells}
@@ -292,7 +292,7 @@ def test_what_moved_is_measured_against_the_paired_bootstrap(both):
     assert re.search(r"own/nut/seed0/base +\| Pixel AUROC", to_text(compare(*both)))
 
 
-def test_other_test_images_make_a_wider_interval_without_pairs(both):
+def test_other_test_images_give_a_wider_unpaired_interval(both):
     write_cell(both[1], "nut", 0, "base", shift=0.3)
     narrow = compare(*both).cells[0].moves["pixel_auroc"]
     for root, sha in zip(both, ("1" * 64, "2" * 64), strict=True):
@@ -319,7 +319,7 @@ def test_without_statistics_of_images_the_noise_is_unknown(both):
     assert "Noise unknown" not in to_text(compare(both[0], both[0]))
 
 
-def test_means_over_cells_have_an_interval_of_their_own(both):
+def test_means_over_runs_have_their_own_interval(both):
     for category in CATEGORIES:
         for seed in SEEDS:
             write_cell(both[1], category, seed, "base", shift=0.5)
@@ -333,7 +333,7 @@ def test_means_over_cells_have_an_interval_of_their_own(both):
     assert moves["own", "texture"]["pro"].moved == SAME
 
 
-def test_undefined_in_both_is_no_move(both):
+def test_undefined_in_both_is_no_change(both):
     for root in both:
         path = root / "evaluate/own/nut/seed0/base/metrics.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"pro": None}))

@@ -84,7 +84,7 @@ def trace(*words, status=0, table="results/tables/main.csv", params="params.json
     return done.output
 
 
-def test_a_table_lists_its_cells_and_one_is_shown_with_all_behind_it(root):
+def test_a_table_lists_its_runs_and_one_is_shown_with_its_stages(root):
     listed = trace()
     assert "2 runs" in listed and "own/nut/seed0/base" in listed and "texture" not in listed
     assert "4 runs" in trace(table="results/tables/ablation.csv")
@@ -102,7 +102,7 @@ def test_a_table_lists_its_cells_and_one_is_shown_with_all_behind_it(root):
     )
 
 
-def test_a_result_by_its_folder_and_all_of_it_for_machines(root):
+def test_a_result_by_its_folder_and_as_json(root):
     folder = "results/evaluate/own/nut/seed0/texture"
     told = trace("--json", "trace.json", table=f"{folder}/per_image.npz")
     assert told == trace(table=folder) and told.startswith("own/nut/seed0/texture: ")
@@ -138,7 +138,7 @@ NUT = "own/nut/seed0/base"
     ],
 )
 @pytest.mark.parametrize("gone", [False, True])
-def test_a_file_that_has_changed_or_gone_is_named_once(root, path, repair, gone):
+def test_a_changed_or_missing_file_is_named_once(root, path, repair, gone):
     if gone:
         (root / path).unlink()
     else:
@@ -188,28 +188,28 @@ def test_other_parameters_code_and_packages(root):
 
 
 @pytest.mark.parametrize("table", ["main", "ablation"])
-def test_an_evaluation_that_is_gone_is_not_taken_for_never_made(root, table):
+def test_a_removed_evaluation_is_a_mismatch(root, table):
     shutil.rmtree(f"results/evaluate/{NUT}")
     told = trace("--check", status=1, table=f"results/tables/{table}.csv")
     assert f"mismatch: results/evaluate/{NUT}: the table shows this evaluation" in told
     assert f"snakemake --cores all results/evaluate/{NUT}/stage.json" in told
 
 
-def test_a_record_that_is_gone_in_the_middle_of_a_chain(root):
+def test_a_missing_record_in_the_middle_of_a_chain(root):
     Path(f"results/realnet/{NUT}/stage.json").unlink()
     told = trace("--check", status=1)
     assert f"mismatch: results/realnet/{NUT}/stage.json: missing" in told
     assert f"snakemake --cores all results/realnet/{NUT}/stage.json" in told
 
 
-def test_what_is_not_compared_is_told(root):
+def test_what_is_not_compared_is_reported(root):
     for name in ("report.html", "tables/main.md"):
         told = trace("--check", table=f"results/{name}")
         assert f"unknown: results/{name}: its own content is not checked" in told
         assert "unknown: parameters: not compared" in told
 
 
-def test_a_table_that_says_something_else(root):
+def test_a_table_that_differs_from_its_evaluations(root):
     path = root / "results/tables/main.csv"
     path.write_text(path.read_text().replace("own,2,", "own,2,9"))
     told = trace("--check", status=1)
@@ -217,7 +217,7 @@ def test_a_table_that_says_something_else(root):
     assert "snakemake --cores 1 tables" in told
 
 
-def test_records_of_before_there_were_digests(root):
+def test_records_without_digests(root):
     path = root / f"results/realnet/{NUT}/stage.json"
     record = read_json(path)
     del record["outputs"], record["code"]

@@ -56,7 +56,7 @@ def rows(results):
         return list(csv.DictReader(file))
 
 
-def test_the_table_has_the_group_s_variants_and_its_first_is_the_reference(results):
+def test_the_table_has_the_variants_of_the_group_the_first_as_reference(results):
     report_group(results, sections(), "depth")
     found = {row["variant"]: row for row in rows(results)}
     assert list(found) == ["deep", "base", "plain"]
@@ -97,7 +97,7 @@ def test_mistakes_are_one_line(results, changes, group, said):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_command_writes_that_table_alone(results):
+def test_the_command_writes_only_that_table(results):
     command = ["report", "--results", str(results), "--params", sections(), "--group", "depth"]
     assert CliRunner().invoke(app, command).exit_code == 0
     assert rows(results) and not (results / "metrics.json").exists()
@@ -106,7 +106,7 @@ def test_the_command_writes_that_table_alone(results):
 # --- what the workflow looks for -----------------------------------------------------------------
 
 
-def test_files_are_looked_for_of_the_variants_asked_for_alone(tmp_path, monkeypatch):
+def test_files_are_checked_for_the_selected_variants_only(tmp_path, monkeypatch):
     monkeypatch.setattr(dag, "PROJECT", tmp_path)
     params, cells = load(), {"demo": ("hex_nut",)}
     assert params.variants["dtd"]["synthesis"]["dtd_root"] == "data/raw/dtd"
@@ -118,7 +118,7 @@ def test_files_are_looked_for_of_the_variants_asked_for_alone(tmp_path, monkeypa
     dag.check_files(params, cells, ["base", "dtd"])
 
 
-def test_guidance_is_checked_of_the_variants_asked_for_alone():
+def test_guidance_is_checked_for_the_selected_variants_only():
     guided = {"guided": {"sdas": {"guidance_scale": 1.0}}}
     params = load(overrides={"ddpm": {"scope": "dataset"}, "variants": guided})
     one, two = {"demo": ("hex_nut",)}, {"demo": ("hex_nut", "woven_fabric")}
@@ -128,7 +128,7 @@ def test_guidance_is_checked_of_the_variants_asked_for_alone():
         dag.check_guidance(params, one, ["base", "guided"])
 
 
-def test_no_data_set_has_the_name_of_a_group_s_table():
+def test_no_dataset_has_the_name_of_a_groups_table():
     params = load(overrides={"experiment": {"datasets": {"ablation_afs": "all"}}})
     with pytest.raises(UserError, match="ablation_afs is the name of a table"):
         dag.matrix(params)

@@ -199,14 +199,14 @@ def rows_of(html: str, name: str) -> list[str]:
     return re.findall(r"<tr.*?</tr>", section.split("</thead>")[1], re.S)
 
 
-def test_best_is_marked_and_undefined_is_said(small):
+def test_best_is_marked_and_undefined_is_printed(small):
     base, sdas = rows_of(page(*small), "ablation")
     assert 'class="n best"' in sdas and 'class="n best"' not in base
     assert "n/a" in base  # PRO
     assert "± 0.7" in base  # of 90 and 91
 
 
-def test_a_row_names_what_its_numbers_are_of(small):
+def test_rows_have_the_address_of_their_runs(small):
     html = page(*small)
     rows = rows_of(html, "own")
     addresses = [json.loads(a["data-at"]) for t, a in Checker(html).tags if "data-at" in a]
@@ -218,7 +218,7 @@ def test_a_row_names_what_its_numbers_are_of(small):
     assert [shown[int(k)] for k in of][:1] == ["image_auroc"]
 
 
-def test_table_of_a_group_is_found_and_made_again(small):
+def test_table_of_a_group_is_found_and_rebuilt(small):
     results, _ = small
     text = params({"own": ["nut", "plate"]}, ("base", "sdas"), (0, 1))
     wide = found_in(results, text)
@@ -236,7 +236,7 @@ def test_table_of_a_group_is_found_and_made_again(small):
     assert "4 of 4 runs" in html  # but they are not of the matrix
 
 
-def test_notes_above_the_tables_are_true_of_all_kinds(tmp_path):
+def test_notes_above_the_tables_hold_for_all_of_them(tmp_path):
     results = tmp_path / "results"
     for dataset in ("own", "other"):
         for variant in ("base", "sdas", "third"):
@@ -250,7 +250,7 @@ def test_notes_above_the_tables_are_true_of_all_kinds(tmp_path):
 # --- hostile texts -------------------------------------------------------------------------------
 
 
-def test_nothing_that_a_file_says_becomes_markup(tmp_path):
+def test_texts_of_files_never_become_markup(tmp_path):
     results = tmp_path / "results"
     # No slash in a folder's name.
     category = HOSTILE.replace("/", "_")
@@ -305,7 +305,7 @@ def test_chain_has_causes_first_and_each_record_once(small):
     assert list(traced.by_stage()) == ["backbone", "realnet", "evaluate"]
 
 
-def test_chain_is_followed_where_the_results_lie_now(small, tmp_path):
+def test_chain_is_followed_after_the_results_were_moved(small, tmp_path):
     results, text = small
     moved = results.rename(tmp_path / "elsewhere")
     data = data_of(page(moved, text))
@@ -361,7 +361,7 @@ def write_log(results: Path, name: str, text: str) -> None:
     path.write_text(text)
 
 
-def test_missing_cells_by_the_stage_that_stopped(tmp_path):
+def test_missing_runs_by_the_stage_that_failed(tmp_path):
     results = tmp_path / "results"
     write_cell(results, "own", "nut", 0, "base")
     # Stages that succeeded leave a log too, an empty one; `data` has no stage.json.
@@ -379,7 +379,7 @@ def test_missing_cells_by_the_stage_that_stopped(tmp_path):
     assert (last.stage, [cell.category for cell in last.cells]) == ("", ["disc"])
 
 
-def test_one_cause_for_all_that_wait_for_it(tmp_path):
+def test_one_cause_for_all_runs_that_depend_on_it(tmp_path):
     results = tmp_path / "results"
     results.mkdir()
     write_log(results, "backbone/base", "realnet: no such file\n")
@@ -410,7 +410,7 @@ def test_page_of_a_half_finished_run(tmp_path):
     assert data["gaps"][absent["gap"]][0] == "realnet"
 
 
-def test_page_of_nothing_at_all(tmp_path):
+def test_page_without_any_evaluation(tmp_path):
     results = tmp_path / "results"
     results.mkdir()
     html = page(results, params({"own": ["nut"]}, ("base",)))
@@ -439,7 +439,7 @@ def write_figures(results: Path, **changes) -> None:
     write_json(folder / "index.json", {"figures": [entry | changes], "skipped": [skipped]})
 
 
-def test_figures_are_inside_with_words(small):
+def test_figures_are_embedded_with_captions(small):
     results, text = small
     write_figures(results)
     html = page(results, text)
@@ -465,7 +465,7 @@ def test_figures_beyond_the_limit_are_named(small):
     assert picture.files == ("figures/f.svg", "figures/f.png")
 
 
-def test_report_without_index_shows_what_it_always_has(small):
+def test_report_without_index_shows_the_standard_figures(small):
     results, _ = small
     (results / "figures").mkdir()
     Image.new("RGB", (30, 20)).save(results / "figures/summary.png")

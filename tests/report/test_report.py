@@ -173,7 +173,7 @@ def test_paper_and_difference_beside_the_mean_over_all_categories(tmp_path: Path
         assert row["delta_pro"] == ""
 
 
-def test_a_part_of_a_data_set_is_not_compared_with_the_papers_mean_of_all(tmp_path: Path):
+def test_a_part_of_a_dataset_is_not_compared_with_the_papers_mean(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix())
     assert not any(row["paper_image_auroc"] for row in rows_of(tmp_path, "mpdd"))
@@ -182,7 +182,7 @@ def test_a_part_of_a_data_set_is_not_compared_with_the_papers_mean_of_all(tmp_pa
         assert "MPDD: 2 of 6 categories" in text
 
 
-def test_the_last_row_of_main_is_the_unweighted_mean_over_data_sets(tmp_path: Path):
+def test_the_last_row_of_main_is_the_unweighted_mean_over_datasets(tmp_path: Path):
     datasets = {name: list(KNOWN_CATEGORIES[name]) for name in ("btad", "mpdd")}
     write_results(tmp_path, datasets)
     report(tmp_path, matrix(datasets=datasets))
@@ -202,7 +202,7 @@ def test_the_last_row_of_main_is_the_unweighted_mean_over_data_sets(tmp_path: Pa
     assert both.std == pytest.approx(statistics.stdev(per_seed))
 
 
-def test_one_data_set_has_one_row_and_no_mean_over_data_sets(tmp_path: Path):
+def test_one_dataset_has_one_row_and_no_mean_over_datasets(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix(datasets={"btad": "all"}))
     assert [row["dataset"] for row in rows_of(tmp_path, "main")] == ["btad"]
@@ -210,7 +210,7 @@ def test_one_data_set_has_one_row_and_no_mean_over_data_sets(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["main", "ablation", "cells"])
-def test_a_data_set_cannot_have_the_name_of_a_table(tmp_path: Path, name: str):
+def test_a_dataset_cannot_have_the_name_of_a_table(tmp_path: Path, name: str):
     write_results(tmp_path, {name: ["part"]})
     with pytest.raises(UserError, match=f"{name}: name reserved for a table"):
         report(tmp_path, matrix(datasets={name: ["part"]}))
@@ -255,7 +255,7 @@ def test_the_parameter_file_itself_is_a_matrix():
 # --- missing, undefined, wrong --------------------------------------------------------------------
 
 
-def test_missing_cell_names_the_file_and_the_target(tmp_path: Path):
+def test_a_missing_run_names_the_file_and_the_target(tmp_path: Path):
     files = write_results(tmp_path)
     files[0].unlink()
     with pytest.raises(UserError) as caught:
@@ -323,7 +323,7 @@ def test_a_mean_over_categories_some_of_which_have_no_masks_is_undefined(tmp_pat
         ('{"image_auroc": 1, "pixel_auroc": 1, "pro": 1, "seed": 4}', "but 0 in its path"),
     ],
 )
-def test_malformed_cell_is_named(tmp_path: Path, content: str, message: str):
+def test_a_malformed_metrics_file_is_named(tmp_path: Path, content: str, message: str):
     files = write_results(tmp_path)
     files[0].write_text(content)
     with pytest.raises(UserError, match=message) as caught:
@@ -352,7 +352,7 @@ def test_wrong_params_are_one_line(params: str, message: str):
 @pytest.mark.parametrize(
     "path", ["metrics.json", "a/b/c/d/metrics.json", "d/c/seedx/v/metrics.json"]
 )
-def test_listed_file_in_a_strange_place_is_refused(tmp_path: Path, path: str):
+def test_a_listed_file_with_an_unexpected_path_is_refused(tmp_path: Path, path: str):
     with pytest.raises(UserError, match="seed"):
         collect(tmp_path, matrix_of(matrix()), [Path(path)])
 
@@ -466,7 +466,7 @@ def test_report_repeats_byte_for_byte_figures_included(tmp_path: Path):
     assert outputs(tmp_path) == first
 
 
-def test_images_that_are_not_there_are_said_not_fatal(tmp_path: Path, capsys):
+def test_missing_images_are_reported_but_not_fatal(tmp_path: Path, capsys):
     files = write_results(tmp_path)
     for file in first_cells(files):
         write_scores(file, None)
@@ -485,7 +485,7 @@ def test_without_scores_no_overview_and_no_stale_one(tmp_path: Path, capsys):
     assert not stale.exists()
 
 
-def test_damaged_scores_are_named(tmp_path: Path):
+def test_corrupt_scores_are_named(tmp_path: Path):
     files = write_results(tmp_path)
     scores = first_cells(files)[0].with_name("scores.npz")
     scores.write_bytes(b"nothing")
@@ -493,7 +493,7 @@ def test_damaged_scores_are_named(tmp_path: Path):
         report(tmp_path, matrix())
 
 
-def test_an_empty_matrix_cell_is_none_not_zero(tmp_path: Path):
+def test_a_missing_run_is_none_not_zero(tmp_path: Path):
     found: Results = collect(tmp_path, matrix_of(matrix()), allow_missing=True)
     stat = found.stat("mpdd", "base", "mean", "pro")
     assert (stat.value, stat.std, stat.seeds) == (None, None, 0)

@@ -92,7 +92,7 @@ def test_one_seed_has_the_interval_that_its_evaluation_wrote(results):
     assert stat.interval == interval(expected) and stat.std is None
 
 
-def test_means_over_data_sets_count_each_once(tmp_path):
+def test_means_over_datasets_count_each_once(tmp_path):
     datasets = {"own": ["nut", "pcb"], "other": ["cap"]}
     for dataset, categories in datasets.items():
         for category in categories:
@@ -117,7 +117,7 @@ def test_files_are_read_once_for_all_metrics(results, monkeypatch):
     assert len(read) == len(set(read)) == 12
 
 
-def test_no_interval_where_nothing_is_known(results, tmp_path):
+def test_no_interval_without_statistics(results, tmp_path):
     assert with_interval(gather(results, bootstrap=0), "own", "base", "nut", "pro").interval is None
     found = gather(results)
     assert samples(found, "own", "base", "nut", "strict_best/pro") is None  # nothing is kept
@@ -266,7 +266,7 @@ def test_intervals_stand_in_every_table_of_exact_metrics(results):
     assert "(unknown with one seed)" in to_markdown(tables.main_table(one))
 
 
-def test_what_the_choice_is_worth_has_an_interval_over_seeds(tmp_path):
+def test_the_effect_of_the_choice_has_an_interval_over_seeds(tmp_path):
     for seed in SEEDS:
         write_cell(tmp_path, "own", "nut", seed, official=dict.fromkeys(METRICS, 0.9))
     found = gather(tmp_path, datasets={"own": ["nut"]}, variants=["base"])

@@ -148,7 +148,7 @@ def test_a_number_near_the_papers_is_reproduced(tmp_path):
     assert "one seed" in image.note
 
 
-def test_the_interval_of_a_number_is_that_of_the_exact_metric_moved_to_it(tmp_path):
+def test_the_interval_of_a_number_is_that_of_the_exact_metric_shifted(tmp_path):
     image = btad(tmp_path, 0.005)[0]
     found = collect(tmp_path, matrix_of(params(BTAD, ["base"])))
     exact = with_interval(found, "btad", "base", "mean", "image_auroc")
@@ -162,7 +162,7 @@ def test_a_number_far_from_the_papers_is_not(tmp_path):
     assert pixel.difference == pytest.approx(-20)
 
 
-def test_higher_than_the_paper_by_more_than_the_noise_is_told(tmp_path):
+def test_higher_than_the_paper_by_more_than_the_noise_is_noted(tmp_path):
     published_value = published.number("btad", "mean", "pixel_auroc").value
     for category in BTAD["btad"]:
         write_cell(tmp_path, "btad", category, shift=6.0, official=dict.fromkeys(METRICS, 0.999))
@@ -179,7 +179,7 @@ def test_within_what_one_more_training_may_give(tmp_path):
         assert "one more training" in pixel.note and "one seed" not in pixel.note
 
 
-def test_without_all_categories_nothing_is_said_of_the_paper(tmp_path):
+def test_without_all_categories_there_is_no_verdict(tmp_path):
     for category in BTAD["btad"]:
         write_cell(tmp_path, "btad", category, official=PAPER)
     found = judged(tmp_path, params({"btad": ["01", "02"]}, ["base"]), kind="number")
@@ -188,7 +188,7 @@ def test_without_all_categories_nothing_is_said_of_the_paper(tmp_path):
     assert {v.note for v in found if v.dataset == "visa"} == {"dataset not in the experiment"}
 
 
-def test_cells_that_are_missing_or_lack_the_protocol_are_not_run(tmp_path):
+def test_missing_runs_or_protocols_are_not_run(tmp_path):
     text = params(BTAD, ["base"])
     for category in BTAD["btad"][:2]:
         write_cell(tmp_path, "btad", category, official=PAPER)
@@ -243,7 +243,7 @@ def test_a_direction_is_judged_by_the_paired_difference(tmp_path, shift, expecte
         assert "one seed" in verdict.note
 
 
-def test_p_values_are_corrected_over_the_claims_of_the_data_set(tmp_path):
+def test_p_values_are_corrected_over_the_claims_of_the_dataset(tmp_path):
     raw = {v.metric: v.p for v in claimed(tmp_path, 0.05)}
     for category in BTAD["btad"]:  # two more claims on BTAD, one of them with two metrics alike
         for variant, shift in (("rrs_mean", 0.0), ("two_blocks", 0.4)):
@@ -280,7 +280,7 @@ def test_seeds_that_disagree_make_a_claim_within_noise(tmp_path):
     assert "one seed" not in several.note
 
 
-def test_the_papers_difference_stands_beside_ours(tmp_path):
+def test_the_papers_difference_is_printed_beside_ours(tmp_path):
     datasets = {"mpdd": list(KNOWN_CATEGORIES["mpdd"])}
     for category in datasets["mpdd"]:
         write_cell(tmp_path, "mpdd", category, variant="sdas", shift=1.5)
@@ -318,7 +318,7 @@ def test_other_data_are_judged_in_kind_under_other_names(tmp_path):
     assert labels == {"in kind: within seed noise", "in kind: does not hold"}
 
 
-def test_in_kind_other_variants_may_stand_in_and_it_is_said(tmp_path):
+def test_in_kind_other_variants_may_stand_in_and_are_named(tmp_path):
     for variant, shift in (("base", 1.5), ("texture", 0.0)):
         write_cell(tmp_path, "own", "nut", variant=variant, shift=shift)
     text = params({"own": ["nut"]}, ["base", "texture"], declared=["sdas", "dtd"])
@@ -354,7 +354,7 @@ def test_without_statistics_of_images_a_claim_is_not_run(tmp_path):
         assert found.verdict == NOT_RUN and "no per-image statistics" in found.note
 
 
-def test_claims_name_variants_that_there_are():
+def test_claims_name_existing_variants():
     for preset in ("demo", "paper"):
         declared = {*load(PROJECT / "params.yaml", {"preset": preset}).variants, "sdas"}
         for claim in published.paper()["claims"]:
@@ -367,7 +367,7 @@ def test_claims_name_variants_that_there_are():
 # --- the choice on the test set, and the files ----------------------------------------------------
 
 
-def test_what_the_choice_is_worth_has_an_interval_over_seeds(tmp_path):
+def test_the_effect_of_the_choice_has_an_interval_over_seeds(tmp_path):
     for seed in (0, 1, 2):
         write_cell(tmp_path, "own", "nut", seed, official=PAPER)
     found = judged(tmp_path, params({"own": ["nut"]}, ["base"], (0, 1, 2)), kind="selection")
