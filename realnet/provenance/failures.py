@@ -38,35 +38,35 @@ def failures(results: Path, params: str, stopped: bool = False) -> tuple[str, in
     """
     found = collect(results, matrix_of(params), allow_missing=True)
     total = len(found.files)
-    lacking = [gap for gap in missing_runs(results, found) if gap.stage or not stopped]
-    count = sum(len(gap.cells) for gap in lacking)
+    lacking = [failure for failure in missing_runs(results, found) if failure.stage or not stopped]
+    count = sum(len(failure.cells) for failure in lacking)
     if not lacking:
         return f"{len(found.cells)} of {total} runs evaluated, no stage failed", 0
     lines = [f"{count} of {total} runs not evaluated"]
-    for gap in lacking:
-        lines += ["", *_lines(gap, results)]
+    for failure in lacking:
+        lines += ["", *_lines(failure, results)]
     return "\n".join(lines), count
 
 
-def _lines(gap: Failure, results: Path) -> list[str]:
-    names = [cell.name for cell in gap.cells]
+def _lines(failure: Failure, results: Path) -> list[str]:
+    names = [cell.name for cell in failure.cells]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     cells = f"{len(names)} run{'s' * (len(names) > 1)}: {', '.join(names[:SHOWN])}{more}"
-    if not gap.stage:
+    if not failure.stage:
         return [f"not started, {cells}"]
     return [
-        f"{gap.stage} failed or is still running, {cells}",
-        f"  {results / gap.log}:",
-        f"  {gap.message or '(log is empty)'}",
+        f"{failure.stage} failed or is still running, {cells}",
+        f"  {results / failure.log}:",
+        f"  {failure.message or '(log is empty)'}",
     ]
 
 
 def write_missing(results: Path, found: Results) -> None:
     """``tables/missing.csv``, one row per run without an evaluation; no file if there is none."""
     rows: Sequence[dict] = [
-        {"stage": gap.stage, "log": gap.log, "reason": gap.message, **cell._asdict()}
-        for gap in missing_runs(results, found)
-        for cell in gap.cells
+        {"stage": failure.stage, "log": failure.log, "reason": failure.message, **cell._asdict()}
+        for failure in missing_runs(results, found)
+        for cell in failure.cells
     ]
     path = results / "tables" / "missing.csv"
     if rows:
@@ -90,7 +90,7 @@ def missing_runs(results: Path, found: Results) -> list[Failure]:
         if key not in causes:
             causes[key] = Failure(*key, "" if log is None else last_line(log))
         causes[key].cells.append(cell)
-    return sorted(causes.values(), key=lambda gap: (not gap.stage, -len(gap.cells)))
+    return sorted(causes.values(), key=lambda failure: (not failure.stage, -len(failure.cells)))
 
 
 def _stopped(results: Path, cell: Cell, folder: str) -> Iterator[tuple[str, Path]]:

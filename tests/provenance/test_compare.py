@@ -43,7 +43,7 @@ def write_manifest(root: Path, category: str, change: str = "") -> None:
 
 
 def record(folder: Path, stage: str, inputs: dict[str, str], params: dict, **facts) -> None:
-    """As realnet.provenance.record writes it, at a place where the results were long ago."""
+    """As realnet.provenance.record writes it, with paths of a former results folder."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "stage": stage,
@@ -128,7 +128,7 @@ def rewrite(root: Path, pattern: str, change) -> None:
 
 
 def inputs_of(a: Path, b: Path) -> dict[Change, int]:
-    """Each difference with the number of cells that have it."""
+    """Each difference with the number of runs that have it."""
     return {change: len(cells) for change, cells in compare(a, b).inputs.items()}
 
 
@@ -222,7 +222,7 @@ def test_other_training_images_are_data_and_the_test_images_stay_paired(both):
     (change,) = inputs_of(*both).items()
     assert change[0].kind == "data" and change[0].name == "manifest of own/pcb" and change[1] == 4
     assert all(cell.paired for cell in compare(*both).cells)
-    (both[1] / "data/own/pcb/manifest.csv").unlink()  # nothing left to see that by
+    (both[1] / "data/own/pcb/manifest.csv").unlink()  # the manifests can no longer be compared
     paired = {cell.cell.category: cell.paired for cell in compare(*both).cells}
     assert paired == {"nut": True, "pcb": False}
 
@@ -235,7 +235,7 @@ def test_a_result_that_differs_without_a_cause_is_reported(both):
     )
     (change,) = inputs_of(*both)
     assert (change.kind, change.name, change.b) == ("results", "realnet", "e" * 12)
-    # With a cause it is a consequence, and not told.
+    # With a cause it is a consequence, and not reported.
     rewrite(both[1], "realnet/own/nut/seed0/base", lambda c: c["params"].update(more=1))
     assert [change.kind for change in inputs_of(*both)] == ["params"]
 
@@ -253,7 +253,7 @@ def test_a_stage_in_one_chain_alone(both):
     assert found[Change("params", "stage backbone", "present", "(none)")] == 8
 
 
-# --- cells ----------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 def test_another_seed_is_another_run(both):
@@ -274,7 +274,7 @@ def test_another_seed_is_another_run(both):
 
 def test_changes_are_compared_with_the_paired_bootstrap(both):
     folder = write_cell(both[1], "nut", 0, "base", shift=1.0)
-    write_cell(both[1], "pcb", 1, "texture", noise=1)  # as good, on other pixels
+    write_cell(both[1], "pcb", 1, "texture", noise=1)  # equally good, on other pixels
     cells = {tuple(c.cell)[1:]: c for c in compare(*both).cells}
     far, near = cells["nut", 0, "base"], cells["pcb", 1, "texture"]
     assert far.moves["pixel_auroc"].moved == BEYOND and far.same_scores is False

@@ -22,7 +22,7 @@ FOUND = {"base": (0.8, 0.9), "deep": (0.85, 0.95), "plain": (0.5, 0.6), "idle": 
 
 
 def sections(**changes):
-    """Of the four variants two make up the group, and one is shared with base."""
+    """Four variants: two are the group, one shares the evaluations of base."""
     overlay = {"training": {"lr": 1.0}}
     values = {
         "experiment": {
@@ -103,14 +103,14 @@ def test_the_command_writes_only_that_table(results):
     assert rows(results) and not (results / "metrics.json").exists()
 
 
-# --- what the workflow looks for -----------------------------------------------------------------
+# --- checks of the workflow -----------------------------------------------------------------------
 
 
 def test_files_are_checked_for_the_selected_variants_only(tmp_path, monkeypatch):
     monkeypatch.setattr(dag, "PROJECT", tmp_path)
     params, cells = load(), {"demo": ("hex_nut",)}
     assert params.variants["dtd"]["synthesis"]["dtd_root"] == "data/raw/dtd"
-    dag.check_files(params, cells)  # of the matrix, where it is not
+    dag.check_files(params, cells)  # the variants of the matrix need no such file
     dag.check_files(params, cells, ["base", "cutpaste", "nsa"])
     with pytest.raises(UserError, match=r"synthesis\.dtd_root: data/raw/dtd: no such folder"):
         dag.check_files(params, cells, ["base", "dtd"])

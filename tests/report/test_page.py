@@ -29,7 +29,7 @@ HOSTILE = "</script><script>alert(1)</script><b onmouseover='x'>\"&amp;"
 
 
 class Checker(HTMLParser):
-    """Balanced tags, unique ids, quoted attributes; and what the page would load."""
+    """Checks balanced tags, unique ids and quoted attributes; collects what the page would load."""
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -78,7 +78,7 @@ def params(datasets: dict, variants=("base", "sdas"), seeds=(0,), **more) -> str
 
 
 def put(path: Path, values: dict) -> None:
-    """Without the sync of :func:`write_json`: there are thousands."""
+    """Without the fsync of :func:`write_json`, since there are thousands of files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
 
@@ -103,7 +103,7 @@ def write_stage(results: Path, folder: str, stage: str, inputs: dict[str, str], 
 
 
 def write_cell(results: Path, dataset: str, category: str, seed: int, variant: str, value=0.9):
-    """An evaluation and the two stages behind it, of which the backbone is everyone's."""
+    """An evaluation and the two stages behind it; the backbone is shared by all."""
     place = f"{dataset}/{category}/seed{seed}/{variant}"
     metrics = {"image_auroc": value, "pixel_auroc": 0.5, "pro": None, "has_masks": True}
     identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
@@ -135,7 +135,7 @@ def data_of(html: str) -> dict:
 
 @pytest.fixture
 def small(tmp_path):
-    """Two categories, two seeds, two variants; everything there."""
+    """Two categories, two seeds, two variants; complete."""
     results = tmp_path / "results"
     for k, variant in enumerate(("base", "sdas")):
         for seed in (0, 1):
@@ -181,14 +181,14 @@ def test_same_files_same_bytes(small):
 
 
 def test_head_says_what_was_run(small):
-    told = Checker(page(*small)).texts["dd"]
-    assert "own (2 categories)" in told
-    assert "8 of 8 runs" in told
-    assert "smoke" in told
-    assert "0123456789" in told
-    assert "2026-01-02 03:04 UTC" in told
+    output = Checker(page(*small)).texts["dd"]
+    assert "own (2 categories)" in output
+    assert "8 of 8 runs" in output
+    assert "smoke" in output
+    assert "0123456789" in output
+    assert "2026-01-02 03:04 UTC" in output
     # Eight evaluations, eight trainings and one backbone.
-    assert "17 min 26 s" in told
+    assert "17 min 26 s" in output
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -232,8 +232,8 @@ def test_table_of_a_group_is_found_and_rebuilt(small):
     html = page(results, json.dumps(narrow))
     assert "Synthesis &amp; more" in html
     assert len(rows_of(html, "ablation_synthesis")) == 2
-    assert data_of(html)["variants"] == ["base", "sdas"]  # their records are there too
-    assert "4 of 4 runs" in html  # but they are not of the matrix
+    assert data_of(html)["variants"] == ["base", "sdas"]  # their records are included
+    assert "4 of 4 runs" in html  # but they are not in the matrix
 
 
 def test_notes_above_the_tables_hold_for_all_of_them(tmp_path):
@@ -243,8 +243,8 @@ def test_notes_above_the_tables_hold_for_all_of_them(tmp_path):
             write_cell(results, dataset, "nut", 0, variant)
     text = params({"own": ["nut"], "other": ["nut"]}, ("base", "sdas", "third"))
     above = page(results, text).split('id="tables"')[1].split('class="table"')[0]
-    assert "Best: bold" in above  # of variants, and of variants by category
-    assert "Variant base" not in above  # of the tables of datasets alone
+    assert "Best: bold" in above  # shared by the tables of variants and of variants by category
+    assert "Variant base" not in above  # only in the tables of datasets
 
 
 # --- hostile texts -------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_texts_of_files_never_become_markup(tmp_path):
         {"figures": [], "skipped": [{"name": "f", "title": HOSTILE, "reason": HOSTILE}]},
     )
     said = verdict(claim=HOSTILE, verdict=HOSTILE, note=HOSTILE)
-    # `all`: whatever folders there are.
+    # `all`: every folder that exists.
     html = page(results, params({"own": "all"}, ("base",)), [said])
     checker = Checker(html)
     assert len(checker.of("script")) == 2  # data and code
@@ -364,7 +364,7 @@ def write_log(results: Path, name: str, text: str) -> None:
 def test_missing_runs_by_the_stage_that_failed(tmp_path):
     results = tmp_path / "results"
     write_cell(results, "own", "nut", 0, "base")
-    # Stages that succeeded leave a log too, an empty one; `data` has no stage.json.
+    # Stages that succeeded leave an empty log; `data` has no stage.json.
     put(results / "data/own/plate/manifest.csv", {})
     write_log(results, "data/own/plate", "")
     write_stage(results, "afs/own/plate/seed0/base", "afs", {})
@@ -500,7 +500,7 @@ def test_verdicts_with_what_was_run_first(small):
 
 
 def test_size_of_the_papers_whole_matrix(tmp_path):
-    """All categories, 3 seeds and 8 variants: a few MB, though 1,700 records are behind it."""
+    """All categories, 3 seeds and 8 variants: a few MB, with 1,700 records behind it."""
     results = tmp_path / "results"
     variants = ("base", *(f"v{k}" for k in range(7)))
     datasets = {d: list(KNOWN_CATEGORIES[d]) for d in ("mvtec_ad", "mpdd", "btad", "visa")}

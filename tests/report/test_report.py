@@ -28,7 +28,7 @@ from realnet.report.report import report
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 METRICS = ("image_auroc", "pixel_auroc", "pro")
-# A set of one's own, a part of a known one, a whole one; none in the order of the tables.
+# An own dataset, a part of a known one, a complete one; not in the order of the tables.
 CATEGORIES = {
     "bolts_m8": ["left_half", "right_half"],
     "btad": ["02", "01", "03"],
@@ -61,7 +61,7 @@ def write_cell(results: Path, dataset: str, category: str, seed: int, variant: s
 
 
 def protocols(headline: dict, chosen: bool) -> dict:
-    """As the evaluation writes them; the best is a little better, the official PRO above 1."""
+    """As the evaluation writes them; the best is slightly better, the official PRO above 1."""
     strict = {m: headline[m] for m in METRICS}
     found = {"strict_last": {"checkpoint": "last", "step": 500, **strict}}
     best = {m: value + 0.0042 + 0.01 * (m == "pro") for m, value in strict.items()}
@@ -74,7 +74,7 @@ def protocols(headline: dict, chosen: bool) -> dict:
 
 
 def write_results(results: Path, datasets: dict[str, list[str]] = CATEGORIES) -> list[Path]:
-    """Every cell with its own numbers, as fractions with an exact decimal form."""
+    """Every run with its own numbers, as fractions with an exact decimal form."""
     files = []
     for d, (dataset, categories) in enumerate(datasets.items()):
         for c, category in enumerate(categories):
@@ -220,7 +220,7 @@ def test_listed_files_give_the_same_report_as_found_ones(tmp_path: Path):
     files = write_results(tmp_path)
     report(tmp_path, matrix())
     first = outputs(tmp_path)
-    for extra in ("0", "1"):  # neither order nor files of another matrix matter
+    for extra in ("0", "1"):  # the order and files of another matrix do not matter
         write_cell(tmp_path, "mpdd", "tubes", 7, "other" + extra, image_auroc=0.1)
     report(tmp_path, matrix(), files[::-1])
     assert outputs(tmp_path) == first
@@ -237,7 +237,7 @@ def test_all_means_the_categories_of_the_listed_files(tmp_path: Path):
         "btad": ("01", "02", "03"),
         "bolts_m8": ("left_half", "right_half"),
     }
-    with pytest.raises(UserError, match="bracket_black"):  # without a list: all that are known
+    with pytest.raises(UserError, match="bracket_black"):  # without a list: all known categories
         collect(tmp_path, everything)
     (tmp_path / "data" / "bolts_m8" / "third_part").mkdir(parents=True)
     with pytest.raises(UserError, match="third_part"):

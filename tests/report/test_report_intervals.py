@@ -85,7 +85,7 @@ def test_the_interval_of_a_mean_is_that_of_mean_samples(results):
 
 
 def test_one_seed_has_the_interval_that_its_evaluation_wrote(results):
-    """The same draws as realnet.evaluation.details: named by the category."""
+    """The same resamples as realnet.evaluation.details, whose seed is the category's name."""
     found = gather(results, seeds=(0,), bootstrap=1000)
     stat = with_interval(found, "own", "base", "nut", "pro")
     expected = bootstrap(stats(results, "nut", "base")[0], "pro", 1000, name="nut")
@@ -120,8 +120,10 @@ def test_files_are_read_once_for_all_metrics(results, monkeypatch):
 def test_no_interval_without_statistics(results, tmp_path):
     assert with_interval(gather(results, bootstrap=0), "own", "base", "nut", "pro").interval is None
     found = gather(results)
-    assert samples(found, "own", "base", "nut", "strict_best/pro") is None  # nothing is kept
-    missing = gather(results, seeds=(0, 1, 7))  # a mean over the seeds that are there
+    assert (
+        samples(found, "own", "base", "nut", "strict_best/pro") is None
+    )  # no per-image statistics
+    missing = gather(results, seeds=(0, 1, 7))  # a mean over the existing seeds
     assert with_interval(missing, "own", "base", "nut", "pro").interval
     assert with_interval(gather(results, seeds=(7,)), "own", "base", "nut", "pro") == Stat(
         None, None, 0
@@ -186,7 +188,7 @@ def test_pairing_makes_the_interval_narrower_than_those_of_the_two(results):
 
 
 def test_holm_by_hand():
-    """0.01, 0.03, 0.04 of three: 3 x 0.01; 2 x 0.03; and no less than the one before."""
+    """0.01, 0.03, 0.04 of three: 3 x 0.01; 2 x 0.03; and at least the previous one."""
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.5, 0.6]) == [1.0, 1.0]
 

@@ -85,7 +85,7 @@ def test_uncertain_numbers_have_a_dagger_and_a_note(tmp_path):
     assert "96.1 " in text(tmp_path, "main") and "96.1†" not in text(tmp_path, "main")
     assert "†" not in text(tmp_path, "btad")
     rows = {row["dataset"]: row for row in rows_of(tmp_path, "main")}
-    assert rows["mvtec_ad"]["paper_pro"] == "93.07"  # for machines: a number and a word
+    assert rows["mvtec_ad"]["paper_pro"] == "93.07"  # in the CSV: a number and its certainty
     assert rows["mvtec_ad"]["paper_pro_certainty"] == "medium"
     assert rows["btad"]["paper_image_auroc_certainty"] == "certain"
     # A mean is as certain as the least certain of its parts, and needs all of them.
@@ -105,7 +105,7 @@ def test_without_a_choice_the_official_column_is_of_the_last_checkpoint_and_says
     assert "No checkpoint was chosen on the test set (" in text(tmp_path, "protocols")
     assert "Strict, best" not in header(tmp_path, "protocols")
     assert "Official, last" in header(tmp_path, "protocols")
-    for row in rows_of(tmp_path, "protocols"):  # same columns for machines
+    for row in rows_of(tmp_path, "protocols"):  # the CSV keeps all columns
         assert row["strict_best"] == row["best_minus_last"] == row["official_best"] == ""
 
 
@@ -252,7 +252,7 @@ def test_a_published_number_is_printed_as_its_source_prints_it(found, shown, mac
 
 
 def test_a_mean_of_seeds_first_then_of_categories(tmp_path):
-    """Under a protocol as for the headline; and only where all cells have it."""
+    """For each protocol, and only if all runs have it."""
     files = write_results(tmp_path)
     found = collect(tmp_path, matrix_of(matrix()))
     stat = found.stat("mpdd", "base", "mean", "official_best/pro_official")

@@ -105,16 +105,16 @@ def check(selection: Selection, params: Params | None) -> tuple[list[Finding], i
 
 def _files(found: _Found, results: Path, folder: Path, record: Mapping[str, Any]) -> None:
     """Outputs and inputs of the stage."""
-    again = str(folder / "stage.json")
+    target = str(folder / "stage.json")
     if "outputs" not in record:
         found.add("unknown", "digests of outputs", "not recorded by the version that wrote them")
     for name, digest in (record.get("outputs") or {}).items():
-        found.expected.append(_Expected(folder / name, digest, again, again, own=True))
+        found.expected.append(_Expected(folder / name, digest, target, target, own=True))
     if record["stage"] == "sdas" and (folder / "manifest.csv").is_file():
         for row in read_csv(folder / "manifest.csv"):
             by = str(folder / "manifest.csv")
             path = folder / row.get("path", "")
-            found.expected.append(_Expected(path, row.get("sha256", ""), by, again, own=True))
+            found.expected.append(_Expected(path, row.get("sha256", ""), by, target, own=True))
     for source in record["inputs"].values():
         path = Path(source["path"])
         if (place := moved(results, source["path"])) is not None:
@@ -123,9 +123,9 @@ def _files(found: _Found, results: Path, folder: Path, record: Mapping[str, Any]
             path = results.joinpath(*path.parts[-4:])
         elif (place := _unvouched(results, path)) is not None:
             path, voucher = place / path.name, str(place / "stage.json")
-            found.add("mismatch", voucher, f"missing, {again} depends on it", voucher)
+            found.add("mismatch", voucher, f"missing, {target} depends on it", voucher)
         made = path.is_relative_to(results)
-        found.expected.append(_Expected(path, source["sha256"], again, again, False, made))
+        found.expected.append(_Expected(path, source["sha256"], target, target, False, made))
 
 
 def _unvouched(results: Path, source: Path) -> Path | None:
@@ -179,9 +179,9 @@ def _compare_digests(found: _Found) -> int:
                 text = f"{digest[:SHORT]} now, {expected.digest[:SHORT]} in {expected.by}"
             found.add("mismatch", expected.path, text, expected.repair)
         elif digest is None:
-            again = str(expected.path) if expected.made else ""
+            target = str(expected.path) if expected.made else ""
             text = f"missing, {expected.by} depends on it"
-            found.add("mismatch", expected.path, text, again)
+            found.add("mismatch", expected.path, text, target)
         else:
             text = (
                 f"made from {expected.path} with digest {expected.digest[:SHORT]},"
@@ -199,15 +199,18 @@ def _settings(
     cell: Cell,
     repair: Path,
 ) -> None:
-    """The stage's recorded parameters against the present ones of this run. ``repair``: the run's
-    evaluation; with changed parameters its stages may use folders that were shared before."""
+    """Compare the stage's recorded parameters with the present ones of this run.
+
+    ``repair``: the record of the run's evaluation. Rebuilding that reruns the stages with changed
+    parameters, whose folders may be new (the run may have shared those of base before).
+    """
     if params is None:
         return
     try:
         wanted = json.loads(params.section_json(record["stage"], cell.variant))
     except (KeyError, UserError):
         return  # an imported model
-    again = str(folder / "stage.json")
+    target = str(folder / "stage.json")
     for section in sorted(wanted.keys() | record["params"].keys()):
         was, now = record["params"].get(section), wanted.get(section)
         for key, before, after in _differing(was, now, section):
@@ -215,7 +218,7 @@ def _settings(
                 f"made with {key} {_shortened(before)}, now {_shortened(after)} in the parameters"
                 f" of {cell.variant}"
             )
-            found.add("mismatch", again, text, str(repair))
+            found.add("mismatch", target, text, str(repair))
 
 
 def _differing(was: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:

@@ -44,9 +44,9 @@ def prepare(
     whole = _joined(found, [group for _, _, group in groups], claimed)
     traced = trace(results, dict.fromkeys(whole.files[cell].parent for cell in whole.cells))
     lacking = missing_runs(results, whole)
-    reasons = {cell: n for n, gap in enumerate(lacking) for cell in gap.cells}
+    reasons = {cell: n for n, failure in enumerate(lacking) for cell in failure.cells}
     data = page_data.as_data(whole, traced, results, reasons)
-    data["gaps"] = [[gap.stage, gap.log, gap.message] for gap in lacking]
+    data["gaps"] = [[failure.stage, failure.log, failure.message] for failure in lacking]
     views = {name: view.view(name, table, found) for name, table in made.items()}
     views |= {name: view.view(name, table, group) for name, table, group in groups}
     first, *rest = (views[name] for name in sorted(views, key=lambda n: _place(n, found)))
@@ -58,7 +58,7 @@ def prepare(
         "common": _common(rest, found),
         "verdicts": judged.sections(verdicts, found.matrix.digits),
         "gaps": lacking,
-        "lacking": sum(len(gap.cells) for gap in lacking),
+        "lacking": sum(len(failure.cells) for failure in lacking),
         "total": len(whole.files),
         "costs": facts.costs(traced),
         "data": _json(data),
