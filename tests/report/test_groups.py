@@ -124,7 +124,7 @@ def test_guidance_is_checked_for_the_selected_variants_only():
     one, two = {"demo": ("hex_nut",)}, {"demo": ("hex_nut", "woven_fabric")}
     dag.check_guidance(params, one, ["base"])
     dag.check_guidance(params, two, ["base", "guided"])
-    with pytest.raises(UserError, match=r"variant guided, but demo has one category \(hex_nut\)"):
+    with pytest.raises(UserError, match=r"variant guided, but demo has only one category \(hex_nut\)"):
         dag.check_guidance(params, one, ["base", "guided"])
 
 
