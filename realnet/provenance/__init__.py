@@ -1,1 +1,1 @@
-"""What each result was made from: records, lineage, comparison, checks, failures."""
+"""Provenance of each result: records, lineage, comparison, checks, failures."""

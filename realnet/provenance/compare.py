@@ -1,10 +1,10 @@
-"""`realnet compare A B`: which cells of two results folders moved, by how much, and why.
+"""`realnet compare A B`: which runs changed between two results folders, by how much, and why.
 
-Cells are matched by dataset, category, seed and variant. What moved is measured against the choice
-of test images: the bootstrap of ``per_image.npz``, paired where both saw the same test images, and
-otherwise with independent draws for each side. What moved *within* noise may still have a cause,
-and what moved *beyond* it may be no more than another rounding of the training, whose noise is not
-in it. The inputs that differ are found in the records (``stage.json``) of all stages behind a cell.
+Runs are matched by dataset, category, seed and variant. Changes are compared with the noise of the
+choice of test images: the bootstrap of ``per_image.npz``, paired if both used the same test images,
+otherwise with independent draws for each side. A change *within* noise may still have a cause, and
+one *beyond* noise may come from other rounding in the training, whose noise is not included. The
+inputs that differ are read from the records (``stage.json``) of all stages behind a run.
 """
 
 import math
@@ -36,18 +36,18 @@ class Move:
     difference: float | None
     low: float | None = None
     high: float | None = None
-    p: float | None = None  # not corrected for the number of cells
+    p: float | None = None  # not corrected for the number of runs
     moved: str = UNKNOWN  # or BEYOND, WITHIN, SAME
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One cell that is in both."""
+    """One run that is in both folders."""
 
     cell: Cell
     moves: dict[str, Move]  # by metric
-    same_scores: bool | None  # the same scores.npz, byte by byte; None: not in both
-    paired: bool | None  # the same test images; None: no statistics of images
+    same_scores: bool | None  # whether scores.npz is identical, byte by byte; None: not in both
+    paired: bool | None  # whether the test images are the same; None: no per-image statistics
     samples: dict[str, np.ndarray] = field(repr=False, compare=False)  # of B - A, by metric
 
 
@@ -59,48 +59,48 @@ class Comparison:
     cells: tuple[Compared, ...]
     only_a: tuple[Cell, ...]
     only_b: tuple[Cell, ...]
-    inputs: dict[Change, tuple[Cell, ...]]  # a difference -> the cells that have it
+    inputs: dict[Change, tuple[Cell, ...]]  # a difference -> the runs that have it
 
 
 def compare(a: Path, b: Path, level: float = 0.95) -> Comparison:
-    """Everything that `realnet compare` tells; ``level``: of the intervals.
+    """The content of `realnet compare`; ``level``: of the intervals.
 
     UserError: one of the folders has no evaluations, or a malformed one.
     """
     if not 0 < level < 1:
         raise UserError(f"--level: {level:g} is not between 0 and 1")
-    there = [evaluations(root) for root in (a, b)]
-    both = [cell for cell in there[0] if cell in there[1]]
+    runs = [evaluations(root) for root in (a, b)]
+    both = [cell for cell in runs[0] if cell in runs[1]]
     inputs: dict[Change, list[Cell]] = {}
     cells = []
     for cell in both:
-        folders = (there[0][cell], there[1][cell])
+        folders = (runs[0][cell], runs[1][cell])
         for change in changes(a, b, *folders):
             inputs.setdefault(change, []).append(cell)
         cells.append(_compared(cell, (a, b), folders, level))
-    only = [tuple(c for c in one if c not in other) for one, other in (there, there[::-1])]
+    only = [tuple(c for c in one if c not in other) for one, other in (runs, runs[::-1])]
     return Comparison(
         a, b, level, tuple(cells), *only, {change: tuple(c) for change, c in inputs.items()}
     )
 
 
 def evaluations(root: Path) -> dict[Cell, Path]:
-    """Cell -> its folder, for every evaluation below a folder of results, in order."""
+    """Run -> its folder, for every evaluation below a folder of results, sorted."""
     found = {address_of(p): p.parent for p in root.glob("evaluate/*/*/seed*/*/metrics.json")}
     if not found:
         missing = "" if root.is_dir() else "no such folder; "
         raise UserError(
-            f"{root}: {missing}expected a folder of results, with"
-            " evaluate/<dataset>/<category>/seed<k>/<variant>/metrics.json in it"
+            f"{root}: {missing}expected a folder of results that contains"
+            " evaluate/<dataset>/<category>/seed<k>/<variant>/metrics.json"
         )
     return dict(sorted(found.items()))
 
 
-def together(comparison: Comparison) -> dict[tuple[str, str], dict[str, Move]]:
-    """(dataset, variant) -> metric -> means over the cells in both, with their own interval.
+def means(comparison: Comparison) -> dict[tuple[str, str], dict[str, Move]]:
+    """(dataset, variant) -> metric -> means over the runs in both, with their own interval.
 
-    The same images are drawn for all cells of a category, so its seeds are no independent evidence
-    on images.
+    All runs of a category use the same resampled images, so its seeds are not independent evidence
+    about images.
     """
     groups: dict[tuple[str, str], list[Compared]] = {}
     for found in comparison.cells:
@@ -154,7 +154,7 @@ def _judged(a: float, b: float, samples: np.ndarray | None, level: float) -> Mov
 def _samples(
     cell: Cell, roots: tuple[Path, Path], folders: tuple[Path, Path]
 ) -> tuple[dict[str, np.ndarray], bool | None]:
-    """Metric -> B - A of each resample, and whether they are pairs."""
+    """Metric -> B - A of each resample, and whether they are paired."""
     files = [folder / FILE for folder in folders]
     if not all(file.is_file() for file in files):
         return {}, None
@@ -162,7 +162,7 @@ def _samples(
     paired = a.key == b.key and same_test_images(*roots, *folders)
     if paired and sha256(files[0]) == sha256(files[1]):
         return dict.fromkeys(METRICS, np.zeros(RESAMPLES)), True
-    # Another name, other draws: of other images there are no pairs.
+    # Another name gives other draws: resamples of different images cannot be paired.
     names = (cell.category, cell.category if paired else f"{cell.category}, of B")
     drawn = {
         metric: bootstrap(b, metric, RESAMPLES, name=names[1])
@@ -198,7 +198,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "means": [
             {"dataset": dataset, "variant": variant}
             | {"metrics": {metric: plain(move) for metric, move in moves.items()}}
-            for (dataset, variant), moves in together(comparison).items()
+            for (dataset, variant), moves in means(comparison).items()
         ],
         "only_in_a": listed(comparison.only_a),
         "only_in_b": listed(comparison.only_b),

@@ -1,4 +1,4 @@
-"""What two evaluations were made from, and in what that differs: from their stage.json files."""
+"""Inputs in which two evaluations differ, from their stage.json files."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -15,13 +15,13 @@ KINDS = {
     "packages": "packages",
     "device": "device",
     "processes": "processes",
-    "results": "results on the way, though nothing above differs for them",
+    "results": "intermediate results that differ although none of their recorded inputs does",
 }
 ABSENT = "(none)"
 
 
 class Change(NamedTuple):
-    """One input that differs between A and B; equal ones of several cells are the same tuple."""
+    """One input that differs between A and B; equal changes of several runs are equal tuples."""
 
     kind: str  # a key of KINDS
     name: str
@@ -32,16 +32,16 @@ class Change(NamedTuple):
 def changes(a: Path, b: Path, folder_a: Path, folder_b: Path) -> list[Change]:
     """All inputs in which two evaluations below the results folders ``a`` and ``b`` differ.
 
-    Parameters of every stage behind them; manifests of the images and weights from elsewhere by
-    their digests; commit, packages, device and processes. In the order of KINDS.
+    Parameters of every stage behind them; image manifests and external weights by digest; commit,
+    packages, device and processes. In the order of KINDS.
 
-    Intermediate results are consequences and not listed. But where a stage had the same parameters,
-    inputs, code, packages and device, and its result differs, that is the end of the list.
+    Intermediate results are consequences and not listed, except those that differ although the
+    stage had the same parameters, inputs, code, packages and device; they come last.
     """
     chains = records(a, folder_a), records(b, folder_b)
     stages = [stage for stage in chains[0] if stage in chains[1]]
     found = [
-        Change("params", f"stage {stage}", *("there" if stage in c else ABSENT for c in chains))
+        Change("params", f"stage {stage}", *("present" if stage in c else ABSENT for c in chains))
         for stage in dict.fromkeys([*chains[0], *chains[1]])
         if stage not in stages
     ]
@@ -57,8 +57,8 @@ def changes(a: Path, b: Path, folder_a: Path, folder_b: Path) -> list[Change]:
 
 
 def same_test_images(a: Path, b: Path, folder_a: Path, folder_b: Path) -> bool:
-    """Whether the manifests are the same, or those that still lie there list the same test images
-    with the same masks, in the same order."""
+    """Whether the manifests are identical, or list the same test images with the same masks in the
+    same order."""
     manifests = []
     for root, folder in ((a, folder_a), (b, folder_b)):
         record = read_json(folder / "stage.json") if (folder / "stage.json").is_file() else {}
@@ -93,7 +93,7 @@ def _between(kind: str, one: Mapping[str, str], other: Mapping[str, str]) -> lis
 
 
 def _facts(stage: str, one: dict[str, Any], other: dict[str, Any]) -> list[Change]:
-    """Of one stage: commit, packages, device, processes."""
+    """Changes of one stage in commit, packages, device, processes."""
     packages = [{"python": r.get("python"), **r.get("versions", {})} for r in (one, other)]
     found = _between("packages", *(dict(p) for p in packages))
     for kind, key in (("code", "git_commit"), ("device", "device"), ("processes", "processes")):
@@ -104,7 +104,7 @@ def _facts(stage: str, one: dict[str, Any], other: dict[str, Any]) -> list[Chang
 
 
 def _short(key: str, value: Any) -> str:
-    """A commit as its first 10 digits, with its mark for uncommitted changes."""
+    """A commit as its first 10 digits, with ``+dirty`` for uncommitted changes."""
     if key != "git_commit" or not isinstance(value, str):
         return str(value)
     commit, plus, dirty = value.partition("+")
@@ -117,7 +117,7 @@ def _files(
     roots: tuple[Path, Path],
     digests: dict[str, tuple[str, str]],
 ) -> list[Change]:
-    """Images and files from outside by their digests; those of other stages go to ``digests``."""
+    """Images and external files by their digests; results of stages go to ``digests``."""
     found = []
     for name in dict.fromkeys([*one["inputs"], *other["inputs"]]):
         given = [record["inputs"].get(name) for record in (one, other)]
@@ -138,12 +138,12 @@ def _files(
 def _unexplained(
     chains: tuple[dict[str, dict[str, Any]], ...], digests: Mapping[str, tuple[str, str]]
 ) -> list[Change]:
-    """Results that differ though their stage's record does not: not reproducible, or replaced."""
+    """Results that differ although their records do not: not deterministic, or replaced."""
     compared = ("params", "git_commit", "versions", "python", "device", "processes")
     found = []
     for name, (a, b) in digests.items():
         stage = name
-        if name == "model":  # of whichever method
+        if name == "model":  # of either method
             stage = next((s for s in ("realnet", "patchcore") if s in chains[0]), name)
         one, other = (c.get(stage) for c in chains)
         if a == b or one is None or other is None:

@@ -1,4 +1,4 @@
-"""The words of `realnet compare`: a Markdown document that also reads well in a terminal."""
+"""Text of `realnet compare`: Markdown, readable in a terminal."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from realnet.provenance.compare import (
     Move,
     as_json,
     compare,
-    together,
+    means,
 )
 from realnet.provenance.compare_inputs import KINDS
 from realnet.report.collect import METRICS, Cell, Stat
@@ -24,11 +24,11 @@ from realnet.report.formats import Column, Delta, Name, Table, to_markdown
 from realnet.report.published import title
 from realnet.report.tables import TITLES
 
-SHOWN = 20  # cells that moved, and lines of inputs of one kind; all are in --json
+SHOWN = 20  # runs beyond noise, and inputs of one kind, that are printed; --json has all
 
 
 def run(a: Path, b: Path, level: float, json: Path | None, md: Path | None) -> str:
-    """Compare, write the files that are asked for, return the text."""
+    """Compare, write the requested files, return the text."""
     found = compare(a, b, level)
     text = to_text(found)
     if json is not None:
@@ -42,7 +42,7 @@ def to_text(found: Comparison) -> str:
     parts = [f"# A: {found.a}, B: {found.b}", _summary(found)]
     if found.cells:
         parts += [to_markdown(_means(found)).rstrip("\n")]
-        beyond = _movers(found)
+        beyond = _beyond_noise(found)
         parts += [to_markdown(beyond).rstrip("\n")] if beyond else []
     parts += ["### Inputs that differ", *_inputs(found)]
     for side, cells in (("A", found.only_a), ("B", found.only_b)):
@@ -54,19 +54,19 @@ def to_text(found: Comparison) -> str:
 def _summary(found: Comparison) -> str:
     count = len(found.cells)
     if not count:
-        return "No cell is in both."
+        return "A and B have no run in common."
     worst = [_worst(cell) for cell in found.cells]
     same = sum(cell.same_scores is True for cell in found.cells)
-    said = [
-        f"{count} cell{'s' if count > 1 else ''} in both: {worst.count(BEYOND)} moved beyond noise,"
-        f" {worst.count(WITHIN)} within noise, {worst.count(SAME)} did not move"
+    parts = [
+        f"{count} run{'s' if count > 1 else ''} in both: {worst.count(BEYOND)} changed beyond"
+        f" noise, {worst.count(WITHIN)} within noise, {worst.count(SAME)} unchanged"
         f" ({same} with identical scores of every pixel)"
     ]
     if UNKNOWN in worst:
-        said.append(f"{worst.count(UNKNOWN)} moved without statistics of images to tell")
+        parts.append(f"{worst.count(UNKNOWN)} changed, noise unknown (no per-image statistics)")
     if found.only_a or found.only_b:
-        said.append(f"{len(found.only_a)} only in A, {len(found.only_b)} only in B")
-    return "; ".join(said) + "."
+        parts.append(f"{len(found.only_a)} only in A, {len(found.only_b)} only in B")
+    return "; ".join(parts) + "."
 
 
 def _worst(cell: Compared) -> str:
@@ -82,14 +82,14 @@ def _means(found: Comparison) -> Table:
         Column("a", "A", "percent"),
         Column("b", "B", "percent"),
         Column("difference", "B − A", "delta"),
-        Column("cells", "Cells", "number"),
+        Column("cells", "Runs", "number"),
         Column("beyond", "Beyond noise", "number"),
         Column("within", "Within", "number"),
         Column("same", "Identical", "number"),
         Column("unknown", "Noise unknown", "number"),
     ]
     groups = []
-    for (dataset, variant), moves in together(found).items():
+    for (dataset, variant), moves in means(found).items():
         members = [c for c in found.cells if (c.cell.dataset, c.cell.variant) == (dataset, variant)]
         rows = []
         for metric in METRICS:
@@ -99,28 +99,30 @@ def _means(found: Comparison) -> Table:
                 for label in (BEYOND, WITHIN, SAME, UNKNOWN)
             ]
             names = [Name(dataset, title(dataset)), variant, Name(metric, TITLES[metric])]
-            # An empty column is left out.
+            # Empty columns are not printed.
             rows.append([*names, *_numbers(move), len(members), *counts[:3], counts[3] or None])
         groups.append(rows)
     level = f"{100 * found.level:g} %"
     kinds = {cell.paired for cell in found.cells}
-    said = [f"Means over the cells in both, percent; differences in points, {level} intervals."]
+    parts = [f"Means over the runs in both, percent; differences in points, {level} intervals."]
     if True in kinds:
-        said.append("Noise: which test images there are; paired, both saw the same ones.")
+        parts.append(
+            "Noise: of the choice of test images, paired (A and B have the same test images)."
+        )
     if False in kinds:
         some = "where" if True in kinds else "since"
-        said.append(f"Noise without pairs (wider) {some} A and B saw different test images.")
-    said.append(
-        "Noise of the training is not in it. Where A and B are equally good, about"
-        f" {100 * (1 - found.level):g} % of the cells still seem to be beyond noise."
+        parts.append(f"Noise: unpaired, so larger, {some} A and B have different test images.")
+    parts.append(
+        "The noise of training is not included. If A and B are equally good, about"
+        f" {100 * (1 - found.level):g} % of the runs are still beyond noise by chance."
     )
-    return Table("What moved", columns, groups, said, 2)
+    return Table("Changes", columns, groups, parts, 2)
 
 
-def _movers(found: Comparison) -> Table | None:
-    """The cells beyond noise, the largest differences first."""
+def _beyond_noise(found: Comparison) -> Table | None:
+    """The runs beyond noise, the largest differences first."""
     columns = [
-        Column("cell", "Cell", "text"),
+        Column("cell", "Run", "text"),
         Column("metric", "Metric", "text"),
         Column("a", "A", "percent"),
         Column("b", "B", "percent"),
@@ -141,8 +143,8 @@ def _movers(found: Comparison) -> Table | None:
         for cell, metric, move in moves[:SHOWN]
     ]
     more = len(moves) - SHOWN
-    said = [f"And {more} more; --json FILE has all of them."] if more > 0 else []
-    return Table("Beyond noise", columns, [rows], said, 2)
+    parts = [f"{more} more; --json FILE has all of them."] if more > 0 else []
+    return Table("Beyond noise", columns, [rows], parts, 2)
 
 
 def _numbers(move: Move) -> list[object]:
@@ -155,7 +157,7 @@ def _numbers(move: Move) -> list[object]:
 def _inputs(found: Comparison) -> Iterator[str]:
     if not found.inputs:
         same = all(_worst(cell) == SAME for cell in found.cells)
-        yield "None." if same else "None that is recorded, though results differ."
+        yield "None." if same else "None recorded, although results differ."
         return
     order = list(KINDS)
     ranked = sorted(found.inputs.items(), key=lambda item: order.index(item[0].kind))
@@ -163,7 +165,7 @@ def _inputs(found: Comparison) -> Iterator[str]:
         alike: dict[tuple[str, str, tuple[Cell, ...]], list[str]] = {}
         for change, cells in items:
             alike.setdefault((change.a, change.b, cells), []).append(change.name)
-        if kind == "params":  # a parameter is a line of its own
+        if kind == "params":  # one line per parameter
             alike = {(*key, name): [name] for key, names in alike.items() for name in names}
         lines = sorted(_line(names, *key[:3], len(found.cells)) for key, names in alike.items())
         more = [f"- and {len(lines) - SHOWN} more; --json FILE has all of them"]
@@ -177,7 +179,7 @@ def _line(names: Sequence[str], a: str, b: str, cells: Sequence[Cell], total: in
 
 
 def _cells(cells: Sequence[Cell]) -> str:
-    """Few cells by name, many by what they have in common."""
+    """Up to four runs by name, more by what they have in common."""
     if len(cells) <= 4:
         return ", ".join(cell.name for cell in cells)
     fields = [list(dict.fromkeys(values)) for values in zip(*cells, strict=True)]
@@ -186,4 +188,4 @@ def _cells(cells: Sequence[Cell]) -> str:
         (f"seed {v[0]}" if word == "seeds" else str(v[0])) if len(v) == 1 else f"{len(v)} {word}"
         for word, v in zip(words, fields, strict=True)
     ]
-    return f"{len(cells)} cells: {', '.join(parts)}"
+    return f"{len(cells)} runs: {', '.join(parts)}"

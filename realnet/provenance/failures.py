@@ -1,7 +1,7 @@
-"""`realnet failures`: what of the matrix has not been evaluated, where it stopped, and why.
+"""`realnet failures`: runs without an evaluation, by the stage that stopped and its error.
 
-One line per cause, however many cells wait for it. After a failed run the workflow prints those
-that stopped; `snakemake tables` writes all of them to ``tables/missing.csv`` while there are any.
+One entry per cause, however many runs depend on it. After a failure the workflow prints the stages
+that stopped; `snakemake tables` writes all missing runs to ``tables/missing.csv`` if there are any.
 """
 
 import contextlib
@@ -16,57 +16,57 @@ from realnet.registry import STAGES, Stage
 from realnet.report.collect import Cell, Results, collect, matrix_of
 
 COLUMNS = ["stage", "log", "reason", "dataset", "category", "seed", "variant"]
-TAIL = 16_000  # bytes of a log that are looked at
+TAIL = 16_000  # bytes read from the end of a log
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-SHOWN = 3  # names of cells in a line
+SHOWN = 3  # names of runs in a line
 
 
 @dataclass
-class Gap:
-    """Cells that are missing for one reason."""
+class Failure:
+    """Runs that are missing for the same reason."""
 
-    stage: str  # the one that stopped; empty where none was started
-    log: str  # relative to the results; empty where there is none
+    stage: str  # the one that stopped; empty if none was started
+    log: str  # relative to the results; empty if there is none
     message: str  # last line of the log
     cells: list[Cell] = field(default_factory=list)
 
 
 def failures(results: Path, params: str, stopped: bool = False) -> tuple[str, int]:
-    """The text, and how many cells it is about.
+    """The text, and the number of missing runs in it.
 
-    ``params``: as of `realnet report`. ``stopped``: leave out what was never started.
+    ``params``: as for `realnet report`. ``stopped``: leave out runs that were never started.
     """
     found = collect(results, matrix_of(params), allow_missing=True)
     total = len(found.files)
-    lacking = [gap for gap in gaps(results, found) if gap.stage or not stopped]
-    count = sum(len(gap.cells) for gap in lacking)
+    lacking = [failure for failure in missing_runs(results, found) if failure.stage or not stopped]
+    count = sum(len(failure.cells) for failure in lacking)
     if not lacking:
-        return f"{len(found.cells)} of {total} cells evaluated, no stage stopped", 0
-    lines = [f"{count} of {total} cells not evaluated"]
-    for gap in lacking:
-        lines += ["", *_told(gap, results)]
+        return f"{len(found.cells)} of {total} runs evaluated, no stage failed", 0
+    lines = [f"{count} of {total} runs not evaluated"]
+    for failure in lacking:
+        lines += ["", *_lines(failure, results)]
     return "\n".join(lines), count
 
 
-def _told(gap: Gap, results: Path) -> list[str]:
-    names = [cell.name for cell in gap.cells]
+def _lines(failure: Failure, results: Path) -> list[str]:
+    names = [cell.name for cell in failure.cells]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    cells = f"{len(names)} cell{'s' * (len(names) > 1)}: {', '.join(names[:SHOWN])}{more}"
-    if not gap.stage:
+    cells = f"{len(names)} run{'s' * (len(names) > 1)}: {', '.join(names[:SHOWN])}{more}"
+    if not failure.stage:
         return [f"not started, {cells}"]
     return [
-        f"{gap.stage} stopped, or is running, {cells}",
-        f"  {results / gap.log}:",
-        f"  {gap.message or '(an empty log)'}",
+        f"{failure.stage} failed or is still running, {cells}",
+        f"  {results / failure.log}:",
+        f"  {failure.message or '(log is empty)'}",
     ]
 
 
 def write_missing(results: Path, found: Results) -> None:
-    """``tables/missing.csv``, one row per cell without an evaluation; no file where none lacks."""
+    """``tables/missing.csv``, one row per run without an evaluation; no file if there is none."""
     rows: Sequence[dict] = [
-        {"stage": gap.stage, "log": gap.log, "reason": gap.message, **cell._asdict()}
-        for gap in gaps(results, found)
-        for cell in gap.cells
+        {"stage": failure.stage, "log": failure.log, "reason": failure.message, **cell._asdict()}
+        for failure in missing_runs(results, found)
+        for cell in failure.cells
     ]
     path = results / "tables" / "missing.csv"
     if rows:
@@ -76,29 +76,28 @@ def write_missing(results: Path, found: Results) -> None:
             path.unlink()
 
 
-def gaps(results: Path, found: Results) -> list[Gap]:
-    """Every cell of the matrix that is missing, by its cause; what was not started comes last.
+def missing_runs(results: Path, found: Results) -> list[Failure]:
+    """Every missing run of the matrix, grouped by cause; runs that were not started come last.
 
-    A stage stopped where its log is there and its result is not, which is also how one looks that
-    is still running.
+    A stage with a log but without a result has failed, or is still running.
     """
-    causes: dict[tuple[str, str], Gap] = {}
+    causes: dict[tuple[str, str], Failure] = {}
     for cell, path in found.files.items():
         if cell in found.cells:
             continue
         stage, log = next(_stopped(results, cell, path.parent.name), ("", None))
         key = (stage, "" if log is None else relative(log, results))
         if key not in causes:
-            causes[key] = Gap(*key, "" if log is None else last_line(log))
+            causes[key] = Failure(*key, "" if log is None else last_line(log))
         causes[key].cells.append(cell)
-    return sorted(causes.values(), key=lambda gap: (not gap.stage, -len(gap.cells)))
+    return sorted(causes.values(), key=lambda failure: (not failure.stage, -len(failure.cells)))
 
 
 def _stopped(results: Path, cell: Cell, folder: str) -> Iterator[tuple[str, Path]]:
-    """Stages without a result that left a log, causes first.
+    """Stages with a log but without a result, in the order in which they run.
 
-    ``folder``: the variant whose evaluation the cell shares. A stage that the variant does not
-    touch has its result and its log under `base`; its own come first.
+    ``folder``: the variant whose evaluation the run shares. A stage that the variant does not
+    change has its result and log under `base`; the variant's own are looked up first.
     """
     needed = _before(STAGES["evaluate"])
     for stage in STAGES.values():
@@ -124,14 +123,14 @@ def _before(stage: Stage) -> set[str]:
 
 
 def last_line(log: Path) -> str:
-    """The last line that begins with `realnet: `, which is how a stage says why it ends.
+    """The last line that begins with `realnet: `, the prefix of error messages.
 
-    Without one the last that says something: of a traceback the error, of a progress bar its state.
+    Without one, the last line that is not empty: the error of a traceback, a progress bar.
     """
     with log.open("rb") as source:
         source.seek(max(0, log.stat().st_size - TAIL))
         text = source.read().decode("utf-8", errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]+", ESCAPES.sub("", text))]
-    said = [line for line in lines if line]
-    why = [line for line in said if line.startswith("realnet: ")]
-    return (why or said)[-1][:1000] if said else ""
+    nonempty = [line for line in lines if line]
+    why = [line for line in nonempty if line.startswith("realnet: ")]
+    return (why or nonempty)[-1][:1000] if nonempty else ""

@@ -1,4 +1,4 @@
-"""What a result was made from: the ``stage.json`` files behind it, wherever the results lie now."""
+"""The ``stage.json`` files behind a result; the results folder may have been moved."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from realnet.core.io import read_json
 
 @dataclass
 class Trace:
-    """Records in the order in which they were found, and for each evaluation those behind it."""
+    """Records, and for each evaluation the indices of those behind it."""
 
     folders: list[Path] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -30,8 +30,8 @@ class Trace:
 def trace(results: Path, evaluations: Iterable[Path]) -> Trace:
     """Follow the records from each folder of an evaluation to everything it was made from.
 
-    A folder without ``stage.json`` ends its branch: what it had has been removed. UserError: a file
-    of that name that is no record.
+    A folder without ``stage.json`` ends its branch. UserError: a ``stage.json`` that is not a
+    record.
     """
     found = Trace()
     numbers: dict[Path, int | None] = {}
@@ -76,10 +76,10 @@ def trace(results: Path, evaluations: Iterable[Path]) -> Trace:
 
 
 def behind(root: Path, folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Stage -> its folder and its record, of the result in ``folder`` and of all it was made from.
+    """Stage -> folder and record, of the result in ``folder`` and all stages before it.
 
-    ``root``: the results folder, wherever it is now. Stages without a ``stage.json`` there (an
-    imported model's) are left out. UserError: see :func:`trace`.
+    ``root``: the present results folder. Stages without a ``stage.json`` (an imported model's)
+    are left out. UserError: see :func:`trace`.
     """
     traced = trace(root, [folder])
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
@@ -95,9 +95,9 @@ def records(root: Path, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def moved(root: Path, source: str) -> Path | None:
-    """The folder below ``root`` that a recorded file lies in now; None: it is no result.
+    """The present folder below ``root`` of a recorded file; None: it is not a result.
 
-    A recorded path ends like the present one: the longest such end is it.
+    Both paths end alike: the longest common end is taken.
     """
     parts = PurePath(source).parts[:-1]
     for start in range(len(parts)):
@@ -107,12 +107,12 @@ def moved(root: Path, source: str) -> Path | None:
 
 
 def relative(path: Path, results: Path) -> str:
-    """Path relative to the results folder; as it is where it lies elsewhere."""
+    """Path relative to the results folder; unchanged if it is outside."""
     return path.relative_to(results).as_posix() if path.is_relative_to(results) else str(path)
 
 
 def plain(value: Any) -> Any:
-    """For JSON, which has neither NaN nor infinities: null."""
+    """Values for JSON, with null for NaN and infinities."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -132,7 +132,7 @@ def flatten(
 ) -> dict[str, str]:
     """Nested mappings as ``section.key`` -> ``text(key, value)``.
 
-    Empty mappings are values, and so are those under a key of ``whole``.
+    Empty mappings and those under a key of ``whole`` are kept as values.
     """
     found: dict[str, str] = {}
     for key, value in values.items():

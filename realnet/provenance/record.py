@@ -1,4 +1,4 @@
-"""What every stage writes beside its results, so that each number can be traced to its causes."""
+"""``stage.json``, the record that every stage writes beside its results."""
 
 import datetime
 import importlib.metadata
@@ -49,22 +49,21 @@ def peak_memory_mb() -> int:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
-# Beside a result, written after it: what vouches for its files.
+# Files beside a result that hold the digests of its files; written after it.
 VOUCHERS = ("stage.json", "summary.json")
 
 
 def outputs(folder: str | Path) -> dict[str, str]:
-    """File name -> SHA-256 of what a stage left in its folder; not of folders in there."""
+    """File name -> SHA-256 of the files in a stage's folder; subfolders are ignored."""
     files = sorted(path for path in Path(folder).iterdir() if path.is_file())
     wanted = (p for p in files if p.name not in VOUCHERS and not p.name.startswith("."))
     return {path.name: sha256(path) for path in wanted}
 
 
 def intact(path: str | Path) -> str:
-    """SHA-256 of an input. UserError: not the file that its stage wrote, by the record beside it.
+    """SHA-256 of an input. UserError: it differs from the digest in the record beside it.
 
-    Where no record vouches for the file (an import, or a result of an older version), it is taken
-    as it is.
+    A file without a recorded digest (an import, or a result of an older version) is not checked.
     """
     path, digest = Path(path), sha256(path)
     for name in VOUCHERS:
@@ -72,14 +71,14 @@ def intact(path: str | Path) -> str:
         known = read_json(voucher).get("outputs", {}) if voucher.is_file() else {}
         if known.get(path.name, digest) != digest:
             raise UserError(
-                f"{path}: changed or damaged since it was made (another digest than in"
-                f" {voucher.name}); remove it and run snakemake again, which makes it anew"
+                f"{path}: changed or corrupt (its digest differs from that in {voucher.name});"
+                " remove it and rerun snakemake, which rebuilds it"
             )
     return digest
 
 
 def code() -> dict[str, str]:
-    """File of this package -> SHA-256 (16 digits), of every module that this process has loaded."""
+    """File -> SHA-256 (16 digits), of every module of this package that the process has loaded."""
     package = Path(__file__).parents[1]
     loaded = {
         Path(file)
@@ -91,7 +90,7 @@ def code() -> dict[str, str]:
 
 
 class Record:
-    """Opened when a stage starts, written to ``<out>/stage.json`` when it has succeeded.
+    """Created when a stage starts, written to ``<out>/stage.json`` when it has succeeded.
 
     >>> record = Record("afs", params={"afs": {...}}, inputs={"manifest": path}, seed=0)
     >>> record.write(out, device="cpu", extra={"channels": 144})            # doctest: +SKIP
@@ -117,14 +116,14 @@ class Record:
     def write(self, out: str | Path, device: str, **extra: Any) -> None:
         """Write ``stage.json``: identity, params, digests, code, versions, cost.
 
-        Operations that depended on chance are under ``nondeterministic``, which is not there
-        without any.
+        Nondeterministic operations are listed under ``nondeterministic``, which is absent if
+        there were none.
         """
         from realnet.compute.determinism import (
-            named,  # stages have torch by now; their start needs none
+            named,  # imported late, since it needs torch and the start of a stage does not
         )
 
-        by_chance = named()
+        nondeterministic = named()
         versions = {}
         for package in PACKAGES:
             try:
@@ -134,7 +133,7 @@ class Record:
         self.content |= {
             **extra,
             "outputs": outputs(out),
-            **({"nondeterministic": by_chance} if by_chance else {}),
+            **({"nondeterministic": nondeterministic} if nondeterministic else {}),
             "device": device,
             "wall_s": round(time.perf_counter() - self.started, 2),
             "peak_memory_mb": peak_memory_mb(),

@@ -1,8 +1,8 @@
-"""What the code of each stage is, and one small file per stage that says so.
+"""Fingerprints of the code of each stage, in one small file per stage.
 
 ``workflow/code/<stage>.json`` maps each module that the stage's result depends on to its
-fingerprint. Snakemake and DVC both depend on these files, so that both rerun a stage when the
-meaning of its code changes, and neither does after an edited comment.
+fingerprint. Snakemake and DVC depend on these files: they rerun a stage when its code changes, but
+not after an edited comment.
 """
 
 import ast
@@ -18,13 +18,13 @@ from realnet.registry import CODE, NOT_CODE, not_code
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = Path("workflow/code")
-PRESETS = "presets"  # beside the stages: which values each preset holds
+PRESETS = "presets"  # beside the stages: fingerprints of the presets
 # Files that a module may read from the folder beside it.
 BESIDE = {".yaml", ".j2", ".css", ".js"}
 
 
 def refresh(root: Path = PROJECT, write: bool = True) -> list[str]:
-    """Bring ``workflow/code`` up to date; a file whose content is current is not touched.
+    """Update ``workflow/code``; files whose content is current are not written.
 
     Returns the names of the files that were (or, without ``write``, are) out of date.
 
@@ -45,8 +45,8 @@ def refresh(root: Path = PROJECT, write: bool = True) -> list[str]:
                 write_json(path, content)
             except OSError as error:
                 raise UserError(
-                    f"{path}: cannot be written ({error.strerror}), and does not describe the code"
-                    " that is here; run `realnet code` as a user who may write it"
+                    f"{path}: cannot be written ({error.strerror}), and is out of date; run"
+                    " `realnet code` as a user who may write it"
                 ) from None
     for path in sorted((root / FOLDER).glob("*.json")):
         if path.stem not in wanted:
@@ -72,20 +72,19 @@ def _fingerprint(path: Path) -> str:
 def closure(
     module: str, without: Iterable[str] = NOT_CODE, root: Path = PROJECT
 ) -> dict[str, Path]:
-    """Module -> file, for ``module`` and every project module that it imports; and the tables.
+    """Module -> file, for ``module`` every project module that it imports, and their data files.
 
-    Read from the syntax trees: nothing is imported, and an import inside a function counts. A
-    package that only re-exports names is not code itself: the modules are followed that define
-    the names asked for. Files that a module names beside it (``foreground.yaml``) have their path
-    in the place of a module's name.
+    Read from the syntax trees: nothing is imported, and imports inside functions count. Of a
+    package that only re-exports names, the modules that define the imported names are followed
+    instead. Data files that a module names (``foreground.yaml``, in its folder) are listed by path.
 
-    without: modules, with all that is in them, that are not followed.
+    without: modules and packages that are not followed.
 
     Raises:
         UserError: no such module.
     """
     if _source(module, root) is None:
-        raise UserError(f"realnet/registry.py: names {module}, which is no module here")
+        raise UserError(f"realnet/registry.py: module {module} does not exist")
     package, without = module.partition(".")[0], tuple(without)
     todo, found = _whole(module, root), dict[str, Path]()
     while todo:
@@ -116,7 +115,7 @@ def _targets(base: str, name: str, root: Path) -> list[str]:
 
 
 def _whole(module: str, root: Path) -> list[str]:
-    """The modules that ``import module`` needs: of a package all that it re-exports."""
+    """The modules that ``import module`` needs: all that a package re-exports."""
     exported = (_exports(_source(module, root)) or {}).values()
     return [module, *(target for each in exported for target in _targets(*each, root))]
 
@@ -148,7 +147,7 @@ def _imports(path: Path, module: str) -> list[tuple[str, tuple[str, ...]]]:
 
 @dataclass(frozen=True)
 class _Module:
-    """What is read from a file, once for all stages."""
+    """The parsed content of a file, read once for all stages."""
 
     strings: frozenset[str]  # constants in it
     fingerprint: str
@@ -176,7 +175,7 @@ def _read_once(path: Path, _changed: int, _size: int) -> _Module:
             imports.append((node.level, node.module or "", names))
     constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
     strings = frozenset(value for value in constants if isinstance(value, str))
-    exports = _re_exports(tree)  # before `syntax`, which takes the tree apart
+    exports = _re_exports(tree)  # before `syntax`, which modifies the tree
     return _Module(strings, digest(syntax(tree)), tuple(imports), exports)
 
 

@@ -11,30 +11,31 @@ variants, the first variant being the reference. Rows follow ``realnet.datasets.
 paper's order), then come other datasets by name.
 
 ``--metrics`` (repeat it once per file) lists the evaluation's metrics files,
-``…/evaluate/<dataset>/<category>/seed<k>/<variant>/metrics.json``. Without it they are looked for
-under ``<results>/evaluate``. ``all`` means the categories of the listed files or, without them,
-those of ``realnet.datasets.categories`` or, for an unknown dataset, those that have a folder under
-``<results>/data`` or ``<results>/evaluate``. Files outside the matrix are ignored.
+``…/evaluate/<dataset>/<category>/seed<k>/<variant>/metrics.json``. Without it the
+command searches ``<results>/evaluate``. ``all`` means the categories of the listed files or,
+without them, those
+of ``realnet.datasets.categories`` or, for an unknown dataset, those that have a folder
+under ``<results>/data`` or ``<results>/evaluate``. Files outside the matrix are ignored.
 ``scores.npz`` beside each metrics file feeds ``overview.png``, and ``per_image.npz`` the intervals
 (a workflow lists all three as inputs). Claims of the paper that name variants outside the matrix
-are judged too, once those are evaluated; not so with ``--metrics``.
+get a verdict too, once those are evaluated, but not with ``--metrics``.
 
 Written, in this order:
 
     <results>/metrics.json                      dataset -> variant -> category or "mean" -> metrics
     <results>/tables/main.{csv,md,tex}          reference variant beside the paper, by dataset
     <results>/tables/<dataset>.{csv,md,tex}    the same for one dataset, category by category
-    <results>/tables/protocols.{csv,md,tex}     last and best on the test set, exact and official
+    <results>/tables/protocols.{csv,md,tex}     last and best checkpoint, exact and official metrics
     <results>/tables/per_category.{csv,md,tex}  every variant, category by category
     <results>/tables/ablation.{csv,md,tex}      one row per variant, difference to the reference
     <results>/tables/verdicts.{csv,md,tex}      the paper's numbers and claims beside ours
-    <results>/tables/cells.csv                  every single evaluation, unrounded
+    <results>/tables/cells.csv                  one row per run, unrounded
     <results>/figures/summary.png               the three metrics, category by category
     <results>/figures/overview.png              input, ground truth and heat map per category
-    <results>/figures/*.svg, *.png              these and those of ``realnet.plots``
-    <results>/figures/index.json                their titles and captions, and which lack data
-    <results>/report.html                       all of it on one page, and what it was made from
+    <results>/figures/*.svg, *.png              these and the figures of ``realnet.plots``
+    <results>/figures/index.json                titles and captions; figures skipped, and why
+    <results>/report.html                       all on one page, with the origin of every number
 
-A missing cell ends the command with one line that names the file and how to make it (status 2);
-``--allow-missing`` prints a dash there instead. The same files always give the same bytes.
+If a run is missing, the command ends with one line (status 2) that names the file and how to make
+it; ``--allow-missing`` prints a dash instead. The same files always give the same bytes.
 """

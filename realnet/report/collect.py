@@ -1,4 +1,4 @@
-"""From the evaluation's files to means over seeds and categories."""
+"""Read the evaluation's files; compute means over seeds and categories."""
 
 import math
 import statistics
@@ -18,19 +18,19 @@ from realnet.datasets.categories import KNOWN_CATEGORIES
 
 METRICS = ("image_auroc", "pixel_auroc", "pro")
 MEAN = "mean"
-# What realnet/evaluation/protocols.py calls them.
+# Names from realnet/evaluation/protocols.py.
 STRICT_LAST, STRICT_BEST = "strict_last", "strict_best"
 OFFICIAL_LAST, OFFICIAL_BEST = "official_last", "official_best"
 PROTOCOLS = (STRICT_LAST, STRICT_BEST, OFFICIAL_LAST, OFFICIAL_BEST)
 
 
 def under(protocol: str, metric: str) -> str:
-    """The address of a metric of METRICS under a protocol, for :meth:`Results.stat`."""
+    """The key of a metric of METRICS under a protocol, as :meth:`Results.stat` takes it."""
     return f"{protocol}/{metric}{'_official' if protocol.startswith('official') else ''}"
 
 
 class Cell(NamedTuple):
-    """One evaluation of the matrix."""
+    """One run of the matrix: a dataset, category, seed and variant."""
 
     dataset: str
     category: str
@@ -39,18 +39,18 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For readers, and the end of the paths of its results."""
+        """As printed; also how the paths of its results end."""
         return f"{self.dataset}/{self.category}/seed{self.seed}/{self.variant}"
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """What is to be reported, in the order of the rows."""
+    """What the report covers, in the order of the rows."""
 
     datasets: dict[str, tuple[str, ...] | None]  # None: all categories
     seeds: tuple[int, ...]
     variants: tuple[str, ...]  # the first is the reference
-    # Variant, of all that are declared -> folder of its evaluation (shared with base or its own).
+    # Every declared variant -> folder of its evaluation (its own, or that of base).
     folders: dict[str, str]
     digits: int
     bootstrap: int = 1000  # resampled test sets behind an interval; 0: no intervals
@@ -62,7 +62,7 @@ class Stat:
     """Mean over seeds, as a fraction; std is None for a single seed.
 
     ``value`` is None where evaluations are missing and NaN where the metric is undefined.
-    ``interval``: of the mean over the choice of test images, where it was asked for and is known.
+    ``interval``: of the mean, over the choice of test images; None where not requested or unknown.
     """
 
     value: float | None
@@ -73,24 +73,23 @@ class Stat:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that tables and figures show."""
+    """The data behind tables and figures."""
 
     matrix: Matrix
     categories: dict[str, tuple[str, ...]]
     files: dict[Cell, Path]
-    cells: dict[Cell, dict[str, Any]]  # contents of the metrics files that are there
+    cells: dict[Cell, dict[str, Any]]  # contents of the metrics files that exist
     root: Path = Path("results")
-    listed: bool = False  # whether the files were named, and others do not count
-    # Samples of resamples.py that were drawn already.
+    listed: bool = False  # whether the files were given; all others are then ignored
+    # Cache of the samples of resamples.py.
     drawn: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def stat(self, dataset: str, variant: str, category: str, metric: str) -> Stat:
-        """Of one category, or of ``"mean"``: the mean over categories, taken per seed.
+        """Statistics of one category, or of ``"mean"``: the mean over categories, taken per seed.
 
-        ``metric``: one of METRICS, which are the headline, or what :func:`under` gives; that is
-        missing where the protocol was not evaluated.
-        The mean over categories needs all of them: a mean over those that happen to be there
-        would compare different things.
+        ``metric``: one of METRICS, or a key of :func:`under`, which is missing if the protocol was
+        not evaluated. The mean over categories needs all of them: a mean over the categories that
+        happen to exist would not be comparable.
         """
         return _over_seeds(self.by_seed(dataset, variant, category, metric))
 
@@ -101,9 +100,9 @@ class Results:
     def by_seed(
         self, dataset: str | None, variant: str, category: str, metric: str
     ) -> dict[int, float]:
-        """What :meth:`stat` is the mean of: seed -> value, for the seeds that have all of it.
+        """Seed -> value, of which :meth:`stat` is the mean; only complete seeds.
 
-        ``dataset`` None: all of them, as in :meth:`overall`.
+        ``dataset`` None: all datasets, as in :meth:`overall`.
         """
         wanted = self.parts(dataset, category)
         found = {}
@@ -119,14 +118,14 @@ class Results:
         return found
 
     def parts(self, dataset: str | None, category: str) -> dict[str, tuple[str, ...]]:
-        """Dataset -> the categories that a mean is over; ``dataset`` None: of all datasets."""
+        """Dataset -> the categories that a mean averages; ``dataset`` None: all datasets."""
         if dataset is None:
             return self.categories
         return {dataset: self.categories[dataset] if category == MEAN else (category,)}
 
     @cached_property
     def without_masks(self) -> tuple[tuple[str, str], ...]:
-        """(dataset, category) of evaluations that had no masks: image metrics only."""
+        """(dataset, category) of evaluations without masks: image metrics only."""
         cells = {
             (cell.dataset, cell.category)
             for cell, values in self.cells.items()
@@ -136,7 +135,7 @@ class Results:
         return tuple(pair for pair in order if pair in cells)
 
     def is_whole(self, dataset: str) -> bool:
-        """Whether these are all categories of a known dataset, as in the paper's means."""
+        """Whether the matrix has all categories of a known dataset, as the paper's means do."""
         return set(self.categories[dataset]) == set(KNOWN_CATEGORIES.get(dataset, ()))
 
     def rows(self, dataset: str) -> tuple[str, ...]:
@@ -148,14 +147,14 @@ def _over_seeds(values: dict[int, float]) -> Stat:
     if not values:
         return Stat(None, None, 0)
     mean = statistics.fmean(values.values())
-    spread = len(values) > 1 and not math.isnan(mean)
-    return Stat(mean, statistics.stdev(values.values()) if spread else None, len(values))
+    has_std = len(values) > 1 and not math.isnan(mean)
+    return Stat(mean, statistics.stdev(values.values()) if has_std else None, len(values))
 
 
 def number(cell: dict[str, Any], metric: str) -> float | None:
-    """A metric of a metrics file: NaN where it is null, that is undefined.
+    """A metric of a metrics file: NaN if it is null (undefined).
 
-    None where the metric's protocol was not evaluated.
+    None if the metric's protocol was not evaluated.
     """
     protocol, _, name = metric.rpartition("/")
     values = cell.get("protocols", {}).get(protocol) if protocol else cell
@@ -197,7 +196,7 @@ def matrix_of(text: str) -> Matrix:
 
 
 def _place(item: tuple[str, Any]) -> tuple[int, str]:
-    """Known datasets in the order of their list, which is the paper's, then others by name."""
+    """Sort key: known datasets in the paper's order, then others by name."""
     known = list(KNOWN_CATEGORIES)
     return (known.index(item[0]) if item[0] in known else len(known), item[0])
 
@@ -212,10 +211,10 @@ def _in_order(dataset: str, categories: Iterable[str]) -> tuple[str, ...]:
 def collect(
     results: Path, matrix: Matrix, files: Iterable[Path] = (), allow_missing: bool = False
 ) -> Results:
-    """Read the cells of the matrix; ``files`` as for ``--metrics``, empty: look in ``results``.
+    """Read the runs of the matrix; ``files`` as for ``--metrics``, empty: search ``results``.
 
-    A file that is missing or malformed, or whose content names another cell than its path, is a
-    UserError; a missing one is left out with ``allow_missing``.
+    A file that is missing or malformed, or whose content names another run than its path, is a
+    UserError; ``allow_missing`` leaves out missing ones.
     """
     listed = {address_of(path): path for path in files}
     categories = {
@@ -236,7 +235,7 @@ def collect(
     if missing and not allow_missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(
-            f"{missing[0]}{more}: not there; make it with `snakemake --cores all {missing[0]}`,"
+            f"{missing[0]}{more}: no such file; make it with `snakemake --cores all {missing[0]}`,"
             " or give --allow-missing"
         )
     cells = {cell: read_cell(path, cell) for cell, path in present.items()}
@@ -249,11 +248,11 @@ def _path(results: Path, cell: Cell) -> Path:
 
 
 def address_of(path: Path) -> Cell:
-    """The cell a metrics file belongs to, by its place."""
+    """The run that a metrics file belongs to, from its path."""
     parts = path.parts[-5:]
     if len(parts) < 5 or parts[4] != "metrics.json" or not parts[2].startswith("seed"):
         raise UserError(
-            f"{path}: expected <dataset>/<category>/seed<k>/<variant>/metrics.json at its end"
+            f"{path}: expected a path ending in <dataset>/<category>/seed<k>/<variant>/metrics.json"
         )
     seed = parts[2].removeprefix("seed")
     if not seed.isdecimal():
@@ -262,7 +261,7 @@ def address_of(path: Path) -> Cell:
 
 
 def _is_there(path: Path, listed: dict[Cell, Path]) -> bool:
-    """With a list, only its files count, whatever else lies around; each must exist."""
+    """With a list, only its files count, and each must exist."""
     return path in listed.values() if listed else path.is_file()
 
 
@@ -275,12 +274,12 @@ def _categories(results: Path, dataset: str, listed: dict[Cell, Path]) -> tuple[
     folders = [results / stage / dataset for stage in ("data", "evaluate")]
     names = {f.name for base in folders if base.is_dir() for f in base.iterdir() if f.is_dir()}
     if not names:
-        raise UserError(f"dataset {dataset}: no category found in {folders[0]} or {folders[1]}")
+        raise UserError(f"dataset {dataset}: no categories found in {folders[0]} or {folders[1]}")
     return tuple(sorted(names))
 
 
 def read_cell(path: Path, cell: Cell) -> dict[str, Any]:
-    """A metrics file, checked. UserError: malformed, or of another cell than its place says."""
+    """Read and check a metrics file. UserError: malformed, or of another run than its path says."""
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected an object with {', '.join(METRICS)}")
@@ -296,11 +295,11 @@ def read_cell(path: Path, cell: Cell) -> dict[str, Any]:
         for metric in METRICS if given is not None else ():
             name = under(protocol, metric).removeprefix(f"{protocol}/")
             if name not in given:
-                raise UserError(f"{path}: protocols.{protocol} has no {name}; evaluate again")
+                raise UserError(f"{path}: protocols.{protocol} has no {name}; rerun the evaluation")
     for key in ("dataset", "category", "seed"):
         if key in values and values[key] != getattr(cell, key):
             raise UserError(
-                f"{path}: says {key} {values[key]}, its place says {getattr(cell, key)};"
-                " remove it and evaluate again"
+                f"{path}: {key} is {values[key]}, but {getattr(cell, key)} in its path;"
+                " remove it and rerun the evaluation"
             )
     return values

@@ -16,9 +16,9 @@ from realnet.report.resamples import difference_samples
 class Difference:
     """Variant minus reference, as fractions; mean over seeds and categories.
 
-    ``difference`` is None where evaluations are missing, NaN where the metric is undefined.
+    ``difference`` is None if evaluations are missing, NaN if the metric is undefined.
     ``low``, ``high``: interval over the choice of test images, not corrected for the number of
-    variants; ``p_holm``: p-value that is. None where there is none.
+    variants; ``p_holm``: corrected p-value. None where not available.
     """
 
     variant: str
@@ -33,9 +33,9 @@ def paired_differences(
 ) -> list[Difference]:
     """One row for each of ``variants`` but the first, which is the reference.
 
-    Of the mean over the categories of ``dataset`` or, with None, over datasets. ``metric``: one of
-    METRICS. p-values are corrected by Holm over these variants. A variant that shares the
-    reference's evaluation is no comparison: it differs by 0, without p-value.
+    Differences of the mean over the categories of ``dataset`` or, with None, over datasets.
+    ``metric``: one of METRICS. p-values are corrected by Holm over these variants. A variant that
+    shares the reference's evaluation has difference 0 and no p-value.
     """
     reference, *others = variants
     base = found.by_seed(dataset, reference, MEAN, metric)

@@ -16,7 +16,7 @@ MISSING, UNDEFINED, UNCERTAIN = "–", "n/a", "†"
 
 
 class Name(NamedTuple):
-    """A text that reads otherwise for machines than for people: ``mvtec_ad``, MVTec-AD."""
+    """A key for CSV files and a title for people: ``mvtec_ad``, MVTec-AD."""
 
     key: str
     title: str
@@ -32,12 +32,12 @@ class Delta(NamedTuple):
 @dataclass(frozen=True)
 class Column:
     """``text`` holds a string or a Name, ``percent`` a Stat, ``delta`` a Delta, ``published`` a
-    Number of the paper, to print as its source does, ``p`` a p-value and ``number`` a count. All
-    but ``text`` may be None, where there is nothing to say.
+    Number of the paper, printed as in its source, ``p`` a p-value and ``number`` a count. Values of
+    all kinds but ``text`` may be None: an empty field.
 
-    ``group`` is a heading over several columns; Markdown, which has none, puts it before the title
-    of the first of them. ``interval``: the CSV has columns for it. ``width``, of a text: share of
-    the line in LaTeX, which then breaks it.
+    ``group`` is a heading over several columns; Markdown, which has no such headings, puts it
+    before the title of the first column. ``interval``: the CSV has columns for it. ``width`` (of
+    text): fraction of the line width in LaTeX, which then wraps the text.
     """
 
     key: str  # CSV header
@@ -50,10 +50,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in groups: a rule is drawn between groups; rows that hold a mean stand out.
+    """Rows in groups, with a rule between groups; rows of means are bold.
 
-    ``ranked``: keys of text columns. Among rows that agree in them, the best value of each percent
-    column is bold and the second underlined (in Markdown: in italics).
+    ``ranked``: keys of text columns. Among rows with the same values in them, the best value
+    of each percent column is bold and the second underlined (in Markdown: in italics).
     """
 
     title: str
@@ -65,8 +65,8 @@ class Table:
 
 
 def to_csv(table: Table) -> str:
-    """Percent, rounded. Each percent column has its ``_std``, empty where there is one seed, each
-    one with intervals ``_low`` and ``_high``, and each published one its ``_certainty``."""
+    """Percent, rounded. A percent column is followed by ``_std`` (empty with one seed), a column
+    with intervals by ``_low`` and ``_high``, a published one by ``_certainty``."""
     header: list[str] = []
     for column in table.columns:
         header.append(column.key)
@@ -96,7 +96,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table, padded so that it also reads well as plain text."""
+    """A pipe table, padded to align as plain text."""
     table = _shown(table)
     body = []
     for row, places in zip(_rows(table), ranks(table), strict=True):
@@ -184,7 +184,7 @@ def _latex_head(table: Table) -> list[str]:
     return [" & ".join(above) + " \\\\", " ".join(rules), f"{titles} \\\\"]
 
 
-# --- cells ---------------------------------------------------------------------------------------
+# --- fields --------------------------------------------------------------------------------------
 
 
 def _rows(table: Table) -> list[Sequence[Any]]:
@@ -196,7 +196,7 @@ def _is_mean(row: Sequence[Any]) -> bool:
 
 
 def _shown(table: Table) -> Table:
-    """Without the columns that are empty everywhere, as the paper's are on other datasets."""
+    """Without empty columns, such as the paper's numbers on other datasets."""
     keep = [
         i for i in range(len(table.columns)) if any(row[i] is not None for row in _rows(table))
     ]  # fmt: skip
@@ -208,7 +208,7 @@ def _shown(table: Table) -> Table:
 
 
 def _text(column: Column, value: Any, digits: int) -> tuple[str, str]:
-    """A value, and what follows it: its interval."""
+    """A value, and the interval after it."""
     if value is None:
         return "", ""
     if column.kind == "text":
@@ -225,8 +225,8 @@ def _text(column: Column, value: Any, digits: int) -> tuple[str, str]:
         tail = f" [{low}, {high}]"
     if isinstance(value, Stat):
         text = _percent(value.value, digits, MISSING, UNDEFINED)
-        spread = "" if value.std is None else f" ± {_percent(value.std, digits, '', '')}"
-        return text + spread, tail
+        deviation = "" if value.std is None else f" ± {_percent(value.std, digits, '', '')}"
+        return text + deviation, tail
     text = _percent(value.value, digits, "", UNDEFINED)
     return (f"+{text}" if text[:1].isdigit() and float(text) > 0 else text), tail
 
@@ -236,9 +236,10 @@ def p_value(p: float) -> str:
 
 
 def ranks(table: Table) -> list[list[int]]:
-    """For each cell 1 if it is the best of its comparison, 2 if the second, else 0.
+    """For each field 1 if it is the best of its comparison, 2 if the second, else 0.
 
-    Values that are printed alike share their place. A second place needs a third value below.
+    Values that are equal as printed share their place. The second is marked only if a third value
+    is lower.
     """
     rows = _rows(table)
     found = [[0] * len(table.columns) for _ in rows]
@@ -285,7 +286,7 @@ def _escape(text: str) -> str:
         **{"<": "$<$", "√": r"$\sqrt{}$", "“": "``", "”": "''", "’": "'"},
     }
     escaped = "".join(special.get(character, character) for character in text)
-    return re.sub(r"(^|[\[ ])([+-]\d[\d.]*)", r"\1$\2$", escaped)  # a sign, no hyphen
+    return re.sub(r"(^|[\[ ])([+-]\d[\d.]*)", r"\1$\2$", escaped)  # a sign, not a hyphen
 
 
 def _spaced(notes: Sequence[str]) -> list[str]:

@@ -24,9 +24,9 @@ def report_group(
 ) -> None:
     """Write ``tables/ablation_<name>.{csv,md,tex}`` under ``results``.
 
-    ``params``: a parameter file, or JSON of experiment, variants, report and groups; the matrix is
-    theirs with the group's variants, of which the first is the reference. ``metrics`` and
-    ``allow_missing``: as of ``realnet report``. UserError for an unknown group or a missing file.
+    ``params``: a parameter file, or JSON of experiment, variants, report and groups; the matrix
+    has the group's variants, of which the first is the reference. ``metrics`` and
+    ``allow_missing``: as for ``realnet report``. UserError for an unknown group or a missing file.
     """
     matrix, group = group_matrix(params, name)
     found = collect.collect(results, matrix, metrics, allow_missing)
@@ -40,7 +40,7 @@ WRITERS = {".csv": formats.to_csv, ".md": formats.to_markdown, ".tex": formats.t
 
 
 def group_matrix(params: str, name: str) -> tuple[collect.Matrix, Group]:
-    """The matrix with a group's variants, and the group; arguments and UserError as above."""
+    """The matrix with a group's variants, and the group; see :func:`report_group`."""
     values = _sections(params)
     group = _group(values.pop("groups"), name)
     values["experiment"] = values["experiment"] | {"variants": list(group.variants)}

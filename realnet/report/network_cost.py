@@ -1,9 +1,10 @@
-"""`realnet cost`: what each part costs, counted from its shapes and measured on this machine.
+"""`realnet cost`: parameters, MACs, speed and memory of each network.
 
-Counted on the meta device, so nothing is allocated: parameters, and multiply-accumulates of one
-forward pass per image (convolutions, matrix products and attention; `torch.utils.flop_counter`).
-Measured, each in its own process, so that memory peaks are separate and a task that runs out of
-memory ends no other: images/s of inference, seconds per training step, peak memory.
+Counted on the meta device, without allocation: parameters, and multiply-accumulates of one forward
+pass per image (convolutions, matrix products and attention; `torch.utils.flop_counter`).
+Measured on this machine, each task in its own process, so that memory peaks are separate and a task
+that runs out of memory does not end the others: images/s of inference, seconds per training step,
+peak memory.
 """
 
 import json
@@ -49,8 +50,8 @@ def cost(
 ) -> dict[str, Any]:
     """Count every part of each preset, measure each task at each batch size, print the tables.
 
-    ``batch_sizes``: empty for those of the preset. Returns what is written to ``out`` as
-    ``cost.json`` (``cost.md`` beside it). A task that runs out of memory has ``failed``.
+    ``batch_sizes``: empty for those of the preset. Returns the content of ``cost.json``, written to
+    ``out`` with ``cost.md``. A task that runs out of memory has the key ``failed``.
     """
     report: dict[str, Any] = {"presets": {}}
     for preset in presets:
@@ -62,7 +63,7 @@ def cost(
                 "realnet_inference": resolved.evaluate.batch_size,
                 "realnet_training": resolved.training.batch_size,
                 "ddpm_denoising": resolved.sdas.batch_size,
-                # What one device holds at once.
+                # The batch of one device.
                 "ddpm_training": resolved.ddpm.micro_batch or resolved.ddpm.batch_size,
             }[task]
             for batch in batch_sizes or [own]:
@@ -138,7 +139,7 @@ def _detector(params: Params, size: int) -> tuple[FeatureExtractor, FeatureSelec
 
 
 def _classes(params: Params) -> int:
-    """Of the largest dataset of the preset, where one model serves a whole dataset."""
+    """Classes of the largest dataset of the preset, if one model serves a whole dataset."""
     from realnet.datasets.categories import KNOWN_CATEGORIES
 
     sizes = [
@@ -290,7 +291,7 @@ def _denoiser(params: Params, batch: int, runtime: Runtime) -> tuple[Any, ...]:
     return model, _images(params, batch, runtime) * 2 - 1, timestep, label
 
 
-# --- shown ---------------------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------
 
 
 def _markdown(preset: str, entry: dict[str, Any]) -> str:
@@ -306,7 +307,7 @@ def _markdown(preset: str, entry: dict[str, Any]) -> str:
     if entry["measured"]:
         lines += [
             "",
-            "| task | batch | s per step | images/s | peak memory (MiB) | on |",
+            "| task | batch | s per step | images/s | peak memory (MiB) | device |",
             "| --- | ---: | ---: | ---: | ---: | --- |",
         ]
     for row in entry["measured"]:

@@ -1,4 +1,4 @@
-"""`realnet publish`: the results of a run as small files to commit, with a page that shows them."""
+"""`realnet publish`: copy a report as small files to commit, with a README that shows them."""
 
 import base64
 import io
@@ -13,9 +13,9 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_json, write_text
 
 TABLES = ("main", "verdicts", "ablation", "protocols")
-LARGEST = 2_000_000  # bytes of one file; larger figures stay where they are
-WHOLE = 12_000_000  # bytes of all
-PICTURE = 200_000  # bytes of a PNG from which on its colours are reduced
+MAX_FIGURE = 2_000_000  # bytes; larger figures are not copied
+MAX_TOTAL = 12_000_000  # bytes of all files
+REDUCE_FROM = 200_000  # bytes; larger PNG files are reduced to 256 colours
 MARK = "<!-- made by `realnet publish`; not to be edited by hand -->"
 
 
@@ -23,7 +23,7 @@ def publish(results: Path, out: Path) -> list[str]:
     """Copy the report, its tables and figures from ``results`` to ``out``, which is emptied first.
 
     Also writes ``README.md``, which shows them. Returns the figures that were too large. UserError:
-    the report has not been made, ``out`` holds something else, or all is too large to commit.
+    the report does not exist, ``out`` holds other files, or the files are too large to commit.
     """
     needed = [results / "report.html", results / "metrics.json", results / "figures/index.json"]
     needed += [results / f"tables/{name}.md" for name in TABLES]
@@ -42,8 +42,10 @@ def publish(results: Path, out: Path) -> list[str]:
     tables = sorted(p for p in (results / "tables").iterdir() if p.suffix in (".csv", ".md"))
     chosen = [*needed[:2], *tables, *figures]
     size = sum(path.stat().st_size for path in chosen)
-    if size > WHOLE:
-        raise UserError(f"{results}: {size / 1e6:.0f} MB to publish, more than {WHOLE / 1e6:.0f}")
+    if size > MAX_TOTAL:
+        raise UserError(
+            f"{results}: {size / 1e6:.0f} MB to publish, limit {MAX_TOTAL / 1e6:.0f} MB"
+        )
     shutil.rmtree(out, ignore_errors=True)
     for path in chosen:
         target = out / path.relative_to(results)
@@ -54,7 +56,7 @@ def publish(results: Path, out: Path) -> list[str]:
 
 
 def _smaller(path: Path) -> bytes:
-    """A file's bytes; pictures, also those inside of a page, with 256 colours where that helps."""
+    """A file's bytes; PNG images, also inside a page, with 256 colours if that is smaller."""
     content = path.read_bytes()
     if path.suffix == ".png":
         return _palette(content)
@@ -69,8 +71,8 @@ def _smaller(path: Path) -> bytes:
 
 
 def _palette(png: bytes) -> bytes:
-    """Of photographs and heat maps about a third of the bytes; plots stay as they are."""
-    if len(png) < PICTURE:
+    """Reduced to 256 colours: a third of the bytes for photographs and heat maps."""
+    if len(png) < REDUCE_FROM:
         return png
     out = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(out, "PNG", optimize=True)
@@ -80,7 +82,7 @@ def _palette(png: bytes) -> bytes:
 def _figures(results: Path, index: dict[str, Any]) -> tuple[list[Path], list[str]]:
     """PNG files of all figures, and the names of those that are too large."""
     paths = [results / "figures" / _png(figure) for figure in index["figures"]]
-    small = [path for path in paths if path.stat().st_size <= LARGEST]
+    small = [path for path in paths if path.stat().st_size <= MAX_FIGURE]
     return small, [path.name for path in paths if path not in small]
 
 
@@ -89,7 +91,7 @@ def _png(figure: dict[str, Any]) -> str:
 
 
 def _page(results: Path, index: dict[str, Any], there: set[str]) -> str:
-    """What README.md says: how it was made, the tables, and the figures."""
+    """Text of README.md: origin, tables and figures."""
     groups = sorted(path.stem for path in (results / "tables").glob("ablation_*.md"))
     parts = [MARK, "# Published results", _origin(results)]
     for name in (*TABLES[:2], *groups, *TABLES[2:]):
@@ -104,10 +106,12 @@ def _page(results: Path, index: dict[str, Any], there: set[str]) -> str:
 
 
 def _origin(results: Path) -> str:
-    """Where and when the evaluations were made, from their records."""
+    """Device, date and commits of the evaluations, from their records."""
     records = [read_json(path) for path in sorted(results.glob("evaluate/*/*/*/*/stage.json"))]
     if not records:
-        raise UserError(f"{results}/evaluate: no evaluation there; its records say what this is")
+        raise UserError(
+            f"{results}/evaluate: no evaluation found; its record is needed for the README"
+        )
     commits = sorted({(record["git_commit"] or "none")[:12] for record in records})
     devices = sorted({record["device"] for record in records})
     last = max(record["finished"] for record in records)
@@ -115,7 +119,7 @@ def _origin(results: Path) -> str:
     return (
         f"{len(records)} evaluations, the last one finished {last[:10]}, on {', '.join(devices)};"
         f" code at {', '.join(commits)}. All {len(every)} stages together took"
-        f" {sum(every) / 3600:.1f} hours of wall time, one after the other.\n\n"
-        "`make publish` makes all of this again. The whole report, with the origin of every number:"
-        " [report.html](report.html) (download it, and open it from disk)."
+        f" {sum(every) / 3600:.1f} hours of wall time in sum.\n\n"
+        "`make publish` reproduces everything on this page. The full report, with the provenance of"
+        " every number: [report.html](report.html) (download it and open it from disk)."
     )

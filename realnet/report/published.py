@@ -1,6 +1,6 @@
 """Numbers of the paper and of others, from ``paper.yaml`` and ``others.yaml``, with their sources.
 
-Means of the paper are of the protocol ``official_best`` (:mod:`realnet.evaluation.protocols`).
+The paper's means follow the protocol ``official_best`` (:mod:`realnet.evaluation.protocols`).
 """
 
 from functools import cache
@@ -13,7 +13,7 @@ CERTAINTIES = ("certain", "high", "medium")
 
 
 class Number(NamedTuple):
-    """A published value, percent, as its source prints it."""
+    """A published value in percent, as printed in its source."""
 
     value: float
     certainty: Literal["certain", "high", "medium"]
@@ -40,12 +40,12 @@ def others() -> dict[str, Any]:
 
 
 def title(dataset: str) -> str:
-    """How a dataset's own authors write its name, where the paper has it."""
+    """A dataset's name as its authors write it; its key if paper.yaml does not have it."""
     return paper()["datasets"].get(dataset, {}).get("title", dataset)
 
 
 def number(dataset: str, category: str, metric: str) -> Number | None:
-    """The paper's, of a category or of ``"mean"``; None where no source has it."""
+    """The paper's number for a category or ``"mean"``; None if no source has it."""
     entry = paper()["datasets"].get(dataset, {})
     if category != "mean":
         entry = entry.get("categories", {}).get(category, {})
@@ -58,12 +58,12 @@ def source(key: str) -> str:
 
 
 def claims(dataset: str) -> list[dict[str, Any]]:
-    """What the paper's ablations say in numbers about a dataset: the entries of paper.yaml."""
+    """The claims of paper.yaml that give a number for this dataset."""
     return [claim for claim in paper()["claims"] if claim["dataset"] == dataset]
 
 
 def mean(numbers: list[Number | None], digits: int) -> Number | None:
-    """Of several values, as certain as the least certain one; None where one is not known."""
+    """Mean of several values, as certain as the least certain one; None if one is unknown."""
     if None in numbers or not numbers:
         return None
     worst = max(numbers, key=lambda n: CERTAINTIES.index(n.certainty))

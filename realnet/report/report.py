@@ -1,4 +1,4 @@
-"""`realnet report`: everything that a reader sees, from result files alone."""
+"""`realnet report`: tables, figures and the page, from result files alone."""
 
 import math
 import sys
@@ -28,15 +28,15 @@ def report(
     """Write ``metrics.json``, ``tables/``, ``figures/`` and ``report.html`` under ``results``.
 
     ``params``: a parameter file or JSON of experiment, variants, report and, for the figure of
-    ablations, groups; ``metrics``: the
-    evaluation's metrics files, or empty to look for them under ``results``. See the package's
-    docstring. UserError for a missing or malformed file, before anything is written.
+    ablations, groups; ``metrics``: the evaluation's metrics files, or empty to search ``results``.
+    See the package's docstring. UserError for a missing or malformed file, before anything is
+    written.
     """
     found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
     made = tables.all_tables(found)
-    said = verdicts(found)
-    judged = verdict_files(said, found.matrix.digits)
-    page = prepare(results, found, made, said, params)
+    all_verdicts = verdicts(found)
+    judged = verdict_files(all_verdicts, found.matrix.digits)
+    page = prepare(results, found, made, all_verdicts, params)
     figures, absent = all_figures(found, results, params)
 
     write_json(results / "metrics.json", summary_metrics(found))
@@ -61,7 +61,7 @@ def report(
 def all_figures(
     found: collect.Results, results: Path, params: str
 ) -> tuple[list[Drawn | Skipped], list[str]]:
-    """Every figure, or why it is not there; and the files of the overview that were not found."""
+    """Every figure, or why it is skipped; and the missing files of the overview."""
     picture, absent = overview(found)
     figures = [Drawn("summary", "Metrics at a glance", SUMMARY, summary(found))]
     heading = "Test images, ground truth and heat maps"

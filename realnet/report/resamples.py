@@ -1,9 +1,9 @@
-"""The means of a report over resampled test sets, each drawn once.
+"""Means over resampled test sets; each set of resamples is drawn once.
 
 Samples come from ``per_image.npz`` beside each metrics file, see
-:mod:`realnet.metrics.uncertainty`. Resampled are the test images of each category,
-within each kind of defect; all seeds and variants of a category get the same draws. So samples of
-two variants on the same images are pairs, and may be subtracted.
+:mod:`realnet.metrics.uncertainty`. The test images of each category are resampled, stratified by
+defect type; all seeds and variants of a category use the same draws. So samples of two variants on
+the same images are paired and can be subtracted.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ FILE = "per_image.npz"
 def with_interval(
     results: Results, dataset: str | None, variant: str, category: str, metric: str
 ) -> Stat:
-    """:meth:`Results.stat` with its interval, where there is one.
+    """:meth:`Results.stat` with its interval, if available.
 
     ``metric``: one of METRICS. ``dataset`` None: :meth:`Results.overall`.
     """
@@ -45,11 +45,11 @@ def samples(
     metric: str,
     seeds: Sequence[int] | None = None,
 ) -> np.ndarray | None:
-    """The mean over seeds and categories (and datasets) of each resample, fractions [count].
+    """Mean over seeds and categories (and datasets) of each resample; fractions [count].
 
     Arguments as for :meth:`Results.by_seed`; ``seeds`` defaults to those that it finds. All NaN
-    where the metric is undefined; None where a cell is not there or has no statistics of images,
-    or where the seeds had other test images.
+    if the metric is undefined; None if a run is missing or has no per-image statistics, or if the
+    test images differ between seeds.
     """
     if results.matrix.bootstrap == 0:
         return None
@@ -67,7 +67,7 @@ def samples(
 def difference_samples(
     results: Results, dataset: str | None, variant: str, reference: str, category: str, metric: str
 ) -> np.ndarray | None:
-    """Variant minus reference, on the same images and seeds; None where they have not the same."""
+    """Variant minus reference; None if their test images or seeds differ."""
     seeds = results.by_seed(dataset, variant, category, metric)
     if tuple(seeds) != tuple(results.by_seed(dataset, reference, category, metric)):
         return None
@@ -83,7 +83,7 @@ def difference_samples(
 
 
 def lacking(results: Results) -> list[Path]:
-    """Folders of evaluations without statistics of their images (results of an older version)."""
+    """Folders of evaluations without per-image statistics (results of an older version)."""
     if results.matrix.bootstrap == 0:
         return []
     folders = dict.fromkeys(results.files[cell].parent for cell in results.cells)
@@ -101,7 +101,7 @@ def _of_category(
 def _drawn(
     results: Results, dataset: str, category: str, variant: str, seeds: tuple[int, ...]
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """(key of the test images, metric -> samples); the files are read once, and forgotten."""
+    """(key of the test images, metric -> samples); each file is read once."""
     files = [results.files[Cell(dataset, category, k, variant)].with_name(FILE) for k in seeds]
     where = (category, *files)  # variants that share an evaluation share its samples
     if where not in results.drawn:

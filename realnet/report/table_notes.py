@@ -1,4 +1,4 @@
-"""What stands below the tables: whose numbers these are, and how far they can be compared."""
+"""Notes below the tables: protocols, sources of the numbers, intervals, missing masks."""
 
 from collections.abc import Iterable, Sequence
 
@@ -26,23 +26,23 @@ def seeds(results: Results) -> str:
 
 
 def intervals(results: Results) -> list[str]:
-    """What the brackets behind the numbers are, and where they are not."""
+    """What the brackets after the numbers mean, and which evaluations have none."""
     count, level = results.matrix.bootstrap, f"{100 * results.matrix.level:g} %"
     if count == 0:
         return []
     absent = lacking(results)
     if not _any_interval(results):
-        return ["No intervals: the evaluations have no per_image.npz; evaluate again."]
+        return ["No intervals: the evaluations have no per_image.npz; rerun them."]
     several = len(results.matrix.seeds) > 1
-    training = "for which ± stands" if several else "which one seed cannot tell"
-    said = [
+    training = "(see ±)" if several else "(unknown with one seed)"
+    lines = [
         f"[low, high]: {level} interval over the choice of test images ({count} resampled test"
-        f" sets, within each kind of defect). Not in it: the noise of training, {training}."
+        f" sets, stratified by defect type). It does not include the noise of training {training}."
     ]
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        said.append(f"No interval with {absent[0]}{more}: no per_image.npz; evaluate again.")
-    return said
+        lines.append(f"No interval for {absent[0]}{more}: no per_image.npz; rerun the evaluation.")
+    return lines
 
 
 def _any_interval(results: Results) -> bool:
@@ -51,19 +51,19 @@ def _any_interval(results: Results) -> bool:
 
 
 def differences(results: Results, reference: str) -> list[str]:
-    """Of tables with differences between variants."""
-    said = f"Δ: difference to {reference} before rounding, points"
+    """For tables with differences between variants."""
+    lines = f"Δ: difference to {reference} before rounding, points"
     if not _any_interval(results):
-        return [f"{said}."]
+        return [f"{lines}."]
     return [
-        f"{said}, with its interval. p: of no difference, both over the choice of test images,"
-        " paired (the same images, the same seeds); p is corrected by Holm over the variants of"
-        " this table, for each dataset and metric. See docs/verdicts.md."
+        f"{lines}, with its interval. p: two-sided, for no difference. Both are over the choice of"
+        " test images, paired (same images, same seeds); p is corrected by Holm over the variants"
+        " of this table, for each dataset and metric. See docs/verdicts.md."
     ]
 
 
 def ranks(results: Results) -> list[str]:
-    """Of tables with a best and a second."""
+    """For tables that mark the best and the second value."""
     if len(results.matrix.variants) == 1:
         return []
     second = "; second: underlined, in Markdown in italics"
@@ -71,88 +71,91 @@ def ranks(results: Results) -> list[str]:
 
 
 def compared(results: Results, datasets: Sequence[str]) -> list[str]:
-    """Of tables with strict, official and the paper's numbers side by side."""
+    """For tables with strict, official and the paper's numbers side by side."""
     best, last = _chosen(results, datasets)
-    said = ["strict: exact metrics, last checkpoint; nothing is chosen on the test set."]
+    lines = [
+        "strict: exact metrics of the last checkpoint; the test set is not used for selection."
+    ]
     if best:
-        said.append(
-            "official: metrics of the official code (its PRO is another measure than the strict"
+        lines.append(
+            "official: metrics of the official code (its PRO differs from the strict"
             f" one) on the checkpoint that was best on the test set{_except(last)}."
         )
     elif last:
-        said.append(
-            "official: metrics of the official code (its PRO is another measure than the strict"
+        lines.append(
+            "official: metrics of the official code (its PRO differs from the strict"
             " one), but on the last checkpoint, since none was chosen on the test set"
             " (training.select_every)."
         )
     paper = _paper(results, datasets, "“official”")
     if paper and any(results.is_whole(d) for d in datasets):
         paper[0] += " Δ: official minus paper before rounding, points."
-    return said + paper + masks(results, datasets)
+    return lines + paper + masks(results, datasets)
 
 
 def protocols(results: Results) -> list[str]:
-    """Of the table of protocols."""
+    """For the table of protocols."""
     datasets = list(results.matrix.datasets)
     best, last = _chosen(results, datasets)
-    said = [
-        "Strict: exact metrics; PRO is AU-PRO. Official: the official code's metrics, which put"
-        " 1 - AUROC for an AUROC below 0.5, take an image's label from its resized mask, and have a"
-        " PRO of their own, not comparable with AU-PRO."
+    lines = [
+        "Strict: exact metrics; PRO is AU-PRO. Official: metrics of the official code, which"
+        " replaces an AUROC below 0.5 by 1 - AUROC, takes an image's label from its resized mask,"
+        " and defines PRO differently; its PRO is not comparable with AU-PRO."
     ]
     if best:
-        said.append(
+        lines.append(
             "best: of all evaluations on the test set during training (training.select_every), the"
             " one with the largest mean of official image and pixel AUROC. Best − last: what this"
-            " choice adds to the same exact metric of the same run, points before rounding, with"
-            " Student's interval from two seeds on. Nobody can make it without the answers."
+            " choice adds to the same exact metric of the same training, in points before rounding;"
+            " with Student's interval from two seeds on. The choice needs the labels of the test"
+            " set, which are not available in practice."
         )
     if last:
         where = f" in {', '.join(last)}" if best else ""
-        said.append(f"No checkpoint was chosen on the test set{where} (training.select_every).")
-    said += _paper(results, datasets, _column(best, last))
+        lines.append(f"No checkpoint was chosen on the test set{where} (training.select_every).")
+    lines += _paper(results, datasets, _column(best, last))
     for dataset, found in others()["ader"]["last_and_best"].items():
         if dataset in datasets:
             gaps = ", ".join(f"{WORDS[m]} {b - a:.1f}" for m, (a, b) in found.items())
-            said.append(
-                f"Best − last as others measured it on {title(dataset)}, with one model for all"
-                f" categories and the best of each metric and category: {gaps}"
+            lines.append(
+                f"Best − last as measured by others on {title(dataset)}, with one model for all"
+                f" categories and the best value of each metric and category: {gaps}"
                 f" ({others()['ader']['source']})."
             )
-    return said + masks(results)
+    return lines + masks(results)
 
 
 def claims(results: Results) -> list[str]:
-    """What the paper's own ablations say about the datasets of the matrix."""
-    said = []
+    """The paper's ablation results on the datasets of the matrix."""
+    lines = []
     for dataset in results.matrix.datasets:
         for claim in published_claims(dataset):
             found = Number(**claim["difference"])
             metric = WORDS[claim["metrics"][0]]
-            said.append(
+            lines.append(
                 f"paper, {title(dataset)}: {claim['first']} against {claim['second']},"
                 f" {metric} {found.value:+}{'' if found.certain else '†'} points"
                 f" ({found.certainty} certainty, {source(found.source)})."
             )
-    return said
+    return lines
 
 
 def masks(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
-    """Why pixel metrics are n/a: where the data have no masks."""
+    """Why pixel metrics are n/a: the categories without masks."""
     bare = [cell for cell in results.without_masks if datasets is None or cell[0] in datasets]
     if not bare:
         return []
     names = ", ".join("/".join(cell) for cell in bare)
     return [
-        f"n/a: no masks in {names}, so image metrics only; a mean over categories or datasets is"
-        " given where all of them have masks."
+        f"n/a: no masks in {names}, so only image metrics; means of pixel metrics need masks in all"
+        " categories or datasets."
     ]
 
 
 def _chosen(results: Results, datasets: Iterable[str]) -> tuple[list[str], list[str]]:
     """Where the reference variant's checkpoint was chosen on the test set, and where not.
 
-    As ``dataset/category``, or the dataset where all its categories are alike; those whose
+    As ``dataset/category``, or the dataset if it holds for all its categories. Categories whose
     protocols were not evaluated are in neither list.
     """
     reference = results.matrix.variants[0]
@@ -173,10 +176,10 @@ def _chosen(results: Results, datasets: Iterable[str]) -> tuple[list[str], list[
 
 
 def _column(best: Sequence[str], last: Sequence[str]) -> str:
-    """Of the table of protocols, the column that comes nearest to the paper's."""
+    """The column of the table of protocols that is closest to the paper's protocol."""
     if best and last:
         return "“Official, best” (“last” where there is none)"
-    return "“Official, best”" if best else "“Official, last”, which lacks the choice,"
+    return "“Official, best”" if best else "“Official, last”, without the choice of a checkpoint,"
 
 
 def _except(last: Sequence[str]) -> str:
@@ -184,14 +187,14 @@ def _except(last: Sequence[str]) -> str:
 
 
 def _paper(results: Results, datasets: Sequence[str], column: str) -> list[str]:
-    """Which protocol the paper's numbers have, where they come from and how certain they are."""
+    """The protocol of the paper's numbers, their sources and certainty."""
     known = [d for d in datasets if d in KNOWN_CATEGORIES and number(d, MEAN, METRICS[0])]
     whole = [d for d in known if results.is_whole(d)]
-    said = []
+    lines = []
     if whole:
-        said.append(
+        lines.append(
             "paper: official metrics of the checkpoint that was best on the test set, one run;"
-            f" compare with {column} alone."
+            f" compare with {column} only."
         )
         certain: dict[str, list[str]] = {}
         uncertain: dict[tuple[str, str], list[str]] = {}
@@ -206,18 +209,18 @@ def _paper(results: Results, datasets: Sequence[str], column: str) -> list[str]:
                 else:
                     key = (found.certainty, found.source)
                     uncertain.setdefault(key, []).append(_words(dataset, metric, found))
-        said += [f"paper, {', '.join(names)}: {source(key)}." for key, names in certain.items()]
-        said += [
+        lines += [f"paper, {', '.join(names)}: {source(key)}." for key, names in certain.items()]
+        lines += [
             f"† paper, {', '.join(values)}: {certainty} certainty, {source(key)}."
             for (certainty, key), values in uncertain.items()
         ]
-    said += [
+    lines += [
         f"{title(d)}: {len(results.categories[d])} of {len(KNOWN_CATEGORIES[d])}"
-        " categories, so the paper's mean over all of them is not shown."
+        " categories, so the paper's mean over all categories is not shown."
         for d in known
         if d not in whole
     ]
-    return said
+    return lines
 
 
 def _words(dataset: str, metric: str, found: Number) -> str:

@@ -1,4 +1,4 @@
-"""What the tables say; how they are written is in ``formats.py``, their notes in ``notes.py``."""
+"""Contents of the tables. ``formats.py`` writes them, ``table_notes.py`` has their notes."""
 
 import math
 import statistics
@@ -37,7 +37,7 @@ def all_tables(found: Results) -> dict[str, Table]:
     }
     for dataset in found.matrix.datasets:
         if dataset in (*made, "verdicts", "cells") or dataset.startswith("ablation_"):
-            raise UserError(f"dataset {dataset}: a table has that name; rename the dataset")
+            raise UserError(f"dataset {dataset}: name reserved for a table; rename the dataset")
     return made | {d: dataset_table(found, d) for d in found.matrix.datasets}
 
 
@@ -56,8 +56,8 @@ def main_table(results: Results) -> Table:
         ours = [_ours(results, dataset, reference, MEAN, m) for m in METRICS]
         count = len(results.categories[dataset])
         rows.append([_name(dataset), count, *_compared(ours, published[-1])])
-    said = [
-        f"Variant {reference}, percent; means over categories. {notes.seeds(results)}",
+    lines = [
+        f"Variant {reference}; means over categories, percent. {notes.seeds(results)}",
         *notes.intervals(results),
         *notes.compared(results, list(matrix.datasets)),
     ]
@@ -70,8 +70,10 @@ def main_table(results: Results) -> Table:
         ]
         label = Name(MEAN, f"mean of {len(rows)} datasets")
         groups.append([[label, None, *_compared(ours, means)]])
-        said.append("The last row counts each dataset once, however many categories it has.")
-    return Table(_heading(results), columns, groups, said, matrix.digits)
+        lines.append(
+            "The last row weights all datasets equally, whatever their number of categories."
+        )
+    return Table(_heading(results), columns, groups, lines, matrix.digits)
 
 
 def _heading(results: Results) -> str:
@@ -100,17 +102,17 @@ def dataset_table(results: Results, dataset: str) -> Table:
         ]
         for category in results.rows(dataset)
     ]
-    said = [
+    lines = [
         f"Variant {reference}, percent. {notes.seeds(results)}",
         *notes.intervals(results),
         *notes.compared(results, [dataset]),
     ]
     heading = f"{title(dataset)}: {_heading(results)}"
-    return Table(heading, columns, [rows[:-1], rows[-1:]], said, results.matrix.digits)
+    return Table(heading, columns, [rows[:-1], rows[-1:]], lines, results.matrix.digits)
 
 
 def protocols_table(results: Results) -> Table:
-    """Means over categories under each protocol: what the choice of the checkpoint is worth."""
+    """Means over categories under each protocol: the effect of choosing the checkpoint."""
     reference = results.matrix.variants[0]
     columns = [
         Column("dataset", "Dataset", "text"),
@@ -131,23 +133,23 @@ def protocols_table(results: Results) -> Table:
             for metric in METRICS:
                 last = results.stat(dataset, variant, MEAN, metric)
                 best, official_last, official_best = (
-                    _given(results.stat(dataset, variant, MEAN, under(protocol, metric)))
+                    _or_none(results.stat(dataset, variant, MEAN, under(protocol, metric)))
                     for protocol in (STRICT_BEST, OFFICIAL_LAST, OFFICIAL_BEST)
                 )
-                # The paper's numbers are of the method itself.
-                whole = variant == reference
-                paper = _published(results, dataset, MEAN, metric) if whole else None
-                strict = (last, best, _worth(results, dataset, variant, metric))
+                # The paper's numbers are of the full method, not of its ablations.
+                is_reference = variant == reference
+                paper = _published(results, dataset, MEAN, metric) if is_reference else None
+                strict = (last, best, _best_minus_last(results, dataset, variant, metric))
                 compared = (paper, _difference(official_best or official_last, paper))
                 name = Name(metric, TITLES[metric])
                 official = (official_last, official_best)
                 rows.append([_name(dataset), variant, name, *strict, *official, *compared])
         groups.append(rows)
-    said = [
+    lines = [
         f"Means over categories, percent. {notes.seeds(results)}",
         *notes.protocols(results),
     ]
-    return Table("Protocols", columns, groups, said, results.matrix.digits)
+    return Table("Protocols", columns, groups, lines, results.matrix.digits)
 
 
 def per_category_table(results: Results) -> Table:
@@ -167,14 +169,14 @@ def per_category_table(results: Results) -> Table:
         for dataset in results.matrix.datasets
         for variant in results.matrix.variants
     ]
-    said = [
+    lines = [
         f"Last checkpoint, percent. {notes.seeds(results)}",
         *notes.intervals(results),
         *notes.ranks(results),
         *notes.masks(results),
     ]
     ranked = ("dataset", "category")
-    return Table("Variants by category", columns, groups, said, results.matrix.digits, ranked)
+    return Table("Variants by category", columns, groups, lines, results.matrix.digits, ranked)
 
 
 def ablation_table(results: Results) -> Table:
@@ -202,7 +204,7 @@ def ablation_table(results: Results) -> Table:
                 delta = None if found.difference is None else Delta(found.difference, bounds)
                 rows[found.variant] += [delta, found.p_holm]
         groups.append(list(rows.values()))
-    said = [
+    lines = [
         f"Mean over categories, last checkpoint, percent. {notes.seeds(results)}",
         *notes.intervals(results),
         *(notes.differences(results, reference) if others else []),
@@ -210,14 +212,14 @@ def ablation_table(results: Results) -> Table:
         *notes.claims(results),
         *notes.masks(results),
     ]
-    return Table("Variants", columns, groups, said, results.matrix.digits, ("dataset",))
+    return Table("Variants", columns, groups, lines, results.matrix.digits, ("dataset",))
 
 
 def cells_csv(results: Results) -> str:
-    """Every evaluation: the fractions of its metrics file, unrounded; empty where undefined.
+    """One row per run: the fractions of its metrics file, unrounded; empty where undefined.
 
-    Its protocols follow as ``<protocol>/<metric>``, without those of ``strict_last``, which are the
-    headline.
+    Metrics of the protocols follow as ``<protocol>/<metric>``, except ``strict_last``, which the
+    first columns hold.
     """
     flat = {}
     for cell, values in results.cells.items():
@@ -229,7 +231,7 @@ def cells_csv(results: Results) -> str:
                 numbers |= {k: v for k, v in named.items() if v is not None}
         flat[cell] = numbers
     extra = sorted({key for numbers in flat.values() for key in numbers} - set(METRICS))
-    # Those of the last checkpoint before those of protocols.
+    # Metrics of the last checkpoint first, then those of the other protocols.
     extra.sort(key=lambda key: "/" in key)
     rows = [
         [c.dataset, c.variant, c.category, c.seed]
@@ -258,13 +260,13 @@ def _compared_columns() -> list[Column]:
 def _ours(
     results: Results, dataset: str, variant: str, category: str, metric: str
 ) -> tuple[Stat, Stat | None]:
-    """(strict, official): the last checkpoint's, and that of the paper's protocol.
+    """(strict, official): exact metric of the last checkpoint, and that of the paper's protocol.
 
-    The latter is of the checkpoint that was best on the test set or, where none was chosen, of
-    the last one.
+    The latter is of the checkpoint that was best on the test set or, if none was chosen, of the
+    last one.
     """
     best, last = (
-        _given(results.stat(dataset, variant, category, under(protocol, metric)))
+        _or_none(results.stat(dataset, variant, category, under(protocol, metric)))
         for protocol in (OFFICIAL_BEST, OFFICIAL_LAST)
     )
     return with_interval(results, dataset, variant, category, metric), best or last
@@ -273,7 +275,7 @@ def _ours(
 def _official_overall(results: Results, metric: str) -> Stat | None:
     reference = results.matrix.variants[0]
     best, last = (
-        _given(results.overall(reference, under(protocol, metric)))
+        _or_none(results.overall(reference, under(protocol, metric)))
         for protocol in (OFFICIAL_BEST, OFFICIAL_LAST)
     )
     return best or last
@@ -289,26 +291,26 @@ def _compared(
 
 
 def _published(results: Results, dataset: str, category: str, metric: str) -> Number | None:
-    """The paper's number; its mean only beside a mean over the same categories."""
+    """The paper's number; its mean only if ours is over the same categories."""
     if category == MEAN and not results.is_whole(dataset):
         return None
     return number(dataset, category, metric)
 
 
-def _given(stat: Stat) -> Stat | None:
-    """None where nothing was evaluated, so that columns of such can be left out."""
+def _or_none(stat: Stat) -> Stat | None:
+    """None if nothing was evaluated, so that empty columns can be left out."""
     return None if stat.value is None else stat
 
 
 def _difference(one: Stat | None, other: Stat | Number | None) -> Delta | None:
-    """None where one is not there, NaN where one is undefined."""
+    """None if one of them is missing, NaN if one is undefined."""
     if one is None or other is None or one.value is None or other.value is None:
         return None
     return Delta(one.value - (other.value / 100 if isinstance(other, Number) else other.value))
 
 
-def _worth(results: Results, dataset: str, variant: str, metric: str) -> Delta | None:
-    """Best minus last of the exact metric, with its interval over seeds from two on."""
+def _best_minus_last(results: Results, dataset: str, variant: str, metric: str) -> Delta | None:
+    """Best minus last checkpoint, exact metric; from two seeds on with an interval over seeds."""
     best = results.by_seed(dataset, variant, MEAN, under(STRICT_BEST, metric))
     last = results.by_seed(dataset, variant, MEAN, metric)
     values = [best[seed] - last[seed] for seed in best if seed in last]

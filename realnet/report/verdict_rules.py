@@ -1,12 +1,12 @@
-"""The rules behind the verdicts, in one place: the table RULES, and the functions that follow it.
+"""The rules of the verdicts: the table RULES, and the functions that implement it.
 
-``docs/verdicts.md`` shows the same table and says how to read it. Noise has two sources, and each
-has its own estimate:
+``docs/verdicts.md`` shows and explains the same table. Noise has two sources, each with its own
+estimate:
 
-- *images*: another sample of test images would give other metrics. The image bootstrap of
+- *images*: another sample of test images would give other metrics. Estimate: the image bootstrap of
   ``per_image.npz`` (:mod:`realnet.report.resamples`); differences between variants are paired.
-- *training*: another seed would give another network. From two seeds on, the standard deviation
-  over seeds with Student's t; with one seed it is unknown, and the verdict's note says so.
+- *training*: another seed would give another network. Estimate: from two seeds on, the standard
+  deviation over seeds with Student's t; with one seed it is unknown, and the note says so.
 """
 
 import math
@@ -19,7 +19,7 @@ from realnet.core.seeds import numpy_generator
 
 REPRODUCED, NOISE, FAILED = "reproduced", "within seed noise", "not reproduced"
 NOT_RUN, INFORMATION = "not run", "for information"
-# On data that are not the paper's, a claim can hold or fail, but that is no verdict on the paper.
+# On other data than the paper's, a claim can hold or fail, but that is not a verdict on the paper.
 IN_KIND = {
     REPRODUCED: "in kind: holds",
     NOISE: "in kind: within seed noise",
@@ -33,19 +33,19 @@ RULES: dict[tuple[str, str], str] = {
         " interval over test images"
     ),
     ("number", NOISE): (
-        "otherwise, and the paper's number lies where one more training of ours is expected"
-        " (from two seeds on): mean ± t · std · √(1 + 1/seeds)"
+        "otherwise, and the paper's number lies in the range expected for one more training of"
+        " ours (from two seeds on): mean ± t · std · √(1 + 1/seeds)"
     ),
     ("number", FAILED): "otherwise",
     ("claim", REPRODUCED): (
-        "the paired difference has the claimed sign, and its p-value, corrected over the claims"
-        " tested on that dataset, is at most 1 − level"
+        "the paired difference has the claimed sign, and its p-value (corrected over the claims"
+        " tested on that dataset) is at most 1 − level"
     ),
     ("claim", NOISE): "the corrected p-value is above 1 − level, whatever the sign",
     ("claim", FAILED): "the corrected p-value is at most 1 − level, with the other sign",
     ("both", NOT_RUN): (
-        "a cell that is needed is missing: the dataset is not in the experiment or without some"
-        " of its categories, a variant was not evaluated, or the metric is undefined"
+        "a required run is missing (the dataset or some of its categories are not in the"
+        " experiment, or a variant was not evaluated), or the metric is undefined"
     ),
 }
 
@@ -53,16 +53,16 @@ RULES: dict[tuple[str, str], str] = {
 def rules_table() -> str:
     """RULES as Markdown."""
     rows = [f"| {kind} | {verdict} | {rule} |" for (kind, verdict), rule in RULES.items()]
-    return "\n".join(["| of a | verdict | where |", "| --- | --- | --- |", *rows])
+    return "\n".join(["| subject | verdict | condition |", "| --- | --- | --- |", *rows])
 
 
 def rules_sentences() -> list[str]:
-    """RULES as one paragraph for each kind."""
-    said = []
+    """RULES as one paragraph each for numbers, claims and both."""
+    sentences = []
     for kind, start in (("number", "A number is"), ("claim", "A claim is"), ("both", "Either is")):
         parts = [f"{v}: {rule}" for (of, v), rule in RULES.items() if of == kind]
-        said.append(f"{start} {'; '.join(parts)}.")
-    return said
+        sentences.append(f"{start} {'; '.join(parts)}.")
+    return sentences
 
 
 def judge_number(
@@ -71,10 +71,10 @@ def judge_number(
     images: tuple[float, float] | None,
     next_run: tuple[float, float] | None,
 ) -> str:
-    """RULES for a number; all in percent. ``next_run``: where one more training is expected."""
+    """RULES for a number; all in percent. ``next_run``: range expected of one more training."""
     if ours is None or math.isnan(ours):
         return NOT_RUN
-    # Beyond the last digit of any source, so that a difference of exactly the tolerance is in it.
+    # The small margin includes a difference of exactly the tolerance despite rounding errors.
     near = abs(ours - published) <= TOLERANCE + 1e-9
     if near or (images is not None and images[0] <= published <= images[1]):
         return REPRODUCED
@@ -93,7 +93,7 @@ def judge_claim(difference: float | None, p: float | None, level: float) -> str:
 
 
 def next_run(values: list[float], level: float) -> tuple[float, float] | None:
-    """Where one more value is expected, given some of the same normal distribution; None: one."""
+    """Prediction interval of one more value of a normal distribution; None: fewer than two."""
     if len(values) < 2:
         return None
     count = len(values)
@@ -102,7 +102,7 @@ def next_run(values: list[float], level: float) -> tuple[float, float] | None:
 
 
 def seed_interval(values: list[float], level: float) -> tuple[float, float] | None:
-    """Student's interval of the mean of values, one for each seed; None: less than two."""
+    """Student's interval of the mean of values, one per seed; None: fewer than two."""
     if len(values) < 2:
         return None
     half = _student(len(values), level) * statistics.stdev(values) / math.sqrt(len(values))
@@ -112,8 +112,8 @@ def seed_interval(values: list[float], level: float) -> tuple[float, float] | No
 def with_seeds(samples: np.ndarray, values: list[float], name: str) -> np.ndarray:
     """Samples over images with the noise of the training added, from two seeds on; [B].
 
-    ``values``: one for each seed. The noise of their mean is std/√n times Student's t, of which the
-    B quantiles are laid over the samples in an order that ``name`` decides.
+    ``values``: one per seed. The noise of their mean is std/√n times Student's t; its B quantiles
+    are added to the samples in a random order seeded by ``name``.
     """
     count = len(values)
     if count < 2:

@@ -65,23 +65,23 @@ class Verdict:
 
 
 def verdicts(found: Results) -> list[Verdict]:
-    """Numbers, then claims, then claims tested in kind, then what the test set's choice is worth.
+    """Numbers, claims, claims tested in kind, and the effect of choosing on the test set.
 
-    Of the reference variant, but for claims, which name their own two. Those may be evaluated
-    without being among the experiment's, as by ``snakemake ablations``.
+    Numbers are of the reference variant; claims name their own two variants, which need not be in
+    the experiment (``snakemake ablations`` evaluates others).
     """
     return [*_numbers(found), *_claims(_with_claimed(found)), *_selection(found)]
 
 
 def _with_claimed(found: Results) -> Results:
-    """With the cells of all variants that a claim names, as far as they are there."""
+    """Also with the runs of all variants that a claim names, as far as they exist."""
     named = [
         variant
         for claim in paper()["claims"]
         for variant in (*_declared(found, claim["variants"]), *claim["stand_ins"].values())
         if variant in found.matrix.folders
     ]
-    if found.listed:  # other files are not to be looked at
+    if found.listed:  # other files are ignored
         return found
     variants = tuple(dict.fromkeys((*found.matrix.variants, *named)))
     # All datasets with the categories of the report.
@@ -103,7 +103,7 @@ def _numbers(found: Results) -> Iterator[Verdict]:
 
 
 def _number(found: Results, dataset: str, category: str, metric: str, published: Number) -> Verdict:
-    said = Verdict(
+    result = Verdict(
         claim=f"RealNet, {'mean over categories' if category == MEAN else category}",
         dataset=dataset,
         metric=metric,
@@ -120,20 +120,20 @@ def _number(found: Results, dataset: str, category: str, metric: str, published:
     )
     absent = _absent(found, dataset, category)
     if absent:
-        return replace(said, note=absent)
+        return replace(result, note=absent)
     reference = found.matrix.variants[0]
     notes = []
     values = found.by_seed(dataset, reference, category, under(OFFICIAL_BEST, metric))
     if not values:
         values = found.by_seed(dataset, reference, category, under(OFFICIAL_LAST, metric))
-        notes.append("last checkpoint: none was chosen on the test set")
+        notes.append("last checkpoint, since none was chosen on the test set")
     if not values:
-        return replace(said, note="not evaluated under the paper's protocol")
+        return replace(result, note="not evaluated under the paper's protocol")
     ours = 100 * statistics.fmean(values.values())
     if math.isnan(ours):
-        return replace(said, note="undefined: no masks")
-    # No statistics of images are kept of the checkpoint that was best on the test set, nor of
-    # official metrics: the interval is as wide as that of the exact metric of the last one.
+        return replace(result, note="undefined, since there are no masks")
+    # No per-image statistics are stored for the checkpoint that was best on the test set, nor for
+    # official metrics: the interval is that of the exact metric of the last checkpoint, shifted.
     exact = with_interval(found, dataset, reference, category, metric)
     images = exact.interval and tuple(ours + 100 * (x - exact.value) for x in exact.interval)
     expected = next_run([100 * v for v in values.values()], found.matrix.level)
@@ -141,11 +141,13 @@ def _number(found: Results, dataset: str, category: str, metric: str, published:
     if len(values) == 1:
         notes.append("one seed: the noise of training is unknown")
     elif expected:
-        notes.append(f"one more training: {expected[0]:.1f} to {min(100, expected[1]):.1f}")
+        notes.append(
+            f"expected of one more training: {expected[0]:.1f} to {min(100, expected[1]):.1f}"
+        )
     if verdict == FAILED and ours > published.value:
         notes.append("ours is higher")
     return replace(
-        said,
+        result,
         ours=ours,
         interval=images,
         difference=ours - published.value,
@@ -155,13 +157,13 @@ def _number(found: Results, dataset: str, category: str, metric: str, published:
 
 
 def _absent(found: Results, dataset: str, category: str = MEAN) -> str:
-    """Why nothing can be said of a known dataset; empty where all of it is in the experiment."""
+    """Why a known dataset cannot be judged; empty if all of it is in the experiment."""
     if dataset not in found.categories:
         return "dataset not in the experiment"
     here, known = found.categories[dataset], KNOWN_CATEGORIES[dataset]
     if category != MEAN:
         return "" if category in here else "category not in the experiment"
-    return "" if found.is_whole(dataset) else f"{len(here)} of {len(known)} categories"
+    return "" if found.is_whole(dataset) else f"only {len(here)} of {len(known)} categories"
 
 
 # --- claims --------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def _absent(found: Results, dataset: str, category: str = MEAN) -> str:
 class _Test:
     """A claim on one dataset and one metric, before the p-values are corrected."""
 
-    said: Verdict
+    result: Verdict
     in_kind: bool
     p: float
 
@@ -180,7 +182,7 @@ def _claims(found: Results) -> list[Verdict]:
     tests = [test for claim in paper()["claims"] for test in _tests(found, claim)]
     families: dict[str, list[int]] = {}
     for place, test in enumerate(tests):
-        families.setdefault(test.said.dataset, []).append(place)
+        families.setdefault(test.result.dataset, []).append(place)
     corrected = {
         place: p
         for places in families.values()
@@ -188,20 +190,20 @@ def _claims(found: Results) -> list[Verdict]:
     }
     done = []
     for place, test in enumerate(tests):
-        p, said = corrected[place], test.said
-        verdict = judge_claim(said.ours, p, found.matrix.level)
+        p, result = corrected[place], test.result
+        verdict = judge_claim(result.ours, p, found.matrix.level)
         if verdict != NOT_RUN:
-            family = [tests[k] for k in families[said.dataset] if not math.isnan(tests[k].p)]
+            family = [tests[k] for k in families[result.dataset] if not math.isnan(tests[k].p)]
             tested = "1 claim" if len(family) == 1 else f"{len(family)} claims"
-            note = f"p = {p:.3f}, {tested} tested here; {said.note}"
-            said = replace(said, p=p, note=note.removesuffix("; "))
+            note = f"p = {p:.3f}, {tested} tested here; {result.note}"
+            result = replace(result, p=p, note=note.removesuffix("; "))
         label = IN_KIND.get(verdict, verdict) if test.in_kind else verdict
-        done.append((test.in_kind, replace(said, verdict=label)))
-    return [said for _, said in sorted(done, key=lambda pair: pair[0])]
+        done.append((test.in_kind, replace(result, verdict=label)))
+    return [result for _, result in sorted(done, key=lambda pair: pair[0])]
 
 
 def _tests(found: Results, claim: dict[str, Any]) -> Iterator[_Test]:
-    """One for each dataset and metric that the claim is about; in kind, only those that ran."""
+    """One per dataset and metric of the claim; in kind, only those that were evaluated."""
     known = [d for d in found.categories if d in paper()["datasets"]]
     wanted = [claim["dataset"]] if claim["dataset"] != "any" else known or ["any"]
     for dataset in wanted:
@@ -210,14 +212,14 @@ def _tests(found: Results, claim: dict[str, Any]) -> Iterator[_Test]:
     for dataset in found.categories:
         for metric in claim["metrics"] if dataset not in known else ():
             test = _test(found, claim, dataset, metric, in_kind=True)
-            if test.said.ours is not None:
+            if test.result.ours is not None:
                 yield test
 
 
 def _test(found: Results, claim: dict[str, Any], dataset: str, metric: str, in_kind: bool) -> _Test:
     published = Number(**claim["difference"])
     known = None if in_kind else published.value
-    said = Verdict(
+    result = Verdict(
         claim=claim["statement"],
         dataset=dataset,
         metric=metric,
@@ -235,7 +237,7 @@ def _test(found: Results, claim: dict[str, Any], dataset: str, metric: str, in_k
     if not in_kind and dataset != "any":
         absent = _absent(found, dataset)
     if absent:
-        return _Test(replace(said, note=absent), in_kind, math.nan)
+        return _Test(replace(result, note=absent), in_kind, math.nan)
     chosen, notes = [], []
     for name in _declared(found, claim["variants"]):
         stand_in = claim["stand_ins"].get(name)
@@ -244,43 +246,43 @@ def _test(found: Results, claim: dict[str, Any], dataset: str, metric: str, in_k
             chosen.append(stand_in)
         else:
             chosen.append(name)
-    said = replace(said, variants=tuple(chosen))
+    result = replace(result, variants=tuple(chosen))
     missing = [name for name in chosen if not _ran(found, dataset, name)]
     if missing:
-        note = f"not evaluated, or not in all categories: variant {' and '.join(missing)}"
-        return _Test(replace(said, note=note), in_kind, math.nan)
+        note = f"variant {' and '.join(missing)} not evaluated in all categories"
+        return _Test(replace(result, note=note), in_kind, math.nan)
     first, second = (found.by_seed(dataset, v, MEAN, metric) for v in chosen)
     both = [seed for seed in first if seed in second]
     samples = difference_samples(found, dataset, *chosen, MEAN, metric)
     if samples is None or np.isnan(samples).any():
         same = len(both) == len(first) == len(second)
-        note = "no statistics of the test images, or no masks" if same else "not the same seeds"
-        return _Test(replace(said, note=note), in_kind, math.nan)
+        note = "no per-image statistics, or no masks" if same else "the variants have other seeds"
+        return _Test(replace(result, note=note), in_kind, math.nan)
     values = [first[seed] - second[seed] for seed in both]
     samples = with_seeds(samples, values, f"{claim['statement']}/{dataset}/{metric}")
     low, high = interval(samples, found.matrix.level)
     ours = 100 * statistics.fmean(values)
     if len(values) == 1:
         notes.append("one seed: the noise of training is not in the interval")
-    said = replace(
-        said,
+    result = replace(
+        result,
         ours=ours,
         interval=(100 * low, 100 * high),
         difference=None if known is None else ours - known,
         note="; ".join(notes),
     )
-    return _Test(said, in_kind, two_sided_p(samples))
+    return _Test(result, in_kind, two_sided_p(samples))
 
 
 def _ran(found: Results, dataset: str, variant: str | None) -> bool:
-    """Whether it was evaluated, in all categories of at least one seed."""
+    """Whether the variant was evaluated, in all categories of at least one seed."""
     if variant not in found.matrix.variants:
         return False
     return bool(found.by_seed(dataset, variant, MEAN, METRICS[0]))
 
 
 def _declared(found: Results, variants: list[str]) -> list[str]:
-    """Without a variant ``sdas``, the base is that: trained on SDAS alone, as in the paper."""
+    """If no variant ``sdas`` is declared, ``base`` is trained on SDAS alone, as in the paper."""
     absent = "sdas" not in found.matrix.folders
     return ["base" if name == "sdas" and absent else name for name in variants]
 
@@ -304,7 +306,7 @@ def _selection(found: Results) -> Iterator[Verdict]:
                     continue
                 noise = seed_interval(worth, found.matrix.level)
                 yield Verdict(
-                    claim=f"What choosing the checkpoint on the test set adds, {words} metric",
+                    claim=f"Effect of choosing the checkpoint on the test set, {words} metric",
                     dataset=dataset,
                     metric=metric,
                     paper=None,

@@ -21,7 +21,7 @@ def verdict_files(found: list[Verdict], digits: int) -> dict[str, str]:
 
 
 def to_csv(found: list[Verdict]) -> str:
-    """Percent and points, unrounded but for noise of the last bits; empty where there is none."""
+    """Percent and points with six significant digits; empty where there is no value."""
 
     def text(value: object) -> str:
         if isinstance(value, float):
@@ -39,8 +39,8 @@ def to_csv(found: list[Verdict]) -> str:
 
 
 def verdict_table(found: list[Verdict], digits: int) -> Table:
-    """What was run first; then what was not, with one line for all metrics of a number, and for
-    all metrics and datasets of a claim."""
+    """Verdicts that were run first. Those not run share a line: all metrics of a number, all
+    metrics and datasets of a claim."""
     columns = [
         Column("claim", "Number or claim", "text", width=0.3),
         Column("dataset", "Dataset", "text"),
@@ -64,12 +64,13 @@ def verdict_table(found: list[Verdict], digits: int) -> Table:
         columns,
         [*groups.values(), *([left] if left else [])],
         [
-            "Percent; of a claim, the difference between its two variants in points. [low, high]:"
-            " of a number, over the choice of test images; of a claim, of that and, from two seeds"
-            " on, of the noise of training; of the choice on the test set, over seeds.",
+            "Numbers in percent; claims as the difference between their two variants, in points."
+            " [low, high]: for a number, over the choice of test images; for a claim, over that"
+            " and, from two seeds on, the noise of training; for the choice of the checkpoint on"
+            " the test set, over seeds.",
             *rules_sentences(),
-            "In kind: the claim was tested on data that are not the paper's, by the same rule. That"
-            " is no verdict on the paper. † the paper's number is not certain. More:"
+            "In kind: the claim was tested by the same rule on other data than the paper's, which"
+            " is not a verdict on the paper. †: the paper's number is not certain. See"
             " docs/verdicts.md.",
         ],
         digits,

@@ -121,7 +121,7 @@ def test_a_changed_input_is_named_before_it_is_used(tmp_path):
     record.write(made.parent, "cpu")
     assert intact(made) == sha256(made)
     made.write_text(made.read_text().replace("1", "3"))
-    with pytest.raises(UserError, match=r"afs.json: changed or damaged .* remove it"):
+    with pytest.raises(UserError, match=r"afs.json: changed or corrupt .* remove it"):
         Record("realnet", {}, {"afs": made})
     (made.parent / "stage.json").unlink()  # nobody vouches: an import
     assert intact(made) == sha256(made)

@@ -228,7 +228,7 @@ def test_a_failing_category_leaves_the_others_alone(whole):
     spoiled.write_text(text.replace("1", "2", 1))
     os.utime(spoiled, ns=times)
     told = copy.snakemake("--keep-going", "--", *targets, ok=False)
-    assert f"realnet: results/afs/{cells[0]}/afs.json: changed or damaged" in told
+    assert f"realnet: results/afs/{cells[0]}/afs.json: changed or corrupt" in told
     assert [(copy.root / target).exists() for target in targets] == [False, True]
     # Together at the end, and in the tables of what there is.
     summary = told.partition("of 4 cells not evaluated")[2]
@@ -237,8 +237,8 @@ def test_a_failing_category_leaves_the_others_alone(whole):
     copy.snakemake("tables")
     (row,) = read_csv(copy.root / "results/tables/missing.csv")
     assert (row["stage"], row["category"], row["variant"]) == ("realnet", "hex_nut", "texture")
-    assert "changed or damaged" in row["reason"]
-    assert "changed or damaged" in (copy.root / "results/report.html").read_text()
+    assert "changed or corrupt" in row["reason"]
+    assert "changed or corrupt" in (copy.root / "results/report.html").read_text()
     spoiled.unlink()  # as the message says: it is made anew, and nothing else that is there
     copy.snakemake("--keep-going", "--", *targets)
     copy.snakemake("tables")

@@ -30,11 +30,11 @@ def test_a_finished_run_holds_and_damage_is_mended_by_the_command_that_is_told(f
         path.write_bytes(content)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert copy.planned() == {}
-    told = copy.run(*trace, ok=False).stdout
-    named = [line.split(": ")[1] for line in told.splitlines() if line.startswith("mismatch: ")]
+    output = copy.run(*trace, ok=False).stdout
+    named = [line.split(": ")[1] for line in output.splitlines() if line.startswith("mismatch: ")]
     assert sorted(named) == spoiled
-    assert "Traceback" not in told
-    mend = told.partition("to be made again:\n")[2].splitlines()[:2]
+    assert "Traceback" not in output
+    mend = output.partition("to rebuild:\n")[2].splitlines()[:2]
     for line in mend:
         words = line.split()
         if words[0] == "rm":

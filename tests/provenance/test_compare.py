@@ -20,7 +20,7 @@ from realnet.metrics import (
     per_image,
     pixel_metrics,
 )
-from realnet.provenance.compare import BEYOND, SAME, UNKNOWN, WITHIN, compare, together
+from realnet.provenance.compare import BEYOND, SAME, UNKNOWN, WITHIN, compare, means
 from realnet.provenance.compare_inputs import Change, changes
 from realnet.provenance.compare_text import to_text
 from realnet.provenance.lineage import moved, records
@@ -43,7 +43,7 @@ def write_manifest(root: Path, category: str, change: str = "") -> None:
 
 
 def record(folder: Path, stage: str, inputs: dict[str, str], params: dict, **facts) -> None:
-    """As realnet.provenance.record writes it, at a place where the results were long ago."""
+    """As realnet.provenance.record writes it, with paths of a former results folder."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "stage": stage,
@@ -128,7 +128,7 @@ def rewrite(root: Path, pattern: str, change) -> None:
 
 
 def inputs_of(a: Path, b: Path) -> dict[Change, int]:
-    """Each difference with the number of cells that have it."""
+    """Each difference with the number of runs that have it."""
     return {change: len(cells) for change, cells in compare(a, b).inputs.items()}
 
 
@@ -143,11 +143,11 @@ def test_equal_results_in_two_places_are_identical(both):
         assert cell.same_scores and cell.paired
         assert {move.moved for move in cell.moves.values()} == {SAME}
     text = to_text(found)
-    assert "8 did not move (8 with identical scores of every pixel)" in text
+    assert "8 unchanged (8 with identical scores of every pixel)" in text
     assert text.rstrip().endswith("None.")
 
 
-def test_the_chain_is_followed_below_the_folder_where_the_results_lie_now(both):
+def test_the_chain_is_followed_in_a_moved_results_folder(both):
     folder = both[0] / "evaluate/own/nut/seed1/base"
     assert set(records(both[0], folder)) == {"evaluate", "realnet", "backbone"}
     model = "/any/results/realnet/own/nut/seed1/base/model.json"
@@ -155,7 +155,7 @@ def test_the_chain_is_followed_below_the_folder_where_the_results_lie_now(both):
     assert moved(both[0], "data/weights/backbone.pth") is None
 
 
-def test_a_parameter_of_a_stage_far_up_is_one_line_for_all_cells(both):
+def test_a_parameter_of_an_early_stage_is_one_line_for_all_runs(both):
     def other(content):
         content["params"]["backbone"]["arch"] = "resnet50"
 
@@ -166,7 +166,7 @@ def test_a_parameter_of_a_stage_far_up_is_one_line_for_all_cells(both):
     assert '- backbone.arch: "resnet18" → "resnet50"\n' in text
 
 
-def test_a_parameter_of_some_cells_names_them(both):
+def test_a_parameter_of_some_runs_names_them(both):
     def longer(content):
         content["params"]["training"] |= {"steps": 900, "loss": {"kind": "ce", "gamma": 2.0}}
 
@@ -211,7 +211,7 @@ def test_stages_with_the_same_two_commits_are_one_line(both):
     assert "- backbone, realnet: aaaaaaaaaa → cccccccccc\n" in to_text(compare(*both))
 
 
-def test_other_training_images_are_data_and_the_test_images_still_pairs(both):
+def test_other_training_images_are_data_and_the_test_images_stay_paired(both):
     for name in ("realnet", "evaluate"):
         rewrite(
             both[1],
@@ -222,12 +222,12 @@ def test_other_training_images_are_data_and_the_test_images_still_pairs(both):
     (change,) = inputs_of(*both).items()
     assert change[0].kind == "data" and change[0].name == "manifest of own/pcb" and change[1] == 4
     assert all(cell.paired for cell in compare(*both).cells)
-    (both[1] / "data/own/pcb/manifest.csv").unlink()  # nothing left to see that by
+    (both[1] / "data/own/pcb/manifest.csv").unlink()  # the manifests can no longer be compared
     paired = {cell.cell.category: cell.paired for cell in compare(*both).cells}
     assert paired == {"nut": True, "pcb": False}
 
 
-def test_a_result_that_differs_without_a_cause_is_told(both):
+def test_a_result_that_differs_without_a_cause_is_reported(both):
     rewrite(
         both[1],
         "evaluate/own/nut/seed0/base",
@@ -235,7 +235,7 @@ def test_a_result_that_differs_without_a_cause_is_told(both):
     )
     (change,) = inputs_of(*both)
     assert (change.kind, change.name, change.b) == ("results", "realnet", "e" * 12)
-    # With a cause it is a consequence, and not told.
+    # With a cause it is a consequence, and not reported.
     rewrite(both[1], "realnet/own/nut/seed0/base", lambda c: c["params"].update(more=1))
     assert [change.kind for change in inputs_of(*both)] == ["params"]
 
@@ -250,13 +250,13 @@ def test_weights_from_outside_are_inputs(both):
 def test_a_stage_in_one_chain_alone(both):
     shutil.rmtree(both[1] / "backbone")
     found = inputs_of(*both)
-    assert found[Change("params", "stage backbone", "there", "(none)")] == 8
+    assert found[Change("params", "stage backbone", "present", "(none)")] == 8
 
 
-# --- cells ----------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
-def test_another_seed_is_another_cell(both):
+def test_another_seed_is_another_run(both):
     shutil.move(both[1] / "evaluate/own/nut/seed1", both[1] / "evaluate/own/nut/seed7")
     for path in (both[1] / "evaluate/own/nut/seed7").glob("*/metrics.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 7}))
@@ -272,9 +272,9 @@ def test_another_seed_is_another_cell(both):
     assert "### Only in B\n\nown/nut/seed7/base, own/nut/seed7/texture" in text
 
 
-def test_what_moved_is_measured_against_the_paired_bootstrap(both):
+def test_changes_are_compared_with_the_paired_bootstrap(both):
     folder = write_cell(both[1], "nut", 0, "base", shift=1.0)
-    write_cell(both[1], "pcb", 1, "texture", noise=1)  # as good, on other pixels
+    write_cell(both[1], "pcb", 1, "texture", noise=1)  # equally good, on other pixels
     cells = {tuple(c.cell)[1:]: c for c in compare(*both).cells}
     far, near = cells["nut", 0, "base"], cells["pcb", 1, "texture"]
     assert far.moves["pixel_auroc"].moved == BEYOND and far.same_scores is False
@@ -288,11 +288,11 @@ def test_what_moved_is_measured_against_the_paired_bootstrap(both):
     move = far.moves["pixel_auroc"]
     assert (move.low, move.high) == interval(pairs[1] - pairs[0])
     assert move.low < move.difference < move.high
-    assert "1 moved beyond noise, 1 within noise, 6 did not move" in to_text(compare(*both))
+    assert "1 changed beyond noise, 1 within noise, 6 unchanged" in to_text(compare(*both))
     assert re.search(r"own/nut/seed0/base +\| Pixel AUROC", to_text(compare(*both)))
 
 
-def test_other_test_images_make_a_wider_interval_without_pairs(both):
+def test_other_test_images_give_a_wider_unpaired_interval(both):
     write_cell(both[1], "nut", 0, "base", shift=0.3)
     narrow = compare(*both).cells[0].moves["pixel_auroc"]
     for root, sha in zip(both, ("1" * 64, "2" * 64), strict=True):
@@ -319,11 +319,11 @@ def test_without_statistics_of_images_the_noise_is_unknown(both):
     assert "Noise unknown" not in to_text(compare(both[0], both[0]))
 
 
-def test_means_over_cells_have_an_interval_of_their_own(both):
+def test_means_over_runs_have_their_own_interval(both):
     for category in CATEGORIES:
         for seed in SEEDS:
             write_cell(both[1], category, seed, "base", shift=0.5)
-    moves = together(compare(*both))
+    moves = means(compare(*both))
     assert list(moves) == [("own", "base"), ("own", "texture")]
     mean = moves["own", "base"]["pixel_auroc"]
     cells = [c.moves["pixel_auroc"] for c in compare(*both).cells if c.cell.variant == "base"]
@@ -333,7 +333,7 @@ def test_means_over_cells_have_an_interval_of_their_own(both):
     assert moves["own", "texture"]["pro"].moved == SAME
 
 
-def test_undefined_in_both_is_no_move(both):
+def test_undefined_in_both_is_no_change(both):
     for root in both:
         path = root / "evaluate/own/nut/seed0/base/metrics.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"pro": None}))
@@ -358,7 +358,7 @@ def test_command_writes_what_it_shows(both, tmp_path):
     (change,) = values["inputs"]
     assert (change["name"], change["a"], change["b"]) == ("training.steps", "500", "900")
     assert len(change["cells"]) == 8
-    assert done.output.index("### What moved") < done.output.index("### Inputs that differ")
+    assert done.output.index("### Changes") < done.output.index("### Inputs that differ")
 
 
 def test_level_decides_how_wide_the_intervals_are(both):

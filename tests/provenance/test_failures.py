@@ -1,4 +1,4 @@
-"""What was not evaluated, and why: as text, as a table, and as an exit status."""
+"""Missing runs and their causes: as text, as a table, and as an exit status."""
 
 import pytest
 from small_cells import params, write_cell
@@ -15,7 +15,7 @@ MATRIX = params({"own": ["nut", "plate", "disc"]}, ["base", "texture"])
 
 @pytest.fixture
 def results(tmp_path):
-    """nut is evaluated, the model of plate stopped, disc was never started."""
+    """nut is evaluated, the model of plate failed, disc was never started."""
     folder = tmp_path / "results"
     for variant in ("base", "texture"):
         write_cell(folder, "own", "nut", 0, variant)
@@ -32,30 +32,30 @@ def command(results, *more):
     return CliRunner().invoke(app, words)
 
 
-def test_one_account_for_all_cells_that_wait_for_a_stage(results):
-    told = command(results)
-    assert told.exit_code == 1
-    assert told.output.split("\n\n") == [
-        "4 of 6 cells not evaluated",
-        "ddpm stopped, or is running, 2 cells: own/plate/seed0/base, own/plate/seed0/texture\n"
+def test_one_entry_for_all_runs_that_wait_for_a_stage(results):
+    result = command(results)
+    assert result.exit_code == 1
+    assert result.output.split("\n\n") == [
+        "4 of 6 runs not evaluated",
+        "ddpm failed or is still running, 2 runs: own/plate/seed0/base, own/plate/seed0/texture\n"
         f"  {results}/logs/ddpm/own/plate/seed0/base.log:\n"
         "  realnet: No space left on device; free some space",
-        "not started, 2 cells: own/disc/seed0/base, own/disc/seed0/texture\n",
+        "not started, 2 runs: own/disc/seed0/base, own/disc/seed0/texture\n",
     ]
     assert "disc" not in command(results, "--stopped").output
 
 
 def test_nothing_is_missing(results):
     (results / "logs/ddpm/own/plate/seed0/base.log").unlink()
-    assert failures(results, MATRIX, stopped=True)[0].startswith("2 of 6 cells evaluated")
+    assert failures(results, MATRIX, stopped=True)[0].startswith("2 of 6 runs evaluated")
     for category in ("plate", "disc"):
         for variant in ("base", "texture"):
             write_cell(results, "own", category, 0, variant)
-    told = command(results)
-    assert (told.exit_code, told.output) == (0, "6 of 6 cells evaluated, no stage stopped\n")
+    result = command(results)
+    assert (result.exit_code, result.output) == (0, "6 of 6 runs evaluated, no stage failed\n")
 
 
-def test_the_table_is_there_as_long_as_something_is_missing(results):
+def test_the_table_exists_while_runs_are_missing(results):
     report(results, MATRIX, allow_missing=True)
     rows = read_csv(results / "tables/missing.csv")
     assert [(row["stage"], row["category"], row["variant"]) for row in rows] == [

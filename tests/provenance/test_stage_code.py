@@ -28,7 +28,7 @@ def test_the_committed_files_are_current():
 
 
 @pytest.mark.parametrize("stage", sorted(RESULTS))
-def test_pictures_and_words_are_no_code_of_results(stage):
+def test_plots_and_reports_are_no_code_of_results(stage):
     modules = set(code_of(stage))
     assert CODE[stage] in modules
     outside = ("realnet.plots", "realnet.provenance", "realnet.config", "realnet.cli")
@@ -64,7 +64,7 @@ def libraries(path: Path) -> set[str]:
     return found
 
 
-def test_the_report_has_its_pictures():
+def test_the_report_depends_on_its_plots():
     assert "realnet.plots.summary" in code_of("report")
 
 
@@ -107,7 +107,7 @@ def test_a_package_that_is_imported_whole_is_all_that_it_exports(package):
     assert set(closure("p.whole", root=package)) == {"p.whole", "p.table.first", "p.table.second"}
 
 
-def test_closure_leaves_out_what_it_is_told_to(package):
+def test_closure_leaves_out_excluded_modules(package):
     assert set(closure("p.a", ("p.sub",), package)) == {"p.a", "p.b"}
     with pytest.raises(UserError, match=r"p\.none"):
         closure("p.none", root=package)
@@ -125,7 +125,7 @@ def copy(tmp_path_factory):
     return root
 
 
-def test_other_words_and_layout_change_no_file(copy):
+def test_comments_and_layout_change_no_file(copy):
     refresh(copy)
     paths = [path for path in (copy / "realnet").rglob("*.py")]
     texts = [path.read_text() for path in paths]

@@ -70,7 +70,7 @@ def train(params, end, variant, inputs, identity) -> None:
 
 @pytest.fixture
 def root(made, tmp_path, monkeypatch):
-    """A copy to spoil, in the working folder."""
+    """A copy to modify, in the working folder."""
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
     monkeypatch.chdir(copy)
@@ -84,43 +84,43 @@ def trace(*words, status=0, table="results/tables/main.csv", params="params.json
     return done.output
 
 
-def test_a_table_lists_its_cells_and_one_is_shown_with_all_behind_it(root):
+def test_a_table_lists_its_runs_and_one_is_shown_with_its_stages(root):
     listed = trace()
-    assert "2 cells" in listed and "own/nut/seed0/base" in listed and "texture" not in listed
-    assert "4 cells" in trace(table="results/tables/ablation.csv")
-    told = trace("--category", "plate")
-    assert told.startswith("own/plate/seed0/base: image_auroc 0.")
-    order = [line.split()[0] for line in told.splitlines() if line[:1].strip()]
+    assert "2 runs" in listed and "own/nut/seed0/base" in listed and "texture" not in listed
+    assert "4 runs" in trace(table="results/tables/ablation.csv")
+    shown = trace("--category", "plate")
+    assert shown.startswith("own/plate/seed0/base: image_auroc 0.")
+    order = [line.split()[0] for line in shown.splitlines() if line[:1].strip()]
     stages = ["evaluate", "realnet", "data"]
     assert order == ["own/plate/seed0/base:", *stages, "parameters", "packages"]
     manifest = read_json("results/evaluate/own/plate/seed0/base/stage.json")["inputs"]["manifest"]
-    assert f"read   manifest: {manifest['path']} {manifest['sha256'][:8]}" in told
-    assert "names 4 images (2 to train on) and 1 masks" in told
-    assert "  training (read by realnet): " in told and "\npackages  python " in told
-    assert "realnet/provenance/record.py" not in told and "realnet/provenance/record.py" in trace(
+    assert f"read   manifest: {manifest['path']} {manifest['sha256'][:8]}" in shown
+    assert "lists 4 images (2 for training) and 1 masks" in shown
+    assert "  training (read by realnet): " in shown and "\npackages  python " in shown
+    assert "realnet/provenance/record.py" not in shown and "realnet/provenance/record.py" in trace(
         "--category", "plate", "--all"
     )
 
 
-def test_a_result_by_its_folder_and_all_of_it_for_machines(root):
+def test_a_result_by_its_folder_and_as_json(root):
     folder = "results/evaluate/own/nut/seed0/texture"
-    told = trace("--json", "trace.json", table=f"{folder}/per_image.npz")
-    assert told == trace(table=folder) and told.startswith("own/nut/seed0/texture: ")
+    shown = trace("--json", "trace.json", table=f"{folder}/per_image.npz")
+    assert shown == trace(table=folder) and shown.startswith("own/nut/seed0/texture: ")
     (cell,) = read_json("trace.json")["cells"]
     assert [stage["stage"] for stage in cell["stages"]] == ["realnet", "evaluate"]
     assert cell["data"][0]["images"] == 4
 
 
 def test_another_stage_by_its_folder(root):
-    told = trace(table=f"results/realnet/{NUT}")
-    assert told.startswith(f"{NUT}\n\nrealnet  ") and "\nevaluate" not in told
+    shown = trace(table=f"results/realnet/{NUT}")
+    assert shown.startswith(f"{NUT}\n\nrealnet  ") and "\nevaluate" not in shown
     assert "everything matches" in trace("--check", table=f"results/realnet/{NUT}/model.json")
 
 
 def test_nothing_has_changed(root):
-    told = trace("--check")
+    shown = trace("--check")
     # 4 images, a mask, their manifest, a model and two files of its evaluation, of two categories.
-    assert "2 cells, 18 files looked at: everything matches" in told and "mismatch" not in told
+    assert "2 runs, 18 files checked: everything matches" in shown and "mismatch" not in shown
 
 
 RAW = "data/raw/own/nut/test/hole/3.png"
@@ -138,7 +138,7 @@ NUT = "own/nut/seed0/base"
     ],
 )
 @pytest.mark.parametrize("gone", [False, True])
-def test_a_file_that_has_changed_or_gone_is_named_once(root, path, repair, gone):
+def test_a_changed_or_missing_file_is_named_once(root, path, repair, gone):
     if gone:
         (root / path).unlink()
     else:
@@ -148,27 +148,27 @@ def test_a_file_that_has_changed_or_gone_is_named_once(root, path, repair, gone)
     if path.endswith(("metrics.json", "manifest.csv")) and not gone:
         content[-3] ^= 1
         (root / path).write_bytes(bytes(content) + b"\n")  # still readable
-    told = trace("--check", status=1)
-    lines = [line for line in told.splitlines() if line.startswith("mismatch")]
+    shown = trace("--check", status=1)
+    lines = [line for line in shown.splitlines() if line.startswith("mismatch")]
     line = lines.pop(0)
-    assert line.startswith(f"mismatch: {path}: ") and ("not there" in line) == gone
-    # Without its metrics a cell lacks in the table too.
+    assert line.startswith(f"mismatch: {path}: ") and ("missing" in line) == gone
+    # Without its metrics a run is missing in the table, too.
     assert all(rest.startswith("mismatch: results/tables/main.csv: ") for rest in lines)
     assert bool(lines) == (gone and path.endswith("metrics.json"))
-    assert (f"snakemake --cores all {repair}" in told) if repair else "put it back" in told
+    assert (f"snakemake --cores all {repair}" in shown) if repair else "restore them" in shown
 
 
-def test_made_from_an_input_that_was_made_again(root):
-    """All records are sound, but the evaluation is of an older model."""
+def test_made_from_an_input_that_was_rebuilt(root):
+    """All records are consistent, but the evaluation is of an older model."""
     params = load(PROJECT / "params.yaml", PARAMS)
     inputs = {"manifest": "results/data/own/nut/manifest.csv"}
     write_json(f"results/realnet/{NUT}/model.json", {"weights": "others"})
     sections = json.loads(params.section_json("realnet", "base"))
     Record("realnet", sections, inputs, seed=0).write(f"results/realnet/{NUT}", "cpu")
-    told = trace("--check", status=1)
-    (line,) = [line for line in told.splitlines() if line.startswith("mismatch")]
+    shown = trace("--check", status=1)
+    (line,) = [line for line in shown.splitlines() if line.startswith("mismatch")]
     stage = f"results/evaluate/{NUT}/stage.json"
-    assert line.startswith(f"mismatch: {stage}: made from results/realnet/{NUT}/model.json of")
+    assert line.startswith(f"mismatch: {stage}: made from results/realnet/{NUT}/model.json with")
 
 
 def test_other_parameters_code_and_packages(root):
@@ -181,58 +181,58 @@ def test_other_parameters_code_and_packages(root):
     record["versions"]["torch"] = "1.11.0"
     record["code"]["realnet/core/io.py"] = "0" * 16
     write_json(path, record)
-    told = trace("--check", status=1, params="params.yaml", table=f"results/evaluate/{NUT}")
-    assert f"mismatch: results/realnet/{NUT}/stage.json: made with training.steps 7, now 6" in told
-    assert "differs: torch: " in told and "differs: realnet/core/io.py: " in told
-    assert told.count("mismatch: ") == 1
+    shown = trace("--check", status=1, params="params.yaml", table=f"results/evaluate/{NUT}")
+    assert f"mismatch: results/realnet/{NUT}/stage.json: made with training.steps 7, now 6" in shown
+    assert "differs: torch: " in shown and "differs: realnet/core/io.py: " in shown
+    assert shown.count("mismatch: ") == 1
 
 
 @pytest.mark.parametrize("table", ["main", "ablation"])
-def test_an_evaluation_that_is_gone_is_not_taken_for_never_made(root, table):
+def test_a_removed_evaluation_is_a_mismatch(root, table):
     shutil.rmtree(f"results/evaluate/{NUT}")
-    told = trace("--check", status=1, table=f"results/tables/{table}.csv")
-    assert f"mismatch: results/evaluate/{NUT}: the evaluation is gone" in told
-    assert f"snakemake --cores all results/evaluate/{NUT}/stage.json" in told
+    shown = trace("--check", status=1, table=f"results/tables/{table}.csv")
+    assert f"mismatch: results/evaluate/{NUT}: the table shows this evaluation" in shown
+    assert f"snakemake --cores all results/evaluate/{NUT}/stage.json" in shown
 
 
-def test_a_record_that_is_gone_in_the_middle_of_a_chain(root):
+def test_a_missing_record_in_the_middle_of_a_chain(root):
     Path(f"results/realnet/{NUT}/stage.json").unlink()
-    told = trace("--check", status=1)
-    assert f"mismatch: results/realnet/{NUT}/stage.json: not there" in told
-    assert f"snakemake --cores all results/realnet/{NUT}/stage.json" in told
+    shown = trace("--check", status=1)
+    assert f"mismatch: results/realnet/{NUT}/stage.json: missing" in shown
+    assert f"snakemake --cores all results/realnet/{NUT}/stage.json" in shown
 
 
-def test_what_is_not_compared_is_told(root):
+def test_what_is_not_compared_is_reported(root):
     for name in ("report.html", "tables/main.md"):
-        told = trace("--check", table=f"results/{name}")
-        assert f"unknown: results/{name}: only what it was made from is compared" in told
-        assert "unknown: parameters: not compared" in told
+        shown = trace("--check", table=f"results/{name}")
+        assert f"unknown: results/{name}: its own content is not checked" in shown
+        assert "unknown: parameters: not compared" in shown
 
 
-def test_a_table_that_says_something_else(root):
+def test_a_table_that_differs_from_its_evaluations(root):
     path = root / "results/tables/main.csv"
     path.write_text(path.read_text().replace("own,2,", "own,2,9"))
-    told = trace("--check", status=1)
-    assert "mismatch: results/tables/main.csv: line 2 is not what the evaluations say" in told
-    assert "snakemake --cores 1 tables" in told
+    shown = trace("--check", status=1)
+    assert "mismatch: results/tables/main.csv: line 2 differs from the evaluations" in shown
+    assert "snakemake --cores 1 tables" in shown
 
 
-def test_records_of_before_there_were_digests(root):
+def test_records_without_digests(root):
     path = root / f"results/realnet/{NUT}/stage.json"
     record = read_json(path)
     del record["outputs"], record["code"]
     write_json(path, record)
-    told = trace("--check")
-    assert told.count("unknown: ") == 3 and "everything matches" in told
+    shown = trace("--check")
+    assert shown.count("unknown: ") == 3 and "everything matches" in shown
 
 
 @pytest.mark.parametrize(
     ("table", "words", "message"),
     [
         ("results/tables/none.csv", (), "no such file"),
-        ("results/tables/main.csv", ("--category", "bolt"), "no cell of category bolt; there are"),
-        ("params.json", (), "made of no evaluation"),
-        ("results/realnet/own/nut", (), "no result of a stage"),
+        ("results/tables/main.csv", ("--category", "bolt"), "no run with category bolt; there are"),
+        ("params.json", (), "no evaluation is behind it"),
+        ("results/realnet/own/nut", (), "not a result of a stage"),
     ],
 )
 def test_mistakes_are_one_line(root, table, words, message):

@@ -22,7 +22,7 @@ FOUND = {"base": (0.8, 0.9), "deep": (0.85, 0.95), "plain": (0.5, 0.6), "idle": 
 
 
 def sections(**changes):
-    """Of the four variants two make up the group, and one is shared with base."""
+    """Four variants: two are the group, one shares the evaluations of base."""
     overlay = {"training": {"lr": 1.0}}
     values = {
         "experiment": {
@@ -56,7 +56,7 @@ def rows(results):
         return list(csv.DictReader(file))
 
 
-def test_the_table_has_the_group_s_variants_and_its_first_is_the_reference(results):
+def test_the_table_has_the_variants_of_the_group_the_first_as_reference(results):
     report_group(results, sections(), "depth")
     found = {row["variant"]: row for row in rows(results)}
     assert list(found) == ["deep", "base", "plain"]
@@ -97,20 +97,20 @@ def test_mistakes_are_one_line(results, changes, group, said):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_command_writes_that_table_alone(results):
+def test_the_command_writes_only_that_table(results):
     command = ["report", "--results", str(results), "--params", sections(), "--group", "depth"]
     assert CliRunner().invoke(app, command).exit_code == 0
     assert rows(results) and not (results / "metrics.json").exists()
 
 
-# --- what the workflow looks for -----------------------------------------------------------------
+# --- checks of the workflow -----------------------------------------------------------------------
 
 
-def test_files_are_looked_for_of_the_variants_asked_for_alone(tmp_path, monkeypatch):
+def test_files_are_checked_for_the_selected_variants_only(tmp_path, monkeypatch):
     monkeypatch.setattr(dag, "PROJECT", tmp_path)
     params, cells = load(), {"demo": ("hex_nut",)}
     assert params.variants["dtd"]["synthesis"]["dtd_root"] == "data/raw/dtd"
-    dag.check_files(params, cells)  # of the matrix, where it is not
+    dag.check_files(params, cells)  # the variants of the matrix need no such file
     dag.check_files(params, cells, ["base", "cutpaste", "nsa"])
     with pytest.raises(UserError, match=r"synthesis\.dtd_root: data/raw/dtd: no such folder"):
         dag.check_files(params, cells, ["base", "dtd"])
@@ -118,17 +118,19 @@ def test_files_are_looked_for_of_the_variants_asked_for_alone(tmp_path, monkeypa
     dag.check_files(params, cells, ["base", "dtd"])
 
 
-def test_guidance_is_checked_of_the_variants_asked_for_alone():
+def test_guidance_is_checked_for_the_selected_variants_only():
     guided = {"guided": {"sdas": {"guidance_scale": 1.0}}}
     params = load(overrides={"ddpm": {"scope": "dataset"}, "variants": guided})
     one, two = {"demo": ("hex_nut",)}, {"demo": ("hex_nut", "woven_fabric")}
     dag.check_guidance(params, one, ["base"])
     dag.check_guidance(params, two, ["base", "guided"])
-    with pytest.raises(UserError, match=r"variant guided, but demo has one category \(hex_nut\)"):
+    with pytest.raises(
+        UserError, match=r"variant guided, but demo has only one category \(hex_nut\)"
+    ):
         dag.check_guidance(params, one, ["base", "guided"])
 
 
-def test_no_data_set_has_the_name_of_a_group_s_table():
+def test_no_dataset_has_the_name_of_a_groups_table():
     params = load(overrides={"experiment": {"datasets": {"ablation_afs": "all"}}})
     with pytest.raises(UserError, match="ablation_afs is the name of a table"):
         dag.matrix(params)

@@ -13,7 +13,7 @@ from PIL import Image
 from realnet.core.errors import UserError
 from realnet.core.io import write_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.provenance.failures import gaps
+from realnet.provenance.failures import missing_runs
 from realnet.provenance.lineage import trace
 from realnet.provenance.stage_code import code_of
 from realnet.report.collect import Results, collect, matrix_of
@@ -29,7 +29,7 @@ HOSTILE = "</script><script>alert(1)</script><b onmouseover='x'>\"&amp;"
 
 
 class Checker(HTMLParser):
-    """Balanced tags, unique ids, quoted attributes; and what the page would load."""
+    """Checks balanced tags, unique ids and quoted attributes; collects what the page would load."""
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -78,7 +78,7 @@ def params(datasets: dict, variants=("base", "sdas"), seeds=(0,), **more) -> str
 
 
 def put(path: Path, values: dict) -> None:
-    """Without the sync of :func:`write_json`: there are thousands."""
+    """Without the fsync of :func:`write_json`, since there are thousands of files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
 
@@ -103,7 +103,7 @@ def write_stage(results: Path, folder: str, stage: str, inputs: dict[str, str], 
 
 
 def write_cell(results: Path, dataset: str, category: str, seed: int, variant: str, value=0.9):
-    """An evaluation and the two stages behind it, of which the backbone is everyone's."""
+    """An evaluation and the two stages behind it; the backbone is shared by all."""
     place = f"{dataset}/{category}/seed{seed}/{variant}"
     metrics = {"image_auroc": value, "pixel_auroc": 0.5, "pro": None, "has_masks": True}
     identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
@@ -135,7 +135,7 @@ def data_of(html: str) -> dict:
 
 @pytest.fixture
 def small(tmp_path):
-    """Two categories, two seeds, two variants; everything there."""
+    """Two categories, two seeds, two variants; complete."""
     results = tmp_path / "results"
     for k, variant in enumerate(("base", "sdas")):
         for seed in (0, 1):
@@ -181,14 +181,14 @@ def test_same_files_same_bytes(small):
 
 
 def test_head_says_what_was_run(small):
-    told = Checker(page(*small)).texts["dd"]
-    assert "own (2 categories)" in told
-    assert "8 of 8 cells" in told
-    assert "smoke" in told
-    assert "0123456789" in told
-    assert "2026-01-02 03:04 UTC" in told
+    output = Checker(page(*small)).texts["dd"]
+    assert "own (2 categories)" in output
+    assert "8 of 8 runs" in output
+    assert "smoke" in output
+    assert "0123456789" in output
+    assert "2026-01-02 03:04 UTC" in output
     # Eight evaluations, eight trainings and one backbone.
-    assert "17 min 26 s" in told
+    assert "17 min 26 s" in output
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -199,14 +199,14 @@ def rows_of(html: str, name: str) -> list[str]:
     return re.findall(r"<tr.*?</tr>", section.split("</thead>")[1], re.S)
 
 
-def test_best_is_marked_and_undefined_is_said(small):
+def test_best_is_marked_and_undefined_is_printed(small):
     base, sdas = rows_of(page(*small), "ablation")
     assert 'class="n best"' in sdas and 'class="n best"' not in base
     assert "n/a" in base  # PRO
     assert "± 0.7" in base  # of 90 and 91
 
 
-def test_a_row_names_what_its_numbers_are_of(small):
+def test_rows_have_the_address_of_their_runs(small):
     html = page(*small)
     rows = rows_of(html, "own")
     addresses = [json.loads(a["data-at"]) for t, a in Checker(html).tags if "data-at" in a]
@@ -218,7 +218,7 @@ def test_a_row_names_what_its_numbers_are_of(small):
     assert [shown[int(k)] for k in of][:1] == ["image_auroc"]
 
 
-def test_table_of_a_group_is_found_and_made_again(small):
+def test_table_of_a_group_is_found_and_rebuilt(small):
     results, _ = small
     text = params({"own": ["nut", "plate"]}, ("base", "sdas"), (0, 1))
     wide = found_in(results, text)
@@ -232,25 +232,25 @@ def test_table_of_a_group_is_found_and_made_again(small):
     html = page(results, json.dumps(narrow))
     assert "Synthesis &amp; more" in html
     assert len(rows_of(html, "ablation_synthesis")) == 2
-    assert data_of(html)["variants"] == ["base", "sdas"]  # their records are there too
-    assert "4 of 4 cells" in html  # but they are not of the matrix
+    assert data_of(html)["variants"] == ["base", "sdas"]  # their records are included
+    assert "4 of 4 runs" in html  # but they are not in the matrix
 
 
-def test_notes_above_the_tables_are_true_of_all_kinds(tmp_path):
+def test_notes_above_the_tables_hold_for_all_of_them(tmp_path):
     results = tmp_path / "results"
     for dataset in ("own", "other"):
         for variant in ("base", "sdas", "third"):
             write_cell(results, dataset, "nut", 0, variant)
     text = params({"own": ["nut"], "other": ["nut"]}, ("base", "sdas", "third"))
     above = page(results, text).split('id="tables"')[1].split('class="table"')[0]
-    assert "Best: bold" in above  # of variants, and of variants by category
-    assert "Variant base" not in above  # of the tables of datasets alone
+    assert "Best: bold" in above  # shared by the tables of variants and of variants by category
+    assert "Variant base" not in above  # only in the tables of datasets
 
 
 # --- hostile texts -------------------------------------------------------------------------------
 
 
-def test_nothing_that_a_file_says_becomes_markup(tmp_path):
+def test_texts_of_files_never_become_markup(tmp_path):
     results = tmp_path / "results"
     # No slash in a folder's name.
     category = HOSTILE.replace("/", "_")
@@ -272,7 +272,7 @@ def test_nothing_that_a_file_says_becomes_markup(tmp_path):
         {"figures": [], "skipped": [{"name": "f", "title": HOSTILE, "reason": HOSTILE}]},
     )
     said = verdict(claim=HOSTILE, verdict=HOSTILE, note=HOSTILE)
-    # `all`: whatever folders there are.
+    # `all`: every folder that exists.
     html = page(results, params({"own": "all"}, ("base",)), [said])
     checker = Checker(html)
     assert len(checker.of("script")) == 2  # data and code
@@ -305,7 +305,7 @@ def test_chain_has_causes_first_and_each_record_once(small):
     assert list(traced.by_stage()) == ["backbone", "realnet", "evaluate"]
 
 
-def test_chain_is_followed_where_the_results_lie_now(small, tmp_path):
+def test_chain_is_followed_after_the_results_were_moved(small, tmp_path):
     results, text = small
     moved = results.rename(tmp_path / "elsewhere")
     data = data_of(page(moved, text))
@@ -361,10 +361,10 @@ def write_log(results: Path, name: str, text: str) -> None:
     path.write_text(text)
 
 
-def test_missing_cells_by_the_stage_that_stopped(tmp_path):
+def test_missing_runs_by_the_stage_that_failed(tmp_path):
     results = tmp_path / "results"
     write_cell(results, "own", "nut", 0, "base")
-    # Stages that succeeded leave a log too, an empty one; `data` has no stage.json.
+    # Stages that succeeded leave an empty log; `data` has no stage.json.
     put(results / "data/own/plate/manifest.csv", {})
     write_log(results, "data/own/plate", "")
     write_stage(results, "afs/own/plate/seed0/base", "afs", {})
@@ -372,19 +372,19 @@ def test_missing_cells_by_the_stage_that_stopped(tmp_path):
     bar = "\x1b[31mstep 1\rstep 2\n\x1b[0m"
     write_log(results, "realnet/own/plate/seed0/base", f"{bar}RuntimeError: out of memory\n\n")
     found = found_in(results, params({"own": ["nut", "plate", "disc"]}, ("base",)))
-    first, last = gaps(results, found)
+    first, last = missing_runs(results, found)
     assert (first.stage, first.message) == ("realnet", "RuntimeError: out of memory")
     assert first.log == "logs/realnet/own/plate/seed0/base.log"
     assert [cell.category for cell in first.cells] == ["plate"]
     assert (last.stage, [cell.category for cell in last.cells]) == ("", ["disc"])
 
 
-def test_one_cause_for_all_that_wait_for_it(tmp_path):
+def test_one_cause_for_all_runs_that_depend_on_it(tmp_path):
     results = tmp_path / "results"
     results.mkdir()
     write_log(results, "backbone/base", "realnet: no such file\n")
     found = found_in(results, params({"own": ["nut", "plate"]}, ("base", "sdas")))
-    (gap,) = gaps(results, found)
+    (gap,) = missing_runs(results, found)
     assert (gap.stage, len(gap.cells)) == ("backbone", 4)
 
 
@@ -393,7 +393,7 @@ def test_a_variants_own_failure_is_not_hidden_by_base(tmp_path):
     write_cell(results, "own", "nut", 0, "base")
     write_log(results, "realnet/own/nut/seed0/base", "fine\n")
     write_log(results, "realnet/own/nut/seed0/sdas", "step 3\rstep 4")
-    (gap,) = gaps(results, found_in(results, params({"own": ["nut"]})))
+    (gap,) = missing_runs(results, found_in(results, params({"own": ["nut"]})))
     assert (gap.stage, gap.message) == ("realnet", "step 4")
 
 
@@ -410,7 +410,7 @@ def test_page_of_a_half_finished_run(tmp_path):
     assert data["gaps"][absent["gap"]][0] == "realnet"
 
 
-def test_page_of_nothing_at_all(tmp_path):
+def test_page_without_any_evaluation(tmp_path):
     results = tmp_path / "results"
     results.mkdir()
     html = page(results, params({"own": ["nut"]}, ("base",)))
@@ -439,7 +439,7 @@ def write_figures(results: Path, **changes) -> None:
     write_json(folder / "index.json", {"figures": [entry | changes], "skipped": [skipped]})
 
 
-def test_figures_are_inside_with_words(small):
+def test_figures_are_embedded_with_captions(small):
     results, text = small
     write_figures(results)
     html = page(results, text)
@@ -465,7 +465,7 @@ def test_figures_beyond_the_limit_are_named(small):
     assert picture.files == ("figures/f.svg", "figures/f.png")
 
 
-def test_report_without_index_shows_what_it_always_has(small):
+def test_report_without_index_shows_the_standard_figures(small):
     results, _ = small
     (results / "figures").mkdir()
     Image.new("RGB", (30, 20)).save(results / "figures/summary.png")
@@ -492,7 +492,7 @@ def test_verdicts_with_what_was_run_first(small):
     assert json.loads(row["data-at"]) == ["own", "mean", "sdas"]
     assert row["data-against"] == "base"
     assert "<span>0.0</span> <small>[−1.0, 0.5]</small>" in html  # and not -0.0
-    assert "1 not run, and why" in html
+    assert "1 not run: reasons" in html
     assert "1 reproduced" in html
 
 
@@ -500,7 +500,7 @@ def test_verdicts_with_what_was_run_first(small):
 
 
 def test_size_of_the_papers_whole_matrix(tmp_path):
-    """All categories, 3 seeds and 8 variants: a few MB, though 1,700 records are behind it."""
+    """All categories, 3 seeds and 8 variants: a few MB, with 1,700 records behind it."""
     results = tmp_path / "results"
     variants = ("base", *(f"v{k}" for k in range(7)))
     datasets = {d: list(KNOWN_CATEGORIES[d]) for d in ("mvtec_ad", "mpdd", "btad", "visa")}

@@ -43,7 +43,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_report_tables_and_figures_are_shown_on_one_page(results: Path, monkeypatch):
-    monkeypatch.setattr(publishing, "LARGEST", 100)
+    monkeypatch.setattr(publishing, "MAX_FIGURE", 100)
     out = results / "published"
     assert publish(results, out) == ["large.png"]
     files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
@@ -61,7 +61,7 @@ def test_report_tables_and_figures_are_shown_on_one_page(results: Path, monkeypa
     assert "1 evaluations, the last one finished 2026-01-02, on cpu; code at abcabcabcabc" in page
 
 
-def test_publishing_again_leaves_nothing_of_before(results: Path):
+def test_publishing_again_removes_old_files(results: Path):
     out = results / "published"
     publish(results, out)
     (results / "tables/ablation_rrs.md").unlink()
@@ -70,7 +70,7 @@ def test_publishing_again_leaves_nothing_of_before(results: Path):
     assert "ablation_rrs" not in (out / "README.md").read_text()
 
 
-def test_a_folder_with_other_things_is_left_alone(results: Path, tmp_path: Path):
+def test_a_folder_with_other_files_is_not_touched(results: Path, tmp_path: Path):
     mine = tmp_path / "mine"
     write_text(mine / "README.md", "# Mine\n")
     with pytest.raises(UserError, match="not made by"):
@@ -79,7 +79,7 @@ def test_a_folder_with_other_things_is_left_alone(results: Path, tmp_path: Path)
 
 
 def test_without_a_report_or_too_large_nothing_is_written(results: Path, monkeypatch):
-    monkeypatch.setattr(publishing, "WHOLE", 100)
+    monkeypatch.setattr(publishing, "MAX_TOTAL", 100)
     with pytest.raises(UserError, match="MB to publish"):
         publish(results, results / "published")
     (results / "report.html").unlink()

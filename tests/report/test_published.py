@@ -53,7 +53,7 @@ def totals(category):
     )
 
 
-def test_the_four_data_sets_are_there_with_their_categories_in_order():
+def test_the_four_datasets_have_their_categories_in_order():
     assert set(TABLE) == set(SUMS)
     for dataset, categories in TABLE.items():
         assert tuple(categories) == KNOWN_CATEGORIES[dataset]

@@ -28,7 +28,7 @@ from realnet.report.report import report
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 METRICS = ("image_auroc", "pixel_auroc", "pro")
-# A set of one's own, a part of a known one, a whole one; none in the order of the tables.
+# An own dataset, a part of a known one, a complete one; not in the order of the tables.
 CATEGORIES = {
     "bolts_m8": ["left_half", "right_half"],
     "btad": ["02", "01", "03"],
@@ -61,7 +61,7 @@ def write_cell(results: Path, dataset: str, category: str, seed: int, variant: s
 
 
 def protocols(headline: dict, chosen: bool) -> dict:
-    """As the evaluation writes them; the best is a little better, the official PRO above 1."""
+    """As the evaluation writes them; the best is slightly better, the official PRO above 1."""
     strict = {m: headline[m] for m in METRICS}
     found = {"strict_last": {"checkpoint": "last", "step": 500, **strict}}
     best = {m: value + 0.0042 + 0.01 * (m == "pro") for m, value in strict.items()}
@@ -74,7 +74,7 @@ def protocols(headline: dict, chosen: bool) -> dict:
 
 
 def write_results(results: Path, datasets: dict[str, list[str]] = CATEGORIES) -> list[Path]:
-    """Every cell with its own numbers, as fractions with an exact decimal form."""
+    """Every run with its own numbers, as fractions with an exact decimal form."""
     files = []
     for d, (dataset, categories) in enumerate(datasets.items()):
         for c, category in enumerate(categories):
@@ -173,7 +173,7 @@ def test_paper_and_difference_beside_the_mean_over_all_categories(tmp_path: Path
         assert row["delta_pro"] == ""
 
 
-def test_a_part_of_a_data_set_is_not_compared_with_the_papers_mean_of_all(tmp_path: Path):
+def test_a_part_of_a_dataset_is_not_compared_with_the_papers_mean(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix())
     assert not any(row["paper_image_auroc"] for row in rows_of(tmp_path, "mpdd"))
@@ -182,7 +182,7 @@ def test_a_part_of_a_data_set_is_not_compared_with_the_papers_mean_of_all(tmp_pa
         assert "MPDD: 2 of 6 categories" in text
 
 
-def test_the_last_row_of_main_is_the_unweighted_mean_over_data_sets(tmp_path: Path):
+def test_the_last_row_of_main_is_the_unweighted_mean_over_datasets(tmp_path: Path):
     datasets = {name: list(KNOWN_CATEGORIES[name]) for name in ("btad", "mpdd")}
     write_results(tmp_path, datasets)
     report(tmp_path, matrix(datasets=datasets))
@@ -202,7 +202,7 @@ def test_the_last_row_of_main_is_the_unweighted_mean_over_data_sets(tmp_path: Pa
     assert both.std == pytest.approx(statistics.stdev(per_seed))
 
 
-def test_one_data_set_has_one_row_and_no_mean_over_data_sets(tmp_path: Path):
+def test_one_dataset_has_one_row_and_no_mean_over_datasets(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix(datasets={"btad": "all"}))
     assert [row["dataset"] for row in rows_of(tmp_path, "main")] == ["btad"]
@@ -210,9 +210,9 @@ def test_one_data_set_has_one_row_and_no_mean_over_data_sets(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["main", "ablation", "cells"])
-def test_a_data_set_cannot_have_the_name_of_a_table(tmp_path: Path, name: str):
+def test_a_dataset_cannot_have_the_name_of_a_table(tmp_path: Path, name: str):
     write_results(tmp_path, {name: ["part"]})
-    with pytest.raises(UserError, match=f"{name}: a table has that name"):
+    with pytest.raises(UserError, match=f"{name}: name reserved for a table"):
         report(tmp_path, matrix(datasets={name: ["part"]}))
 
 
@@ -220,7 +220,7 @@ def test_listed_files_give_the_same_report_as_found_ones(tmp_path: Path):
     files = write_results(tmp_path)
     report(tmp_path, matrix())
     first = outputs(tmp_path)
-    for extra in ("0", "1"):  # neither order nor files of another matrix matter
+    for extra in ("0", "1"):  # the order and files of another matrix do not matter
         write_cell(tmp_path, "mpdd", "tubes", 7, "other" + extra, image_auroc=0.1)
     report(tmp_path, matrix(), files[::-1])
     assert outputs(tmp_path) == first
@@ -237,7 +237,7 @@ def test_all_means_the_categories_of_the_listed_files(tmp_path: Path):
         "btad": ("01", "02", "03"),
         "bolts_m8": ("left_half", "right_half"),
     }
-    with pytest.raises(UserError, match="bracket_black"):  # without a list: all that are known
+    with pytest.raises(UserError, match="bracket_black"):  # without a list: all known categories
         collect(tmp_path, everything)
     (tmp_path / "data" / "bolts_m8" / "third_part").mkdir(parents=True)
     with pytest.raises(UserError, match="third_part"):
@@ -255,7 +255,7 @@ def test_the_parameter_file_itself_is_a_matrix():
 # --- missing, undefined, wrong --------------------------------------------------------------------
 
 
-def test_missing_cell_names_the_file_and_the_target(tmp_path: Path):
+def test_a_missing_run_names_the_file_and_the_target(tmp_path: Path):
     files = write_results(tmp_path)
     files[0].unlink()
     with pytest.raises(UserError) as caught:
@@ -320,10 +320,10 @@ def test_a_mean_over_categories_some_of_which_have_no_masks_is_undefined(tmp_pat
         ('{"image_auroc": 97.1, "pixel_auroc": 0.9, "pro": 0.8}', "expected a fraction"),
         ('{"image_auroc": "x", "pixel_auroc": 0.9, "pro": 0.8}', "expected a fraction"),
         ('{"image_auroc": NaN, "pixel_auroc": 0.9, "pro": 0.8}', "expected a fraction"),
-        ('{"image_auroc": 1, "pixel_auroc": 1, "pro": 1, "seed": 4}', "its place says 0"),
+        ('{"image_auroc": 1, "pixel_auroc": 1, "pro": 1, "seed": 4}', "but 0 in its path"),
     ],
 )
-def test_malformed_cell_is_named(tmp_path: Path, content: str, message: str):
+def test_a_malformed_metrics_file_is_named(tmp_path: Path, content: str, message: str):
     files = write_results(tmp_path)
     files[0].write_text(content)
     with pytest.raises(UserError, match=message) as caught:
@@ -352,7 +352,7 @@ def test_wrong_params_are_one_line(params: str, message: str):
 @pytest.mark.parametrize(
     "path", ["metrics.json", "a/b/c/d/metrics.json", "d/c/seedx/v/metrics.json"]
 )
-def test_listed_file_in_a_strange_place_is_refused(tmp_path: Path, path: str):
+def test_a_listed_file_with_an_unexpected_path_is_refused(tmp_path: Path, path: str):
     with pytest.raises(UserError, match="seed"):
         collect(tmp_path, matrix_of(matrix()), [Path(path)])
 
@@ -466,7 +466,7 @@ def test_report_repeats_byte_for_byte_figures_included(tmp_path: Path):
     assert outputs(tmp_path) == first
 
 
-def test_images_that_are_not_there_are_said_not_fatal(tmp_path: Path, capsys):
+def test_missing_images_are_reported_but_not_fatal(tmp_path: Path, capsys):
     files = write_results(tmp_path)
     for file in first_cells(files):
         write_scores(file, None)
@@ -485,7 +485,7 @@ def test_without_scores_no_overview_and_no_stale_one(tmp_path: Path, capsys):
     assert not stale.exists()
 
 
-def test_damaged_scores_are_named(tmp_path: Path):
+def test_corrupt_scores_are_named(tmp_path: Path):
     files = write_results(tmp_path)
     scores = first_cells(files)[0].with_name("scores.npz")
     scores.write_bytes(b"nothing")
@@ -493,7 +493,7 @@ def test_damaged_scores_are_named(tmp_path: Path):
         report(tmp_path, matrix())
 
 
-def test_an_empty_matrix_cell_is_none_not_zero(tmp_path: Path):
+def test_a_missing_run_is_none_not_zero(tmp_path: Path):
     found: Results = collect(tmp_path, matrix_of(matrix()), allow_missing=True)
     stat = found.stat("mpdd", "base", "mean", "pro")
     assert (stat.value, stat.std, stat.seeds) == (None, None, 0)

@@ -85,14 +85,14 @@ def test_the_interval_of_a_mean_is_that_of_mean_samples(results):
 
 
 def test_one_seed_has_the_interval_that_its_evaluation_wrote(results):
-    """The same draws as realnet.evaluation.details: named by the category."""
+    """The same resamples as realnet.evaluation.details, whose seed is the category's name."""
     found = gather(results, seeds=(0,), bootstrap=1000)
     stat = with_interval(found, "own", "base", "nut", "pro")
     expected = bootstrap(stats(results, "nut", "base")[0], "pro", 1000, name="nut")
     assert stat.interval == interval(expected) and stat.std is None
 
 
-def test_means_over_data_sets_count_each_once(tmp_path):
+def test_means_over_datasets_count_each_once(tmp_path):
     datasets = {"own": ["nut", "pcb"], "other": ["cap"]}
     for dataset, categories in datasets.items():
         for category in categories:
@@ -117,11 +117,13 @@ def test_files_are_read_once_for_all_metrics(results, monkeypatch):
     assert len(read) == len(set(read)) == 12
 
 
-def test_no_interval_where_nothing_is_known(results, tmp_path):
+def test_no_interval_without_statistics(results, tmp_path):
     assert with_interval(gather(results, bootstrap=0), "own", "base", "nut", "pro").interval is None
     found = gather(results)
-    assert samples(found, "own", "base", "nut", "strict_best/pro") is None  # nothing is kept
-    missing = gather(results, seeds=(0, 1, 7))  # a mean over the seeds that are there
+    assert (
+        samples(found, "own", "base", "nut", "strict_best/pro") is None
+    )  # no per-image statistics
+    missing = gather(results, seeds=(0, 1, 7))  # a mean over the existing seeds
     assert with_interval(missing, "own", "base", "nut", "pro").interval
     assert with_interval(gather(results, seeds=(7,)), "own", "base", "nut", "pro") == Stat(
         None, None, 0
@@ -186,7 +188,7 @@ def test_pairing_makes_the_interval_narrower_than_those_of_the_two(results):
 
 
 def test_holm_by_hand():
-    """0.01, 0.03, 0.04 of three: 3 x 0.01; 2 x 0.03; and no less than the one before."""
+    """0.01, 0.03, 0.04 of three: 3 x 0.01; 2 x 0.03; and at least the previous one."""
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.5, 0.6]) == [1.0, 1.0]
 
@@ -248,7 +250,7 @@ def test_the_table_of_variants_has_all_of_it(results):
     text = to_markdown(table)
     assert "95 % interval over the choice of test images (200 resampled" in text
     assert "corrected by Holm" in text and "docs/verdicts.md" in text
-    assert "for which ± stands" in text
+    assert "(see ±)" in text
 
 
 def test_intervals_stand_in_every_table_of_exact_metrics(results):
@@ -263,10 +265,10 @@ def test_intervals_stand_in_every_table_of_exact_metrics(results):
                 value = float(row[metric])
                 assert float(row[f"{metric}_low"]) <= value <= float(row[f"{metric}_high"])
     one = gather(results, seeds=(0,))
-    assert "which one seed cannot tell" in to_markdown(tables.main_table(one))
+    assert "(unknown with one seed)" in to_markdown(tables.main_table(one))
 
 
-def test_what_the_choice_is_worth_has_an_interval_over_seeds(tmp_path):
+def test_the_effect_of_the_choice_has_an_interval_over_seeds(tmp_path):
     for seed in SEEDS:
         write_cell(tmp_path, "own", "nut", seed, official=dict.fromkeys(METRICS, 0.9))
     found = gather(tmp_path, datasets={"own": ["nut"]}, variants=["base"])
@@ -288,7 +290,7 @@ def test_results_of_before_have_no_intervals_and_a_note(tmp_path):
     found = gather(tmp_path, variants=["base", "far"], seeds=(0,))
     assert lacking(found) == [folders[0]]
     text = to_markdown(tables.per_category_table(found))
-    assert f"No interval with {folders[0]}: no per_image.npz; evaluate again." in text
+    assert f"No interval for {folders[0]}: no per_image.npz; rerun the evaluation." in text
     rows = {(r["variant"], r["category"]): r for r in rows_of(tables.per_category_table(found))}
     assert rows["base", "nut"]["pro_low"] == rows["base", "mean"]["pro_low"] == ""
     assert rows["base", "pcb"]["pro_low"] and rows["far", "mean"]["pro_low"]

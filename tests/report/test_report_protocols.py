@@ -85,7 +85,7 @@ def test_uncertain_numbers_have_a_dagger_and_a_note(tmp_path):
     assert "96.1 " in text(tmp_path, "main") and "96.1†" not in text(tmp_path, "main")
     assert "†" not in text(tmp_path, "btad")
     rows = {row["dataset"]: row for row in rows_of(tmp_path, "main")}
-    assert rows["mvtec_ad"]["paper_pro"] == "93.07"  # for machines: a number and a word
+    assert rows["mvtec_ad"]["paper_pro"] == "93.07"  # in the CSV: a number and its certainty
     assert rows["mvtec_ad"]["paper_pro_certainty"] == "medium"
     assert rows["btad"]["paper_image_auroc_certainty"] == "certain"
     # A mean is as certain as the least certain of its parts, and needs all of them.
@@ -105,11 +105,11 @@ def test_without_a_choice_the_official_column_is_of_the_last_checkpoint_and_says
     assert "No checkpoint was chosen on the test set (" in text(tmp_path, "protocols")
     assert "Strict, best" not in header(tmp_path, "protocols")
     assert "Official, last" in header(tmp_path, "protocols")
-    for row in rows_of(tmp_path, "protocols"):  # same columns for machines
+    for row in rows_of(tmp_path, "protocols"):  # the CSV keeps all columns
         assert row["strict_best"] == row["best_minus_last"] == row["official_best"] == ""
 
 
-def test_where_some_have_no_choice_it_is_said_which(tmp_path):
+def test_categories_without_a_choice_are_named(tmp_path):
     files = write_results(tmp_path, WHOLE)
     some = [file for file in files if "02" in file.parts]
     rewritten(some, lambda values: values.update(protocols=protocols(values, False)))
@@ -120,7 +120,7 @@ def test_where_some_have_no_choice_it_is_said_which(tmp_path):
     assert all(row["official_best"] == "" and row["official_last"] for row in btad)
 
 
-def test_results_of_before_the_protocols_still_make_tables(tmp_path):
+def test_results_without_protocols_still_make_tables(tmp_path):
     files = write_results(tmp_path, WHOLE)
     rewritten(files, lambda values: values.pop("protocols"))
     report(tmp_path, matrix(datasets=WHOLE))
@@ -148,7 +148,7 @@ def test_undefined_under_a_protocol_is_not_missing(tmp_path):
     assert [field.strip() for field in line.split("|")[2:-1]] == ["90.0 ± 0.0", *["n/a"] * 5]
 
 
-def test_every_evaluation_has_its_protocols_in_cells(tmp_path):
+def test_every_run_has_its_protocols_in_cells_csv(tmp_path):
     files = write_results(tmp_path)
     report(tmp_path, matrix())
     with (tmp_path / "tables/cells.csv").open() as source:
@@ -172,7 +172,7 @@ def test_protocols_without_their_metrics_are_refused(tmp_path):
     assert str(files[0]) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_what_the_paper_s_ablations_say_stands_below_ours(tmp_path):
+def test_claims_of_the_papers_ablations_are_printed_below_ours(tmp_path):
     write_results(tmp_path)
     report(tmp_path, matrix())
     assert "paper, MPDD: SDAS against DTD textures, image AUROC +2.88† points" in text(
@@ -210,14 +210,14 @@ def test_every_published_number_has_a_source_and_a_certainty():
         assert len(claim["metrics"]) == 1 or found.value is None
 
 
-def test_what_is_not_known_is_empty():
+def test_unknown_numbers_are_empty():
     assert published.number("mpdd", "mean", "pro") is None
     assert published.number("mvtec_ad", "bottle", "image_auroc") is None
     assert published.number("demo", "mean", "image_auroc") is None
     assert published.title("demo") == "demo" and published.title("visa") == "VisA"
 
 
-def test_others_measured_under_other_protocols():
+def test_numbers_of_others_name_their_protocols():
     ader = published.others()["ader"]
     for epochs in ("epochs_100", "epochs_300"):
         assert set(ader[epochs]) == set(published.paper()["datasets"])
@@ -252,7 +252,7 @@ def test_a_published_number_is_printed_as_its_source_prints_it(found, shown, mac
 
 
 def test_a_mean_of_seeds_first_then_of_categories(tmp_path):
-    """Under a protocol as for the headline; and only where all cells have it."""
+    """For each protocol, and only if all runs have it."""
     files = write_results(tmp_path)
     found = collect(tmp_path, matrix_of(matrix()))
     stat = found.stat("mpdd", "base", "mean", "official_best/pro_official")

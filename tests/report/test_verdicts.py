@@ -45,11 +45,11 @@ PAPER = {"image_auroc": 0.961, "pixel_auroc": 0.979, "pro": 0.9}
     ("ours", "images", "another", "expected"),
     [
         (96.1, None, None, REPRODUCED),
-        (96.1 + TOLERANCE, None, None, REPRODUCED),  # the tolerance is in it
+        (96.1 + TOLERANCE, None, None, REPRODUCED),  # the tolerance is included
         (96.1 - TOLERANCE, None, None, REPRODUCED),
         (96.1 - TOLERANCE - 0.01, None, None, FAILED),
         (97.0, (96.2, 97.9), None, FAILED),
-        (97.0, (96.1, 97.9), None, REPRODUCED),  # so are the ends of the interval
+        (97.0, (96.1, 97.9), None, REPRODUCED),  # and so are the ends of the interval
         (95.0, (94.0, 96.1), None, REPRODUCED),
         (95.0, (94.0, 96.0), (93.9, 96.1), NOISE),
         (95.0, (94.0, 96.0), (94.2, 95.8), FAILED),
@@ -104,7 +104,7 @@ def test_the_noise_of_the_training_widens_samples_and_moves_nothing():
     same = with_seeds(samples, [0.02, 0.02, 0.02], "x")
     assert np.array_equal(same, samples)
     wide = with_seeds(samples, [0.01, 0.02, 0.03], "x")
-    # Of normal noise and Student's t over it: what the parts give together.
+    # The sum of normal noise and Student's t.
     half = np.diff(np.quantile(wide, [0.025, 0.975]))[0] / 2
     assert half == pytest.approx(math.hypot(0.01 / 3**0.5 * 4.30, 0.0196), rel=0.15)
     assert np.median(wide) == pytest.approx(np.median(samples), abs=0.001)
@@ -148,7 +148,7 @@ def test_a_number_near_the_papers_is_reproduced(tmp_path):
     assert "one seed" in image.note
 
 
-def test_the_interval_of_a_number_is_that_of_the_exact_metric_moved_to_it(tmp_path):
+def test_the_interval_of_a_number_is_that_of_the_exact_metric_shifted(tmp_path):
     image = btad(tmp_path, 0.005)[0]
     found = collect(tmp_path, matrix_of(params(BTAD, ["base"])))
     exact = with_interval(found, "btad", "base", "mean", "image_auroc")
@@ -162,7 +162,7 @@ def test_a_number_far_from_the_papers_is_not(tmp_path):
     assert pixel.difference == pytest.approx(-20)
 
 
-def test_higher_than_the_paper_by_more_than_the_noise_is_told(tmp_path):
+def test_higher_than_the_paper_by_more_than_the_noise_is_noted(tmp_path):
     published_value = published.number("btad", "mean", "pixel_auroc").value
     for category in BTAD["btad"]:
         write_cell(tmp_path, "btad", category, shift=6.0, official=dict.fromkeys(METRICS, 0.999))
@@ -172,28 +172,28 @@ def test_higher_than_the_paper_by_more_than_the_noise_is_told(tmp_path):
 
 
 def test_within_what_one_more_training_may_give(tmp_path):
-    """Three seeds 10 points apart: their mean is off by 20 and all is possible."""
+    """Three seeds 10 points apart: their mean is off by 20, within the noise of training."""
     for spread, expected in ((0.1, NOISE), (0.001, FAILED)):
         pixel = btad(tmp_path, 0.0, seeds=(0, 1, 2), spread=spread, pixel=-0.2)[1]
         assert pixel.verdict == expected
         assert "one more training" in pixel.note and "one seed" not in pixel.note
 
 
-def test_without_all_categories_nothing_is_said_of_the_paper(tmp_path):
+def test_without_all_categories_there_is_no_verdict(tmp_path):
     for category in BTAD["btad"]:
         write_cell(tmp_path, "btad", category, official=PAPER)
     found = judged(tmp_path, params({"btad": ["01", "02"]}, ["base"]), kind="number")
     assert {v.verdict for v in found} == {NOT_RUN}
-    assert [v.note for v in found if v.dataset == "btad"] == ["2 of 3 categories"] * 2
+    assert [v.note for v in found if v.dataset == "btad"] == ["only 2 of 3 categories"] * 2
     assert {v.note for v in found if v.dataset == "visa"} == {"dataset not in the experiment"}
 
 
-def test_cells_that_are_missing_or_lack_the_protocol_are_not_run(tmp_path):
+def test_missing_runs_or_protocols_are_not_run(tmp_path):
     text = params(BTAD, ["base"])
     for category in BTAD["btad"][:2]:
         write_cell(tmp_path, "btad", category, official=PAPER)
     assert {v.verdict for v in judged(tmp_path, text, dataset="btad", kind="number")} == {NOT_RUN}
-    write_cell(tmp_path, "btad", "03")  # evaluated, but before there were protocols
+    write_cell(tmp_path, "btad", "03")  # evaluated without protocols
     (note,) = {v.note for v in judged(tmp_path, text, dataset="btad", kind="number")}
     assert note == "not evaluated under the paper's protocol"
 
@@ -243,9 +243,9 @@ def test_a_direction_is_judged_by_the_paired_difference(tmp_path, shift, expecte
         assert "one seed" in verdict.note
 
 
-def test_p_values_are_corrected_over_the_claims_of_the_data_set(tmp_path):
+def test_p_values_are_corrected_over_the_claims_of_the_dataset(tmp_path):
     raw = {v.metric: v.p for v in claimed(tmp_path, 0.05)}
-    for category in BTAD["btad"]:  # two more claims on BTAD, one of them with two metrics alike
+    for category in BTAD["btad"]:  # two more claims on BTAD, one of them with two equal metrics
         for variant, shift in (("rrs_mean", 0.0), ("two_blocks", 0.4)):
             write_cell(tmp_path, "btad", category, variant=variant, shift=shift, noise=0.3)
     text = params(BTAD, ["base", "rrs_max", "rrs_mean", "two_blocks"], bootstrap=400)
@@ -264,7 +264,7 @@ def test_p_values_are_corrected_over_the_claims_of_the_data_set(tmp_path):
 
 
 def test_seeds_that_disagree_make_a_claim_within_noise(tmp_path):
-    """Each seed's networks differ clearly, in opposite directions: images alone would decide."""
+    """Each seed's networks differ clearly, in opposite directions; images alone would decide."""
     for category in BTAD["btad"]:
         for seed, better in enumerate((2.0, 0.0, 0.6)):
             write_cell(tmp_path, "btad", category, seed, "base", shift=better)
@@ -280,7 +280,7 @@ def test_seeds_that_disagree_make_a_claim_within_noise(tmp_path):
     assert "one seed" not in several.note
 
 
-def test_the_papers_difference_stands_beside_ours(tmp_path):
+def test_the_papers_difference_is_printed_beside_ours(tmp_path):
     datasets = {"mpdd": list(KNOWN_CATEGORIES["mpdd"])}
     for category in datasets["mpdd"]:
         write_cell(tmp_path, "mpdd", category, variant="sdas", shift=1.5)
@@ -300,7 +300,9 @@ def test_without_a_variant_sdas_the_base_is_it(tmp_path):
     statement = "Training on SDAS images beats training on DTD textures."
     (found,) = judged(tmp_path, params(datasets, ["base", "dtd"]), claim=statement)
     assert found.variants == ("base", "dtd") and found.verdict == REPRODUCED
-    text = params(datasets, ["base", "dtd"], declared=["sdas"])  # there is one: it was not run
+    text = params(
+        datasets, ["base", "dtd"], declared=["sdas"]
+    )  # `sdas` is declared, but was not run
     (found,) = judged(tmp_path, text, claim=statement)
     assert found.verdict == NOT_RUN and "variant sdas" in found.note
 
@@ -318,14 +320,14 @@ def test_other_data_are_judged_in_kind_under_other_names(tmp_path):
     assert labels == {"in kind: within seed noise", "in kind: does not hold"}
 
 
-def test_in_kind_other_variants_may_stand_in_and_it_is_said(tmp_path):
+def test_in_kind_other_variants_may_stand_in_and_are_named(tmp_path):
     for variant, shift in (("base", 1.5), ("texture", 0.0)):
         write_cell(tmp_path, "own", "nut", variant=variant, shift=shift)
     text = params({"own": ["nut"]}, ["base", "texture"], declared=["sdas", "dtd"])
     (found,) = judged(tmp_path, text, kind="claim", dataset="own")
     assert found.variants == ("base", "texture")
     assert "base stands in for sdas" in found.note and "texture stands in for dtd" in found.note
-    # Never in a verdict on the paper.
+    # Not for verdicts on the paper.
     for category in KNOWN_CATEGORIES["mpdd"]:
         for variant in ("base", "texture"):
             write_cell(tmp_path, "mpdd", category, variant=variant)
@@ -334,7 +336,7 @@ def test_in_kind_other_variants_may_stand_in_and_it_is_said(tmp_path):
 
 
 def test_variants_outside_the_experiment_count_once_they_are_evaluated(tmp_path):
-    """As those of `snakemake ablations`; but not beside files that were listed."""
+    """As `snakemake ablations` evaluates them; ignored if files are listed."""
     text = params({"own": ["nut"]}, ["base"], declared=["rrs_max"])
     listed = [write_cell(tmp_path, "own", "nut") / "metrics.json"]
     assert not judged(tmp_path, text, dataset="own", kind="claim")
@@ -351,10 +353,10 @@ def test_without_statistics_of_images_a_claim_is_not_run(tmp_path):
         path.unlink()
     text = params(BTAD, ["base", "rrs_max"])
     for found in judged(tmp_path, text, claim=MAX):
-        assert found.verdict == NOT_RUN and "no statistics of the test images" in found.note
+        assert found.verdict == NOT_RUN and "no per-image statistics" in found.note
 
 
-def test_claims_name_variants_that_there_are():
+def test_claims_name_existing_variants():
     for preset in ("demo", "paper"):
         declared = {*load(PROJECT / "params.yaml", {"preset": preset}).variants, "sdas"}
         for claim in published.paper()["claims"]:
@@ -367,7 +369,7 @@ def test_claims_name_variants_that_there_are():
 # --- the choice on the test set, and the files ----------------------------------------------------
 
 
-def test_what_the_choice_is_worth_has_an_interval_over_seeds(tmp_path):
+def test_the_effect_of_the_choice_has_an_interval_over_seeds(tmp_path):
     for seed in (0, 1, 2):
         write_cell(tmp_path, "own", "nut", seed, official=PAPER)
     found = judged(tmp_path, params({"own": ["nut"]}, ["base"], (0, 1, 2)), kind="selection")

@@ -145,7 +145,7 @@ def test_all_of_an_own_data_set(raw, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*dag.TABLES, "cells"])
-def test_a_data_set_cannot_have_the_name_of_a_table(name):
+def test_a_dataset_cannot_have_the_name_of_a_table(name):
     params = load(PROJECT / "params.yaml", {"experiment": {"datasets": {name: ["part"]}}})
     with pytest.raises(UserError, match=f"{name} is the name of a table"):
         dag.matrix(params)

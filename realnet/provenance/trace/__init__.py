@@ -1,9 +1,9 @@
-"""`realnet trace`: from a number in a table to all that it was made from, and whether that holds.
+"""`realnet trace`: the provenance of a number in a table, and checks of it.
 
-    cells.py    which evaluations a table or a result is made of
-    chain.py    the stages behind an evaluation, as data and as text
-    check.py    what is recorded against what is there now
-    command.py  the command
+    selection.py  which evaluations a table or a result is made of
+    chain.py      the stages behind an evaluation, as data and as text
+    check.py      recorded digests, parameters and code against the present ones
+    command.py    the command
 
 The records are the ``stage.json`` files that every stage writes (`realnet/provenance/record.py`).
 """

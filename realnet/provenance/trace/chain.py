@@ -1,4 +1,4 @@
-"""The stages behind an evaluation: what each read and wrote, with what, by which code."""
+"""The stages behind an evaluation: inputs, outputs, parameters, code and packages of each."""
 
 import json
 import shlex
@@ -17,13 +17,15 @@ SHORT = 8  # digits of a digest that are shown
 
 
 def chain(selection: Selection, cell: Cell) -> dict[str, Any]:
-    """One cell as plain data: its metrics, its stages with their records, causes first, its data.
+    """One run as plain data: metrics, records of its stages in the order they ran, datasets.
 
     UserError: an evaluation without a record.
     """
     folder = selection.cells[cell]
     if not (folder / "stage.json").is_file():
-        raise UserError(f"{folder}/stage.json: no such file, so nothing is known; evaluate again")
+        raise UserError(
+            f"{folder}/stage.json: no such file, so the provenance is unknown; rerun the evaluation"
+        )
     traced = trace(selection.results, [folder])
     stages = [
         {"folder": str(traced.folders[k]), **traced.records[k]} for k in traced.chains[folder]
@@ -37,7 +39,7 @@ def chain(selection: Selection, cell: Cell) -> dict[str, Any]:
 
 
 def _metrics(path: Path) -> dict[str, float | None]:
-    """Nothing where it is no evaluation, or has lost them."""
+    """Empty if it is not an evaluation, or its metrics are missing."""
     if not path.is_file():
         return {}
     values = read_json(path)
@@ -45,7 +47,7 @@ def _metrics(path: Path) -> dict[str, float | None]:
 
 
 def manifests(results: Path, stages: list[dict[str, Any]]) -> list[Path]:
-    """The manifests of the datasets that the stages read, where they lie now."""
+    """Present paths of the manifests of the datasets that the stages read."""
     found: dict[Path, None] = {}
     for stage in stages:
         for source in stage["inputs"].values():
@@ -69,26 +71,26 @@ def _data(manifest: Path) -> dict[str, Any]:
 
 
 def overview(selection: Selection) -> str:
-    """The cells, one per line, and how to ask for one."""
-    lines = [f"{selection.target}: {len(selection.cells)} cells"]
+    """The runs, one per line, and the commands for more."""
+    lines = [f"{selection.target}: {len(selection.cells)} runs"]
     for cell, folder in selection.cells.items():
         lines.append(f"  {cell.name:40s} {relative(folder, selection.results)}/metrics.json")
     one, target = next(iter(selection.cells)), shlex.quote(str(selection.target))
     lines += [
         "",
-        "one of them, with all that it was made from:",
+        "provenance of one run:",
         f"  realnet trace {target} --dataset {one.dataset} --category {one.category}"
         f" --seed {one.seed} --variant {one.variant}",
-        "all of them, against the files that are there:",
+        "check all of them against the present files:",
         f"  realnet trace {target} --check",
     ]
     return "\n".join(lines)
 
 
 def text(found: dict[str, Any], every: bool = False) -> str:
-    """A cell for the terminal, from its metrics down to its data.
+    """A run for the terminal, from its metrics down to its datasets.
 
-    ``every``: all that a stage wrote, and its parameters one by one.
+    ``every``: all outputs and code files of each stage, and one line per parameter.
     """
     name = Cell(*(found[part] for part in Cell._fields)).name
     values = ", ".join(
@@ -98,11 +100,11 @@ def text(found: dict[str, Any], every: bool = False) -> str:
     blocks += [_stage(stage, every) for stage in reversed(found["stages"])]
     for data in found["data"]:
         if data["sha256"] is None:
-            blocks.append(f"data  {data['manifest']}: not there any more")
+            blocks.append(f"data  {data['manifest']}: missing")
         else:
             blocks.append(
                 f"data  {data['manifest']} {data['sha256'][:SHORT]}\n"
-                f"  names {data['images']} images ({data['train']} to train on) and"
+                f"  lists {data['images']} images ({data['train']} for training) and"
                 f" {data['masks']} masks, each with its digest"
             )
     blocks.append(_parameters(found["stages"], every))
@@ -112,7 +114,7 @@ def text(found: dict[str, Any], every: bool = False) -> str:
 
 def _stage(stage: dict[str, Any], every: bool) -> str:
     commit = stage.get("git_commit") or "no commit"
-    dirty = ", with changes" if commit.endswith("+dirty") else ""
+    dirty = ", with uncommitted changes" if commit.endswith("+dirty") else ""
     code = stage.get("code") or {}
     ran = [
         f"seed {stage['seed']}" if "seed" in stage else "no seed",
@@ -122,8 +124,8 @@ def _stage(stage: dict[str, Any], every: bool) -> str:
         f"{len(code)} files of code" if code else "code not recorded",
     ]
     lines = [f"{stage['stage']}  {stage['folder']}", f"  ran    {', '.join(ran)}"]
-    if by_chance := stage.get("nondeterministic"):
-        lines.append(f"  chance {', '.join(by_chance)}")
+    if names := stage.get("nondeterministic"):
+        lines.append(f"  nondeterministic {', '.join(names)}")
     for name, source in stage["inputs"].items():
         lines.append(f"  read   {name}: {source['path']} {str(source.get('sha256'))[:SHORT]}")
     wrote = stage.get("outputs") or {}
@@ -137,7 +139,7 @@ def _stage(stage: dict[str, Any], every: bool) -> str:
 
 
 def _parameters(stages: list[dict[str, Any]], every: bool) -> str:
-    """Each section once, with the stages that read it so."""
+    """Each section once per set of values, with the stages that read it."""
     readers: dict[tuple[str, str], list[str]] = {}
     for stage in stages:
         for section, values in stage["params"].items():
@@ -157,13 +159,13 @@ def _packages(stages: list[dict[str, Any]]) -> str:
     sets: dict[str, list[str]] = {}
     for stage in stages:
         versions = {"python": stage.get("python", "?"), **(stage.get("versions") or {})}
-        told = ", ".join(f"{name} {version}" for name, version in versions.items())
-        sets.setdefault(told, []).append(stage["stage"])
+        listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+        sets.setdefault(listed, []).append(stage["stage"])
     if len(sets) == 1:
         return "\n".join(_wrapped("packages  ", next(iter(sets))))
-    lines = ["packages, not the same in all stages"]
-    for told, names in sets.items():
-        lines += _wrapped(f"  {', '.join(names)}: ", told)
+    lines = ["packages (they differ between stages)"]
+    for listed, names in sets.items():
+        lines += _wrapped(f"  {', '.join(names)}: ", listed)
     return "\n".join(lines)
 
 

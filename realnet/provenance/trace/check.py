@@ -1,9 +1,9 @@
-"""What is recorded, against what is there now.
+"""Check recorded digests, parameters, code and packages against the present ones.
 
-Three kinds of findings. ``mismatch``: a file is gone or has other bytes; a stage was made from
-other bytes than its input has now, or with other parameters than are asked for now; a table says
-something else than its evaluations. ``differs``: other code or packages than now, which may or may
-not change a result. ``unknown``: what an older version did not record.
+Three kinds of findings. ``mismatch``: a file is missing or changed; a stage used other inputs or
+parameters than the present ones; a table differs from its evaluations. ``differs``: other code or
+packages than the present ones, which may or may not change a result. ``unknown``: not recorded by
+an older version.
 """
 
 import importlib.metadata
@@ -32,7 +32,7 @@ Kind = Literal["mismatch", "differs", "unknown"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that does not match; ``repair``: what Snakemake is to make anew, if that helps."""
+    """One difference; ``repair``: the target for Snakemake to rebuild; empty if there is none."""
 
     kind: Kind
     where: str
@@ -42,14 +42,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Expected:
-    """A file and the digest that it had, by whom."""
+    """A file and its recorded digest."""
 
     path: Path
     digest: str
-    by: str
+    by: str  # the file that records the digest
     repair: str
-    own: bool  # by the stage that wrote it; False: by one that read it
-    made: bool = False  # whether it is a result, which can be made again
+    own: bool  # recorded by the stage that wrote the file; False: by one that read it
+    made: bool = False  # whether it is a result, which can be rebuilt
 
 
 @dataclass
@@ -62,17 +62,17 @@ class _Found:
 
 
 def check(selection: Selection, params: Params | None) -> tuple[list[Finding], int]:
-    """Findings, the worst first, and how many files were looked at.
+    """Findings, the worst first, and the number of checked files.
 
-    ``params``: what is asked for now; None: not looked at.
+    ``params``: the present parameters; None: not compared.
     """
     found = _Found()
     folders = dict.fromkeys(selection.cells.values())
     traced = trace(selection.results, folders)
-    users: dict[int, dict[str, Cell]] = {}  # of each record: by variant, a cell that it is behind
+    users: dict[int, dict[str, Cell]] = {}  # record -> variant -> one run that depends on it
     for cell, folder in selection.cells.items():
         if not traced.chains.get(folder):
-            found.add("mismatch", folder / "stage.json", "not there", str(folder / "stage.json"))
+            found.add("mismatch", folder / "stage.json", "missing", str(folder / "stage.json"))
         for number in traced.chains.get(folder, []):
             users.setdefault(number, {}).setdefault(cell.variant, cell)
     for number, cells in users.items():
@@ -82,37 +82,39 @@ def check(selection: Selection, params: Params | None) -> tuple[list[Finding], i
             _settings(found, folder, record, params, cell, selection.cells[cell] / "stage.json")
         _surroundings(found, record)
     gone = bool(selection.lost) and not (selection.results / "evaluate").is_dir()
-    if gone:  # one finding, not one per run: a published report, or all of them lost
-        said = f"not there, with {len(selection.lost)} evaluations that the table shows"
-        found.add("mismatch", selection.results / "evaluate", said, "tables")
+    if gone:  # a published report, or all are lost: one finding, not one per run
+        text = f"missing, with {len(selection.lost)} evaluations that the table shows"
+        found.add("mismatch", selection.results / "evaluate", text, "tables")
     for folder in () if gone else selection.lost.values():
         record = str(folder / "stage.json")
-        found.add("mismatch", folder, "the evaluation is gone, and the table shows it", record)
+        found.add("mismatch", folder, "the table shows this evaluation, but it is missing", record)
     if params is None:
-        found.add("unknown", "parameters", "not compared, since they were not given as a file")
+        found.add("unknown", "parameters", "not compared, since they are not a file")
     _data(found, manifests(selection.results, traced.records))
-    looked = _judge(found)
+    checked = _compare_digests(found)
     if selection.table and not gone:
         _table(found, selection)
     other = selection.target.suffix in (".md", ".tex", ".html")
     if other or (selection.found is not None and not selection.table):
-        found.add("unknown", selection.target, "only what it was made from is compared")
+        found.add(
+            "unknown", selection.target, "its own content is not checked, only its evaluations"
+        )
     order = ("mismatch", "differs", "unknown")
-    return sorted(found.findings, key=lambda finding: order.index(finding.kind)), looked
+    return sorted(found.findings, key=lambda finding: order.index(finding.kind)), checked
 
 
 def _files(found: _Found, results: Path, folder: Path, record: Mapping[str, Any]) -> None:
-    """What the stage wrote, and what it read."""
-    again = str(folder / "stage.json")
+    """Outputs and inputs of the stage."""
+    target = str(folder / "stage.json")
     if "outputs" not in record:
         found.add("unknown", "digests of outputs", "not recorded by the version that wrote them")
     for name, digest in (record.get("outputs") or {}).items():
-        found.expected.append(_Expected(folder / name, digest, again, again, own=True))
+        found.expected.append(_Expected(folder / name, digest, target, target, own=True))
     if record["stage"] == "sdas" and (folder / "manifest.csv").is_file():
         for row in read_csv(folder / "manifest.csv"):
             by = str(folder / "manifest.csv")
             path = folder / row.get("path", "")
-            found.expected.append(_Expected(path, row.get("sha256", ""), by, again, own=True))
+            found.expected.append(_Expected(path, row.get("sha256", ""), by, target, own=True))
     for source in record["inputs"].values():
         path = Path(source["path"])
         if (place := moved(results, source["path"])) is not None:
@@ -121,13 +123,13 @@ def _files(found: _Found, results: Path, folder: Path, record: Mapping[str, Any]
             path = results.joinpath(*path.parts[-4:])
         elif (place := _unvouched(results, path)) is not None:
             path, voucher = place / path.name, str(place / "stage.json")
-            found.add("mismatch", voucher, f"not there, {again} was made from its stage", voucher)
+            found.add("mismatch", voucher, f"missing, {target} depends on it", voucher)
         made = path.is_relative_to(results)
-        found.expected.append(_Expected(path, source["sha256"], again, again, False, made))
+        found.expected.append(_Expected(path, source["sha256"], target, target, False, made))
 
 
 def _unvouched(results: Path, source: Path) -> Path | None:
-    """The folder of a result that has lost its record; None where the file is of no stage here."""
+    """The folder of a result without its record; None: the file is not a result of a stage."""
     for start, part in enumerate(source.parts):
         if part in STAGES:
             folder = results.joinpath(*source.parts[start:]).parent
@@ -136,7 +138,7 @@ def _unvouched(results: Path, source: Path) -> Path | None:
 
 
 def _data(found: _Found, paths: Iterable[Path]) -> None:
-    """Manifests by their summaries, images and masks by their manifests."""
+    """Manifests against their summaries, images and masks against their manifests."""
     for manifest in paths:
         summary = manifest.with_name("summary.json")
         known = read_json(summary).get("outputs", {}) if summary.is_file() else {}
@@ -159,33 +161,33 @@ def _data(found: _Found, paths: Iterable[Path]) -> None:
                     found.expected.append(_Expected(path, digest, str(manifest), "", own=True))
 
 
-def _judge(found: _Found) -> int:
-    """Each file is read once; a file that is not what its own stage wrote is told once."""
+def _compare_digests(found: _Found) -> int:
+    """Hash each file once; report a file that differs from what its stage wrote only once."""
     paths = list(dict.fromkeys(expected.path for expected in found.expected))
     hashed = in_threads(lambda path: sha256(path) if path.is_file() else None, paths, "files")
     now = dict(zip(paths, hashed, strict=True))
-    spoiled = set()
+    changed = set()
     for expected in sorted(found.expected, key=lambda e: not e.own):
         digest = now[expected.path]
-        if digest == expected.digest or expected.path in spoiled:
+        if digest == expected.digest or expected.path in changed:
             continue
         if expected.own:
-            spoiled.add(expected.path)
+            changed.add(expected.path)
             if digest is None:
-                said = f"not there, {expected.by} has its digest"
+                text = f"missing, its digest is in {expected.by}"
             else:
-                said = f"{digest[:SHORT]} now, {expected.digest[:SHORT]} in {expected.by}"
-            found.add("mismatch", expected.path, said, expected.repair)
+                text = f"{digest[:SHORT]} now, {expected.digest[:SHORT]} in {expected.by}"
+            found.add("mismatch", expected.path, text, expected.repair)
         elif digest is None:
-            again = str(expected.path) if expected.made else ""
-            said = f"not there, {expected.by} was made from it"
-            found.add("mismatch", expected.path, said, again)
+            target = str(expected.path) if expected.made else ""
+            text = f"missing, {expected.by} depends on it"
+            found.add("mismatch", expected.path, text, target)
         else:
-            said = (
-                f"made from {expected.path} of {expected.digest[:SHORT]},"
-                f" which is {digest[:SHORT]} now"
+            text = (
+                f"made from {expected.path} with digest {expected.digest[:SHORT]},"
+                f" now {digest[:SHORT]}"
             )
-            found.add("mismatch", expected.by, said, expected.repair)
+            found.add("mismatch", expected.by, text, expected.repair)
     return len(paths)
 
 
@@ -197,23 +199,26 @@ def _settings(
     cell: Cell,
     repair: Path,
 ) -> None:
-    """The stage's parameters against those that this cell asks for now. Snakemake makes again what
-    they changed behind ``repair``, which may be another folder than the one that was shared."""
+    """Compare the stage's recorded parameters with the present ones of this run.
+
+    ``repair``: the record of the run's evaluation. Rebuilding that reruns the stages with changed
+    parameters, whose folders may be new (the run may have shared those of base before).
+    """
     if params is None:
         return
     try:
         wanted = json.loads(params.section_json(record["stage"], cell.variant))
     except (KeyError, UserError):
-        return  # an imported model's
-    again = str(folder / "stage.json")
+        return  # an imported model
+    target = str(folder / "stage.json")
     for section in sorted(wanted.keys() | record["params"].keys()):
         was, now = record["params"].get(section), wanted.get(section)
         for key, before, after in _differing(was, now, section):
-            said = (
-                f"made with {key} {_told(before)}, now {_told(after)} in the parameters"
+            text = (
+                f"made with {key} {_shortened(before)}, now {_shortened(after)} in the parameters"
                 f" of {cell.variant}"
             )
-            found.add("mismatch", again, said, str(repair))
+            found.add("mismatch", target, text, str(repair))
 
 
 def _differing(was: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
@@ -224,37 +229,37 @@ def _differing(was: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
         yield name, was, now
 
 
-def _told(value: Any) -> str:
+def _shortened(value: Any) -> str:
     return json.dumps(value)[:60]
 
 
 def _surroundings(found: _Found, record: Mapping[str, Any]) -> None:
-    """The code and the packages that ran, against those that are here."""
+    """Recorded code and packages against the present ones."""
     if "code" not in record:
         found.add("unknown", "code", "not recorded by the version that ran")
     code = record.get("code") or {}
     now = {n: sha256(PROJECT / n)[: len(d)] for n, d in code.items() if (PROJECT / n).is_file()}
-    if len(now) < len(code):  # modules have other names since: one finding, not one per module
-        found.add("differs", "code", "of another version, with other modules; not compared")
+    if len(now) < len(code):  # modules were renamed: one finding, not one per module
+        found.add("differs", "code", "not compared: recorded by a version with other modules")
     else:
         for name, digest in code.items():
             if now[name] != digest:
-                said = f"{now[name][:SHORT]} now, {digest[:SHORT]} when stages ran"
-                found.add("differs", name, said)
+                text = f"{now[name][:SHORT]} now, {digest[:SHORT]} when the stages ran"
+                found.add("differs", name, text)
     for package, version in (record.get("versions") or {}).items():
         try:
             here = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             here = "not installed"
         if here != version:
-            found.add("differs", package, f"{here} here, {version} when stages ran")
+            found.add("differs", package, f"{here} now, {version} when the stages ran")
 
 
 def _table(found: _Found, selection: Selection) -> None:
-    """The table against one that is made from the evaluations now."""
+    """The table against one that is rebuilt from the evaluations."""
     name, results = selection.target.stem, selection.found
     if name == "verdicts":
-        found.add("unknown", selection.target, "verdicts are not drawn again here; see the tables")
+        found.add("unknown", selection.target, "verdicts are not checked; check the other tables")
         return
     if name == "cells":
         wanted = tables.cells_csv(results)
@@ -263,7 +268,7 @@ def _table(found: _Found, selection: Selection) -> None:
     else:
         made = tables.all_tables(results)
         if name not in made:
-            found.add("unknown", selection.target, "a table that the parameters have not")
+            found.add("unknown", selection.target, "not a table of these parameters")
             return
         wanted = formats.to_csv(made[name])
     path = selection.target.with_suffix(".csv")
@@ -271,24 +276,27 @@ def _table(found: _Found, selection: Selection) -> None:
     pairs = itertools.zip_longest(lines, wanted.splitlines(), fillvalue="")
     for number, (line, now) in enumerate(pairs, start=1):
         if line != now:
-            said = f"line {number} is not what the evaluations say: {now or 'no such line'}"
-            found.add("mismatch", path, said, "tables")
+            text = f"line {number} differs from the evaluations: {now or 'no such line'}"
+            found.add("mismatch", path, text, "tables")
 
 
 def verdict(findings: list[Finding], files: int, cells: int) -> str:
-    """The findings as text, one per line, and at the end what mends them."""
+    """The findings as text, one per line, then the commands that repair them."""
     lines = [f"{finding.kind}: {finding.where}: {finding.said}" for finding in findings]
     bad = [finding for finding in findings if finding.kind == "mismatch"]
     what = "everything matches" if not bad else f"{len(bad)} mismatches"
-    lines.append(f"{cells} cells, {files} files looked at: {what}")
+    lines.append(f"{cells} runs, {files} files checked: {what}")
     again = dict.fromkeys(finding.repair for finding in bad if finding.repair)
     made = [target for target in again if target != "tables"]
     if made:
         targets = shlex.join(made)
-        lines += ["", "what is to be made again:"]
+        lines += ["", "to rebuild:"]
         lines.append(f"  rm -f {targets}\n  snakemake --cores all {targets}")
     if again:
-        lines += ["", "then the tables:", "  snakemake --cores 1 tables"]
+        lines += ["", "then rebuild the tables:", "  snakemake --cores 1 tables"]
     if any(not finding.repair for finding in bad):
-        lines += ["", "what has no stage here (raw data, weights): put it back from where it came"]
+        lines += [
+            "",
+            "files that no stage makes (raw data, weights): restore them from their source",
+        ]
     return "\n".join(lines)

@@ -23,26 +23,26 @@ def run(
 ) -> tuple[str, bool]:
     """The text, and whether everything matches (True where nothing was compared).
 
-    ``asked``: dataset, category, seed, variant of the cells; without any, and without ``check``,
-    the cells are listed only, unless there is but one. ``out``: a JSON file with the same and more.
-    UserError: see :func:`realnet.provenance.trace.select`, or no such cell.
+    ``asked``: dataset, category, seed, variant of the runs; without any, and without ``check``,
+    the runs are only listed, unless there is one. ``out``: a JSON file with all details.
+    UserError: see :func:`realnet.provenance.trace.select`, or no such run.
     """
     wanted = {key: value for key, value in (asked or {}).items() if value is not None}
     whole = select(target, params)
     chosen = whole.only(**wanted)
     content: dict[str, Any] = {"target": str(target)}
-    holds = True
+    matches = True
     if check:
         now = load(params) if as_json(params) is None else None
         findings, files = compare(chosen, now)
-        told = verdict(findings, files, len(chosen.cells))
-        holds = all(finding.kind != "mismatch" for finding in findings)
+        shown = verdict(findings, files, len(chosen.cells))
+        matches = all(finding.kind != "mismatch" for finding in findings)
         content |= {"files": files, "findings": [asdict(finding) for finding in findings]}
     elif wanted or len(chosen.cells) == 1:
-        told = "\n\n".join(text(chain(chosen, cell), every) for cell in chosen.cells)
+        shown = "\n\n".join(text(chain(chosen, cell), every) for cell in chosen.cells)
     else:
-        told = overview(chosen)
+        shown = overview(chosen)
     if out is not None:
         content["cells"] = [chain(chosen, cell) for cell in chosen.cells]
         write_json(out, content)
-    return told, holds
+    return shown, matches

@@ -1,4 +1,4 @@
-"""Which evaluations a table, a page or a result is made of."""
+"""The evaluations behind a table, a page or a result."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -11,15 +11,15 @@ from realnet.report.collect import Cell, Results, collect, matrix_of
 from realnet.report.groups import group_matrix
 
 GROUP = "ablation_"
-# Files of the report that are made of every cell.
-WHOLE = ("metrics.json", "report.html")
+# Files of the report that depend on every run.
+WHOLE_REPORT = ("metrics.json", "report.html")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was asked for, and the cells behind it that are there or have been.
+    """The target, and the runs behind it.
 
-    A single stage's result counts as a cell too, whatever stage it is of.
+    The result of a single stage, whichever it is, counts as a run too.
     """
 
     target: Path
@@ -27,34 +27,36 @@ class Selection:
     found: Results | None  # the matrix that a file of the report shows
     cells: dict[Cell, Path]  # folder of each evaluation, or of the stage
     table: bool  # whether the target is a table of the report
-    group: str = ""  # of a group's table, its name
-    lost: dict[Cell, Path] = field(default_factory=dict)  # those that the table shows, and are gone
+    group: str = ""  # name of the group, of a group's table
+    lost: dict[Cell, Path] = field(
+        default_factory=dict
+    )  # runs that the table shows, but that are missing
 
     def only(self, **wanted: str | int | None) -> "Selection":
-        """The cells with these values; None admits all. UserError: there are none."""
+        """The runs with these values; None: any. UserError: there are none."""
         asked = {name: value for name, value in wanted.items() if value is not None}
 
-        def those(cells: dict[Cell, Path]) -> dict[Cell, Path]:
-            fit = asked.items()
-            return {c: f for c, f in cells.items() if all(getattr(c, k) == v for k, v in fit)}
+        def matching(cells: dict[Cell, Path]) -> dict[Cell, Path]:
+            pairs = asked.items()
+            return {c: f for c, f in cells.items() if all(getattr(c, k) == v for k, v in pairs)}
 
-        cells, lost = those(self.cells), those(self.lost)
+        cells, lost = matching(self.cells), matching(self.lost)
         if not cells and not lost:
-            told = ", ".join(f"{name} {value}" for name, value in asked.items())
+            values = ", ".join(f"{name} {value}" for name, value in asked.items())
             there = "; ".join(
                 f"{name}: {', '.join(dict.fromkeys(str(getattr(c, name)) for c in self.cells))}"
                 for name in Cell._fields
             )
-            raise UserError(f"{self.target}: no cell of {told}; there are {there}")
+            raise UserError(f"{self.target}: no run with {values}; there are {there}")
         return replace(self, cells=cells, lost=lost)
 
 
 def select(target: Path, params: str) -> Selection:
     """The evaluations behind ``target``: a file of the report, or a stage's folder or file.
 
-    A table is of the datasets, variants and categories that it names; without a column of
-    variants, of the reference variant. ``params``: parameter file or JSON of experiment, variants
-    and report, for the matrix. UserError: no such file, or one that is made of no evaluation.
+    A table depends on the datasets, variants and categories that it names; without a column of
+    variants, on the reference variant. ``params``: parameter file or JSON of experiment, variants
+    and report, for the matrix. UserError: no such file, or one without evaluations behind it.
     """
     if not target.exists():
         raise UserError(f"{target}: no such file; expected a table, e.g. results/tables/main.csv")
@@ -63,12 +65,12 @@ def select(target: Path, params: str) -> Selection:
     name = target.stem
     if target.parent.name == "tables":
         return _of_a_table(target, target.parent.parent, params, name)
-    if target.name in WHOLE:
+    if target.name in WHOLE_REPORT:
         found = collect(target.parent, matrix_of(params), allow_missing=True)
         return Selection(target, target.parent, found, _there(found), table=False)
     raise UserError(
-        f"{target}: made of no evaluation; expected a file of results/tables, or a folder or file"
-        " of a stage below results"
+        f"{target}: no evaluation is behind it; expected a file of results/tables, or a folder or"
+        " file of a stage below results"
     )
 
 
@@ -98,7 +100,7 @@ def _of_a_table(target: Path, results: Path, params: str, name: str) -> Selectio
 
 
 def _shown(rows: list[dict[str, str]], cells: dict[Cell, Path]) -> list[Cell]:
-    """Of these cells, those that the rows have a value for (rows without a column are of all)."""
+    """The runs for which the rows have a value (a column that is absent matches every run)."""
     columns = [name for name in Cell._fields if rows and name in rows[0]]
     valued = {tuple(row[name] for name in columns) for row in rows if row.get("image_auroc")}
     return [cell for cell in cells if tuple(str(getattr(cell, n)) for n in columns) in valued]
@@ -108,12 +110,12 @@ def _of_a_result(target: Path) -> Selection:
     folder = target if target.is_dir() else target.parent
     if not (folder / "stage.json").is_file():
         raise UserError(
-            f"{target}: no result of a stage (stage.json is not there); expected one like"
+            f"{target}: not a result of a stage (no stage.json); expected one like"
             " results/evaluate/<dataset>/<category>/seed<k>/<variant>, or a table"
         )
     record = read_json(folder / "stage.json")
     if not isinstance(record, dict) or "stage" not in record:
-        raise UserError(f"{folder}/stage.json: not the record of a stage; make it again")
+        raise UserError(f"{folder}/stage.json: not the record of a stage; rerun the stage")
     cell = Cell(
         record.get("dataset", "-"),
         record.get("category", "all"),
@@ -123,13 +125,13 @@ def _of_a_result(target: Path) -> Selection:
     # results/backbone/<variant>, or results/<stage>/<dataset>/<category>/seed<k>/<variant>
     depth = STAGES[record["stage"]].path.count("/") if record["stage"] in STAGES else 4
     results = folder.resolve().parents[depth]
-    if not target.is_absolute():  # paths are shown as they were given
+    if not target.is_absolute():  # print paths as they were given
         results = Path(os.path.relpath(results))
     return Selection(target, results, None, {cell: folder}, table=False)
 
 
 def _there(found: Results) -> dict[Cell, Path]:
-    """Evaluations, also those that have lost their metrics."""
+    """Evaluations that exist, also those whose metrics are missing."""
     folders = {cell: path.parent for cell, path in found.files.items()}
     return {
         cell: folder

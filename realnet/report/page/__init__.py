@@ -1,15 +1,14 @@
-"""``report.html``: one page with the tables, verdicts and figures, and what is behind each number.
+"""``report.html``: one page with tables, verdicts, figures and the provenance of each number.
 
-The page needs nothing but itself: styles, script, figures and data are inside, and its content
-security policy forbids the rest. The same result files always give the same bytes.
+The page is self-contained: styles, script, figures and data are inside, and its content security
+policy forbids loading anything else. The same result files always give the same bytes.
 
-    page.py      puts the parts together (``template.html.j2``, ``style.css``, ``script.js``)
-    view.py      tables as the page shows them
-    judged.py    verdicts
-    trace.py     the records (``stage.json``) behind each evaluation
-    gaps.py      what of the matrix is missing, and why
-    facts.py     what was run, on what, and what it cost
-    pictures.py  figures, from ``figures/index.json``
+    page.py       renders the page (``template.html.j2``, ``style.css``, ``script.js``)
+    view.py       tables
+    judged.py     verdicts
+    page_data.py  the records (``stage.json``) behind each run, as JSON for the script
+    facts.py      header of the page (data, variants, device, ...) and cost by stage
+    pictures.py   figures, from ``figures/index.json``
 """
 
 from realnet.report.page.page import prepare, render

@@ -1,4 +1,4 @@
-"""What was run, when, on what, and what it cost: from the records alone."""
+"""Header of the page and cost by stage, from the records alone."""
 
 import statistics
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "timm", "diffusers", "numpy")
 
 
 class Fact(NamedTuple):
-    """One entry of the page's head; ``title`` is a tooltip with all of it."""
+    """One entry of the page's header; ``title`` is a tooltip with details."""
 
     name: str
     value: str
@@ -22,7 +22,7 @@ class Fact(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What the records of one stage add up to."""
+    """Totals of the records of one stage."""
 
     stage: str
     runs: int
@@ -34,37 +34,37 @@ class Cost(NamedTuple):
 
 
 def facts(found: Results, traced: Trace, params: str) -> list[Fact]:
-    """The head of the page. ``params``: parameter file or JSON, for the preset's name."""
+    """The header of the page. ``params``: parameter file or JSON, for the preset's name."""
     matrix = found.matrix
-    told = [
-        Fact("Data", ", ".join(_dataset(found, name) for name in found.categories)),
+    entries = [
+        Fact("Datasets", ", ".join(_dataset(found, name) for name in found.categories)),
         Fact("Variants", ", ".join(matrix.variants)),
         Fact("Seeds", ", ".join(map(str, matrix.seeds))),
         Fact("Preset", preset_of(params) or "not given"),
-        Fact("Evaluated", f"{len(found.cells)} of {len(found.files)} cells"),
+        Fact("Evaluated", f"{len(found.cells)} of {len(found.files)} runs"),
     ]
     records = traced.records
     if not records:
-        return told
+        return entries
     commits = _each(r.get("git_commit") or "outside git" for r in records)
     whole = sum(r["wall_s"] for r in records if isinstance(r.get("wall_s"), int | float))
-    told += [
-        Fact("Finished", _period(records), "when the first and the last stage finished, UTC"),
+    entries += [
+        Fact("Finished", _period(records), "finish of the first and the last stage, UTC"),
         Fact("Device", ", ".join(_each(str(r.get("device")) for r in records))),
         Fact("Commit", _few([short_commit(c) for c in commits]), "\n".join(commits)),
-        Fact("Compute", duration(whole), "wall time of all stages together"),
+        Fact("Compute", duration(whole), "total wall time of all stages"),
     ]
     software = {"Python": _each(str(r["python"]) for r in records if r.get("python"))}
     for package in PACKAGES:
         software[package] = _each(
             r["versions"][package] for r in records if package in _versions(r)
         )
-    told.append(Fact("Software", ", ".join(f"{n} {_few(v)}" for n, v in software.items() if v)))
-    return [fact for fact in told if fact.value]
+    entries.append(Fact("Software", ", ".join(f"{n} {_few(v)}" for n, v in software.items() if v)))
+    return [fact for fact in entries if fact.value]
 
 
 def costs(traced: Trace) -> list[Cost]:
-    """By stage, in the order in which they run."""
+    """One Cost per stage, in the order in which stages run."""
     table = []
     for stage, records in traced.by_stage().items():
         seconds = [float(r["wall_s"]) for r in records if r.get("wall_s") is not None] or [0.0]
@@ -101,7 +101,7 @@ def duration(seconds: float) -> str:
 
 
 def short_commit(commit: str) -> str:
-    """Ten digits, and whether tracked files differed from it."""
+    """Ten digits, and ``+dirty`` if tracked files differed from the commit."""
     digits, plus, rest = commit.partition("+")
     return digits[:10] + plus + rest
 
@@ -112,7 +112,7 @@ def _dataset(found: Results, name: str) -> str:
 
 
 def _period(records: list[dict[str, Any]]) -> str:
-    """One moment, or from the first to the last; UTC, to the minute."""
+    """One time, or the first and the last; UTC, to the minute."""
     times = sorted(t for r in records if (t := _time(r.get("finished"))) is not None)
     if not times:
         return "not recorded"

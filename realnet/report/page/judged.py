@@ -1,4 +1,4 @@
-"""Verdicts as the page shows them: those that were run first, the rest counted."""
+"""Verdicts as the page shows them."""
 
 import json
 import math
@@ -16,15 +16,15 @@ from realnet.report.verdicts import Verdict
 HEADINGS = {
     "number": "Numbers of the paper",
     "claim": "Claims of the paper",
-    "selection": "What choosing on the test set is worth",
+    "selection": "Effect of choosing the checkpoint on the test set",
 }
-# How a verdict looks; whatever is not here looks neutral.
+# Style of each verdict; others are neutral.
 TONES = {REPRODUCED: "good", NOISE: "open", FAILED: "bad"}
 TONES |= {IN_KIND[verdict]: tone for verdict, tone in TONES.items()}
 
 
 class Line(NamedTuple):
-    """One verdict; numbers are texts, empty where there is none."""
+    """One verdict; numbers as text, empty if there is none."""
 
     claim: str
     dataset: str
@@ -36,9 +36,9 @@ class Line(NamedTuple):
     verdict: str
     tone: str
     note: str
-    at: str  # address of what its number was made from, as JSON: dataset, category, variant
+    at: str  # address of the runs behind its number, as JSON: dataset, category, variant
     against: str  # the variant that is subtracted
-    of: str  # which of SHOWN
+    of: str  # indices into SHOWN
 
 
 class Section(NamedTuple):
@@ -49,10 +49,10 @@ class Section(NamedTuple):
     absent: list[Line]  # not run
 
 
-def sections(said: Iterable[Verdict], digits: int = 1) -> list[Section]:
-    """By kind, in the order in which kinds come."""
+def sections(verdicts: Iterable[Verdict], digits: int = 1) -> list[Section]:
+    """One section per kind of verdict, in order of appearance."""
     by_kind: dict[str, list[Line]] = {}
-    for verdict in said:
+    for verdict in verdicts:
         by_kind.setdefault(verdict.kind, []).append(_line(verdict, digits))
     return [
         Section(
@@ -69,31 +69,31 @@ def sections(said: Iterable[Verdict], digits: int = 1) -> list[Section]:
     ]
 
 
-def _line(said: Verdict, digits: int) -> Line:
-    signed = said.kind != "number"
-    first, second = (*said.variants, "", "")[:2]
-    bounds = [_text(bound, digits) for bound in said.interval or ()]
-    # Of the choice on the test set, the heading says the rest.
-    claim = said.claim.rpartition(", ")[2] if said.kind == "selection" else said.claim
+def _line(verdict: Verdict, digits: int) -> Line:
+    signed = verdict.kind != "number"
+    first, second = (*verdict.variants, "", "")[:2]
+    bounds = [_text(bound, digits) for bound in verdict.interval or ()]
+    # The heading of this section has the rest of the claim.
+    claim = verdict.claim.rpartition(", ")[2] if verdict.kind == "selection" else verdict.claim
     return Line(
         claim,
-        title(said.dataset),
-        TITLES.get(said.metric, said.metric),
-        _text(said.paper, None, signed),
-        _text(said.ours, digits, signed),
+        title(verdict.dataset),
+        TITLES.get(verdict.metric, verdict.metric),
+        _text(verdict.paper, None, signed),
+        _text(verdict.ours, digits, signed),
         f"[{', '.join(bounds)}]" if bounds else "",
-        _text(said.difference, digits, signed=True),
-        said.verdict,
-        TONES.get(said.verdict, "none"),
-        said.note,
-        json.dumps([said.dataset, said.category, first]),
+        _text(verdict.difference, digits, signed=True),
+        verdict.verdict,
+        TONES.get(verdict.verdict, "none"),
+        verdict.note,
+        json.dumps([verdict.dataset, verdict.category, first]),
         second,
-        _of(said.kind, said.metric),
+        _of(verdict.kind, verdict.metric),
     )
 
 
 def _of(kind: str, metric: str) -> str:
-    """Numbers of the paper are of its protocol; claims are of exact metrics of the last one."""
+    """Numbers use the paper's protocol; claims the exact metrics of the last checkpoint."""
     if metric not in METRICS:
         return ""
     number = under(OFFICIAL_BEST, metric)
@@ -102,7 +102,7 @@ def _of(kind: str, metric: str) -> str:
 
 
 def _text(value: float | None, digits: int | None, signed: bool = False) -> str:
-    """``digits`` None: as it is."""
+    """A number as text; ``digits`` None: not rounded."""
     if value is None or math.isnan(value):
         return ""
     text = str(value) if digits is None else f"{value:.{digits}f}"

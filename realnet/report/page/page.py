@@ -1,4 +1,4 @@
-"""The page itself: its parts, put into the template."""
+"""Collect the parts of the page and render the template."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from realnet.core.io import read_csv
-from realnet.provenance.failures import gaps
+from realnet.provenance.failures import missing_runs
 from realnet.provenance.lineage import Trace, trace
 from realnet.report import collect, tables
 from realnet.report.collect import Cell, Results
@@ -28,22 +28,25 @@ TEMPLATE, STYLE, SCRIPT = "template.html.j2", "style.css", "script.js"
 
 
 def prepare(
-    results: Path, found: Results, made: Mapping[str, Table], said: Sequence[Verdict], params: str
+    results: Path,
+    found: Results,
+    made: Mapping[str, Table],
+    verdicts: Sequence[Verdict],
+    params: str,
 ) -> dict[str, Any]:
-    """Everything for :func:`render` but the figures; writes nothing.
+    """Everything that :func:`render` needs except the figures; writes nothing.
 
-    ``made``: name of its files -> table; ``said``: the verdicts; ``params``: as for the report.
-    Tables of groups of variants that lie under ``tables/`` are made again from the same
-    evaluations and join them. UserError: a record that is malformed.
+    ``made``: file name -> table; ``params``: as for the report. Tables of groups of variants found
+    under ``tables/`` are rebuilt from the evaluations and added. UserError: a malformed record.
     """
     groups = _groups(results, found)
-    claimed = _with_variants(found, [name for verdict in said for name in verdict.variants])
+    claimed = _with_variants(found, [name for verdict in verdicts for name in verdict.variants])
     whole = _joined(found, [group for _, _, group in groups], claimed)
     traced = trace(results, dict.fromkeys(whole.files[cell].parent for cell in whole.cells))
-    lacking = gaps(results, whole)
-    reasons = {cell: n for n, gap in enumerate(lacking) for cell in gap.cells}
+    lacking = missing_runs(results, whole)
+    reasons = {cell: n for n, failure in enumerate(lacking) for cell in failure.cells}
     data = page_data.as_data(whole, traced, results, reasons)
-    data["gaps"] = [[gap.stage, gap.log, gap.message] for gap in lacking]
+    data["gaps"] = [[failure.stage, failure.log, failure.message] for failure in lacking]
     views = {name: view.view(name, table, found) for name, table in made.items()}
     views |= {name: view.view(name, table, group) for name, table, group in groups}
     first, *rest = (views[name] for name in sorted(views, key=lambda n: _place(n, found)))
@@ -53,9 +56,9 @@ def prepare(
         "main": first,
         "views": rest,
         "common": _common(rest, found),
-        "verdicts": judged.sections(said, found.matrix.digits),
+        "verdicts": judged.sections(verdicts, found.matrix.digits),
         "gaps": lacking,
-        "lacking": sum(len(gap.cells) for gap in lacking),
+        "lacking": sum(len(failure.cells) for failure in lacking),
         "total": len(whole.files),
         "costs": facts.costs(traced),
         "data": _json(data),
@@ -63,7 +66,7 @@ def prepare(
 
 
 def render(prepared: Mapping[str, Any], results: Path) -> str:
-    """The page as HTML, with the figures under ``results``. UserError: a malformed index."""
+    """The page as HTML, with the figures under ``results``. UserError: malformed figure index."""
     style, script = (_text(name) for name in (STYLE, SCRIPT))
     shown = pictures.pictures(results)
     environment = Environment(
@@ -86,7 +89,7 @@ def render(prepared: Mapping[str, Any], results: Path) -> str:
 
 
 def _place(name: str, found: Results) -> int:
-    """The order on the page: main, datasets, variants and their groups, then the long ones."""
+    """Sort key: main, datasets, variants and their groups, then the long tables."""
     if name in found.categories:
         return 1
     order = {"main": 0, "ablation": 2, "protocols": 4, "per_category": 5}
@@ -94,9 +97,9 @@ def _place(name: str, found: Results) -> int:
 
 
 def _common(views: Sequence[View], found: Results) -> list[str]:
-    """What tables of several kinds say below themselves, to be said once above them all.
+    """Notes that several tables share; the page prints them once, above the tables.
 
-    Those of datasets are one kind: what only they say is true of no other.
+    The tables of datasets count as one table here, since their notes hold for them only.
     """
     kinds: dict[str, set[str]] = {}
     for each in views:
@@ -106,7 +109,7 @@ def _common(views: Sequence[View], found: Results) -> list[str]:
 
 
 def _by_dataset(shown: list[Picture]) -> list[tuple[str, list[Picture]]]:
-    """Figures in order under the names of their datasets; empty: all are of one, or of all."""
+    """(heading, figures) by dataset; without headings if there is only one dataset."""
     names = list(dict.fromkeys(picture.dataset for picture in shown))
     if len(names) <= 2:
         return [("", shown)] if shown else []
@@ -115,7 +118,7 @@ def _by_dataset(shown: list[Picture]) -> list[tuple[str, list[Picture]]]:
 
 
 def _groups(results: Path, found: Results) -> list[tuple[str, Table, Results]]:
-    """(name, table, what it is made from) of each ``tables/ablation_<group>.csv``."""
+    """(name, table, results) of each ``tables/ablation_<group>.csv``."""
     made = []
     for path in sorted((results / "tables").glob("ablation_*.csv")):
         names = dict.fromkeys(row["variant"] for row in read_csv(path) if row.get("variant"))
@@ -128,8 +131,8 @@ def _groups(results: Path, found: Results) -> list[tuple[str, Table, Results]]:
 
 
 def _with_variants(found: Results, names: Iterable[str]) -> Results | None:
-    """The same matrix with other variants, of which any evaluation may be missing; None: there are
-    no such variants, or other evaluations than those listed are not to be looked at."""
+    """The same matrix with other variants, whose evaluations may be missing; None: there are no
+    such variants, or only the listed files are to be read."""
     known = tuple(dict.fromkeys(name for name in names if name in found.matrix.folders))
     if not known or found.listed:
         return None
@@ -139,14 +142,14 @@ def _with_variants(found: Results, names: Iterable[str]) -> Results | None:
 
 
 def _title(path: Path) -> str:
-    """The heading of the same table as Markdown."""
+    """The heading of the table in its Markdown file."""
     text = path.with_suffix(".md")
     lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
     return next((line.removeprefix("### ") for line in lines if line.startswith("### ")), "")
 
 
 def _joined(found: Results, groups: Sequence[Results], claimed: Results | None) -> Results:
-    """All of their evaluations, those of the matrix first; what claims lack is not missed."""
+    """All evaluations, those of the matrix first; of claims only those that exist."""
     files: dict[Cell, Path] = dict(found.files)
     cells: dict[Cell, Any] = dict(found.cells)
     for other in groups:
@@ -159,7 +162,7 @@ def _joined(found: Results, groups: Sequence[Results], claimed: Results | None) 
 
 
 def _part(traced: Trace, found: Results) -> Trace:
-    """The records behind the matrix, without those of groups alone."""
+    """The records behind the matrix, without those only used by groups."""
     folders = {found.files[cell].parent for cell in found.cells}
     chains = {folder: chain for folder, chain in traced.chains.items() if folder in folders}
     used = sorted({k for chain in chains.values() for k in chain})
@@ -171,12 +174,12 @@ def _text(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """As a content security policy names a script or a style."""
+    """SHA-256 of a script or style, as a content security policy states it."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _json(value: Any) -> Markup:
-    """JSON that cannot end the element it stands in, whatever its texts are."""
+    """JSON escaped so that it cannot close the HTML element that contains it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""The records behind each evaluation, as data for the page: each record and each section once."""
+"""The records behind each run, as JSON for the page; records and sections are stored once."""
 
 import json
 import math
@@ -18,12 +18,12 @@ from realnet.report.collect import (
     under,
 )
 
-# What the page can show of each evaluation, by its address (`Results.stat`).
+# Metrics of each run that the page can show, by their key (`Results.stat`).
 SHOWN = (
     *METRICS,
     *(under(p, m) for p in (STRICT_BEST, OFFICIAL_LAST, OFFICIAL_BEST) for m in METRICS),
 )
-# Of a record, what the page has a place for; the rest is shown as it is.
+# Fields of a record that the page formats; it prints others as they are.
 KNOWN = {
     *("stage", "dataset", "category", "seed", "variant", "params", "inputs", "device", "wall_s"),
     *("peak_memory_mb", "finished", "git_commit", "python", "versions", "outputs", "code"),
@@ -31,9 +31,9 @@ KNOWN = {
 
 
 def as_data(found: Results, traced: Trace, results: Path, missing: Mapping[Cell, int]) -> dict:
-    """What the page's script reads, as plain values for JSON; NaN and infinities become null.
+    """Data for the page's script, as plain values for JSON; NaN and infinities become null.
 
-    ``missing``: cell -> number of the entry that says why it is not there.
+    ``missing``: run -> index of the entry that explains why it is missing.
     """
     pool = _Pool()
     cells = []
@@ -72,7 +72,7 @@ def as_data(found: Results, traced: Trace, results: Path, missing: Mapping[Cell,
 
 
 class _Pool:
-    """Values that many records share, each once."""
+    """Values shared by many records, stored once."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
@@ -87,7 +87,7 @@ class _Pool:
 
 
 def _stage(record: dict[str, Any], folder: Path, results: Path, pooled: Any) -> dict[str, Any]:
-    """One record: what differs from record to record here, the rest as numbers into the pool."""
+    """One record; values that records share are indices into the pool."""
     inputs = record["inputs"].items()
     return {
         "stage": pooled(record["stage"]),
@@ -110,7 +110,7 @@ def _value(values: Mapping[str, Any], metric: str) -> float | None:
 
 
 def _short(value: float | None) -> float | str | None:
-    """Five digits are more than the page shows. None: not measured; "": undefined."""
+    """Rounded to five digits. None: not measured; "": undefined."""
     if value is None:
         return None
     return round(value, 5) if math.isfinite(value) else ""

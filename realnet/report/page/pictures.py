@@ -1,4 +1,4 @@
-"""Figures inside the page: SVG where a figure is a plot, PNG where it is pictures."""
+"""Figures inside the page: plots as SVG, figures with images as PNG."""
 
 import base64
 import struct
@@ -11,9 +11,11 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_json
 from realnet.provenance.lineage import relative
 
-LIMIT = 11_000_000  # bytes of figures, as files; the page has 15 MB, and base64 makes 4/3 of them
-VECTOR = 1_500_000  # bytes of an SVG; a larger one is slower to show than its PNG
-# Figures of a report without an index.
+LIMIT = (
+    11_000_000  # bytes of all figure files; base64 adds a third, and the page is limited to 15 MB
+)
+VECTOR = 1_500_000  # bytes; a larger SVG renders slower than its PNG
+# Figures that every report has, used if there is no index.
 PLAIN = {
     "summary": "Summary: the three metrics of all variants, category by category",
     "overview": "Overview: input, ground truth and heat map of typical defective test images",
@@ -35,9 +37,8 @@ class Picture:
 
 
 def pictures(results: Path, limit: int = LIMIT) -> list[Picture]:
-    """The figures of ``figures/index.json`` in its order, each with its data while ``limit`` bytes
-    of files last. Without an index: the figures that every report has. UserError: a malformed
-    index."""
+    """The figures of ``figures/index.json`` in its order, with their data up to ``limit`` bytes of
+    files. Without an index: the figures that every report has. UserError: malformed index."""
     found, left = [], limit
     for entry in _index(results / "figures"):
         picture, size = _picture(results, entry, left)
@@ -63,35 +64,35 @@ def _index(folder: Path) -> list[dict[str, Any]]:
     ]
     if not all(isinstance(entry, dict) and "name" in entry for entry in entries):
         raise UserError(
-            f"{path}: expected figures and skipped, lists of named entries; make the report again"
+            f"{path}: expected figures and skipped, lists of named entries; rerun realnet report"
         )
     return entries
 
 
 def _picture(results: Path, entry: Mapping[str, Any], left: int) -> tuple[Picture, int]:
-    """The figure, and how many bytes of the limit it takes."""
+    """The figure, and how many bytes of the limit it uses."""
     name = str(entry["name"])
     title = str(entry.get("title") or name.replace("_", " ").capitalize())
     files = [path for path in _files(results / "figures", entry) if path.is_file()]
-    said = (name, str(entry.get("dataset") or ""), title, str(entry.get("caption") or ""))
+    fields = (name, str(entry.get("dataset") or ""), title, str(entry.get("caption") or ""))
     names = tuple(relative(path, results) for path in files)
     if entry.get("reason"):
-        return Picture(*said, None, str(entry["reason"])), 0
+        return Picture(*fields, None, str(entry["reason"])), 0
     if not files:
-        return Picture(*said, None, "its files are not there"), 0
+        return Picture(*fields, None, "its files are missing"), 0
     path = _chosen(files)
     size = path.stat().st_size
     if size > left:
         reason = f"left out, {size / 1e6:.1f} MB: the page would be larger than 15 MB"
-        return Picture(*said, None, reason, names), 0
+        return Picture(*fields, None, reason, names), 0
     kind = "svg+xml" if path.suffix == ".svg" else "png"
     content = path.read_bytes()
     data = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-    return Picture(*said, data, "", names, _shape(entry, content)), size
+    return Picture(*fields, data, "", names, _shape(entry, content)), size
 
 
 def _shape(entry: Mapping[str, Any], content: bytes) -> tuple[int, int] | None:
-    """In CSS pixels: the index has inches, of 96 pixels each."""
+    """Size in CSS pixels (96 per inch; the index has inches)."""
     try:
         return round(96 * entry["width"]), round(96 * entry["height"])
     except (KeyError, TypeError):
@@ -99,7 +100,7 @@ def _shape(entry: Mapping[str, Any], content: bytes) -> tuple[int, int] | None:
 
 
 def _files(folder: Path, entry: Mapping[str, Any]) -> list[Path]:
-    """Of the entry's ``files``, names in the folder of the figures; none from elsewhere."""
+    """The entry's ``files``, restricted to plain names in the figures folder."""
     names = [str(name) for name in entry.get("files") or ()]
     return [folder / name for name in names if name == Path(name).name]
 
@@ -114,12 +115,12 @@ def _chosen(files: list[Path]) -> Path:
 
 
 def png_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height, from the header; None: no PNG."""
+    """Width and height from the PNG header; None: not a PNG."""
     if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 24:
         return None
     return struct.unpack(">II", content[16:24])
 
 
 def alternative(picture: Picture) -> str:
-    """A text for those who do not see the figure: its title and what its caption says."""
+    """Alternative text of the figure: its title and caption."""
     return f"{picture.title}. {picture.caption}".strip()

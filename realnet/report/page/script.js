@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const panel = document.getElementById("panel");
 
-  // Texts only ever become text nodes, so nothing that a file says can become markup.
+  // Texts are inserted as text nodes only, so that no content of a file can become markup.
   const make = (tag, attributes = {}, ...children) => {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
@@ -14,7 +14,7 @@
     return element;
   };
 
-  /* ---- sorting: each column in both directions, then as it was; means stay below ---- */
+  /* ---- sorting: each column in both directions, then the original order; means stay at the bottom ---- */
 
   const originals = new WeakMap();
   const keyOf = (row, column) => {
@@ -83,7 +83,7 @@
     next.focus();
   });
 
-  /* ---- what is behind a number ---- */
+  /* ---- provenance of a number ---- */
 
   const percent = (value) => {
     if (value === null || value === undefined) return "–";
@@ -156,7 +156,7 @@
 
   const chain = (cell) => {
     if (cell.gap !== undefined) return [gap(cell)];
-    if (!cell.chain.length) return [make("p", {}, "No stage.json beside its metrics.json: nothing is known of how it was made.")];
+    if (!cell.chain.length) return [make("p", {}, "No stage.json beside its metrics.json: the provenance is unknown.")];
     const items = cell.chain.map((at) => {
       const stage = data.stages[at];
       const facts = data.pool[stage.facts];
@@ -165,22 +165,22 @@
         make("span", { class: "n" }, duration(stage.wall_s)),
         make("span", { class: "n" }, stage.memory === null ? "" : `${stage.memory} MiB`),
         make("span", { class: "where" }, `${facts.device ?? ""}  ${(facts.git_commit ?? "").slice(0, 10)}${/\+/.test(facts.git_commit ?? "") ? "+dirty" : ""}`)));
-      // Filled when first opened: a chain has hundreds of parameters.
+      // Filled on first opening: a chain has hundreds of parameters.
       details.addEventListener("toggle", () => {
         if (details.open && details.children.length === 1) details.append(record(stage));
       });
       return make("li", {}, details);
     });
     const seconds = cell.chain.reduce((sum, at) => sum + (data.stages[at].wall_s ?? 0), 0);
-    return [make("p", { class: "quiet panel-of" }, `${items.length} stages, ${duration(seconds)} together; causes first. Open one for its parameters and inputs.`),
+    return [make("p", { class: "quiet panel-of" }, `${items.length} stages, ${duration(seconds)} in total, in the order they ran. Open one for its parameters and inputs.`),
       make("ol", { class: "chain" }, ...items)];
   };
   const gap = (cell) => {
     const reason = data.gaps[cell.gap];
-    if (!reason || !reason[0]) return make("p", {}, "Not evaluated, and no stage before it has left an error: not started yet.");
+    if (!reason || !reason[0]) return make("p", {}, "Not evaluated: not started yet (no stage before it has failed).");
     const [stage, log, message] = reason;
-    return make("div", { class: "gap" }, make("p", {}, `Not evaluated: ${stage} stopped. `, link(log)),
-      make("pre", {}, message || "Nothing in the log: killed, or only just started."));
+    return make("div", { class: "gap" }, make("p", {}, `Not evaluated: ${stage} failed. `, link(log)),
+      make("pre", {}, message || "The log is empty: killed, or just started."));
   };
 
   const show = (button) => {
@@ -206,11 +206,11 @@
       make("button", { type: "button", class: "close", click: () => panel.close() }, "Close")),
     make("p", { class: "panel-of" }, make("strong", {}, label), `, ${what.join(", ")}`));
     if (paper) {
-      panel.append(make("p", {}, `The paper's number. Read in: ${field.title || "see realnet/report/paper.yaml"}.`));
+      panel.append(make("p", {}, `The paper's number. Source: ${field.title || "see realnet/report/paper.yaml"}.`));
     } else if (cells.length) {
       behind(cells, shown);
     } else {
-      panel.append(make("p", {}, "No evaluation of this matrix is behind it."));
+      panel.append(make("p", {}, "This number uses no evaluation of this matrix."));
     }
     panel.showModal();
     panel.scrollTop = 0;
@@ -244,7 +244,7 @@
       body.append(line);
     }
     if (cells.length > 1) {
-      panel.append(make("p", { class: "quiet panel-of" }, `From ${cells.length} evaluations. Choose one to see what it was made from.`));
+      panel.append(make("p", { class: "quiet panel-of" }, `From ${cells.length} evaluations. Select one to see its provenance.`));
     }
     panel.append(make("div", { class: "contributions scroll", tabindex: "0", role: "region", "aria-label": "Evaluations" },
       make("table", {}, make("thead", {}, head), body)), place);
@@ -264,7 +264,7 @@
     return undefined;
   });
 
-  /* ---- folded tables are printed whole ---- */
+  /* ---- print folded tables in full ---- */
 
   let folded = [];
   window.addEventListener("beforeprint", () => {

@@ -1,4 +1,4 @@
-"""Tables as the page shows them: texts, what to sort by, the best two, and what a number is of."""
+"""Tables as the page shows them: texts, sort keys, ranks, and the metrics behind a number."""
 
 import json
 import math
@@ -42,11 +42,11 @@ class Field(NamedTuple):
     """One field of a row."""
 
     text: str
-    small: str = ""  # spread and interval
-    ghost: str = ""  # of a field without: what takes its place, unseen, so that numbers align
+    small: str = ""  # standard deviation and interval
+    ghost: str = ""  # invisible placeholder for an empty ``small``, so that numbers align
     sort: str = ""  # a number, or empty: sorted last
     style: str = ""  # classes
-    of: str = ""  # which of SHOWN it is made from: numbers, separated by spaces; "paper"
+    of: str = ""  # indices into SHOWN of the metrics behind it, separated by spaces; or "paper"
     note: str = ""  # tooltip
 
 
@@ -60,7 +60,7 @@ class Heading(NamedTuple):
     text: str
     span: int
     numeric: bool
-    label: str = ""  # where it stands alone
+    label: str = ""  # as it reads without the heading above
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class View:
 
 
 def view(name: str, table: Table, found: Results) -> View:
-    """``name``: of its files under ``tables/``, which for a dataset's own table is the set's."""
+    """``name``: of its files under ``tables/``; for a dataset's own table, the dataset."""
     keep = [k for k, column in enumerate(table.columns) if _is_kept(name, table, k, column, found)]
     columns = [table.columns[k] for k in keep]
     places = iter(ranks(table))
@@ -115,7 +115,7 @@ def _heading(column: Column) -> Heading:
 
 
 def _is_kept(name: str, table: Table, k: int, column: Column, found: Results) -> bool:
-    """Not a column that is empty everywhere, nor the dataset's where there is one alone."""
+    """Drops columns that are empty everywhere, and the dataset's if there is only one."""
     if column.key == "dataset" and name != "main" and len(found.categories) == 1:
         return False
     return any(row[k] is not None for group in table.groups for row in group)
@@ -137,14 +137,14 @@ def _texts(columns: Sequence[Column], row: Sequence[Any]) -> dict[str, str]:
 
 
 def _address(name: str, texts: Mapping[str, str], found: Results) -> str:
-    """What a row is about; a column that the table does not have is said by its name."""
+    """Address of a row; columns that the table lacks follow from the table's name."""
     dataset = texts.get("dataset", name if name in found.categories else EVERY)
     variant = texts.get("variant", found.matrix.variants[0])
     return json.dumps([EVERY if dataset == MEAN else dataset, texts.get("category", MEAN), variant])
 
 
 def _of(key: str, metric: str, found: Results) -> str:
-    """From which of SHOWN a column's numbers are made; empty: not known, so all may be."""
+    """Indices into SHOWN of the metrics behind a column; empty: unknown."""
     if key == "paper" or key.startswith("paper_"):
         return "paper"
     official = OFFICIAL_BEST if _chosen(found) else OFFICIAL_LAST
@@ -212,7 +212,7 @@ def _measured(value: Stat | Delta, digits: int, rank: str, of: str) -> Field:
 
 
 def _aligned(groups: list[list[Row]]) -> list[list[Row]]:
-    """With what follows a number as wide as the widest of its column."""
+    """Pads the text after each number to the widest of its column."""
     rows = [row for group in groups for row in group]
     widest = [
         max((f.small for f in column), key=len)
