@@ -153,7 +153,9 @@ def _member(rank: int, group: Group, function: Callable[..., None], arguments: S
 
 def _end_with_parent() -> None:
     """A killed parent must leave no process that trains on and holds the result's lock."""
-    connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only child processes call this
+    connection.wait([parent.sentinel])
     os._exit(1)
 
 

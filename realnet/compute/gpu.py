@@ -93,7 +93,8 @@ def lease(count: int, pool: Sequence[str], folder: Path) -> dict[str, int]:
         if len(held) < count:
             for descriptor in held.values():
                 os.close(descriptor)
-        os.close(turn)
+        if turn is not None:
+            os.close(turn)
         if len(held) == count:
             return held
         if not reported:

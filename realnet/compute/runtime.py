@@ -2,9 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -46,7 +46,7 @@ class Runtime:
             module.to(memory_format=torch.channels_last)
         return module
 
-    def compiled(self, module: torch.nn.Module) -> torch.nn.Module:
+    def compiled(self, module: torch.nn.Module) -> Callable[..., Any]:
         return torch.compile(module) if self.compile else module
 
     def adamw(

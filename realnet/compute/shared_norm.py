@@ -42,6 +42,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         mean = _Sum.apply(wide.sum((0, 2, 3)) * self.counts) / count
         centred = wide - mean.view(shape)
         variance = _Sum.apply(centred.square().sum((0, 2, 3)) * self.counts) / count
+        # As torch's BatchNorm2d has them by default.
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)

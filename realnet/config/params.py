@@ -280,7 +280,8 @@ def resolve(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> 
 
 def _all_variants(values: dict[str, Any]) -> dict[str, Any]:
     """Expand ``experiment.variants: all``: the variants of every group, each once, in order."""
-    experiment, groups = values.get("experiment"), values.get("groups")
+    experiment = values.get("experiment")
+    groups: Any = values.get("groups")
     if not isinstance(experiment, dict) or experiment.get("variants") != "all":
         return values
     try:

@@ -143,8 +143,8 @@ def _is_text(node: ast.expr) -> bool:
             return _is_text(node.left) or _is_text(node.right)
         case ast.IfExp():
             return _is_text(node.body) and _is_text(node.orelse)
-        case ast.Call(func=ast.Attribute()):
-            return _is_text(node.func.value)  # " ".join(...), "...".format(...)
+        case ast.Call(func=ast.Attribute() as method):
+            return _is_text(method.value)  # " ".join(...), "...".format(...)
     return False
 
 

@@ -81,9 +81,10 @@ def fit(features: PatchFeatures, images: torch.Tensor, seed: int, *names: str) -
     """
     params, device = features.params, features.runtime.device
     width = check_layers(params, features.extractor, images.shape[-1])
-    narrow = params.projection is not None and params.projection < width
     generator = torch_generator(seed, *names, "projection")
-    matrix = random_projection(width, params.projection, generator) if narrow else torch.eye(width)
+    matrix = torch.eye(width)
+    if params.projection is not None and params.projection < width:
+        matrix = random_projection(width, params.projection, generator)
     matrix = matrix.to(device)
     projected = torch.cat([part @ matrix for part in features.stream(images)])
     patches = len(projected)

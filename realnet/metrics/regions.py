@@ -84,7 +84,7 @@ def label_regions(masks: Any) -> Regions:
     3
     """
     masks = binary(masks)
-    key = (masks.shape, hashlib.blake2b(np.packbits(masks), digest_size=16).digest())
+    key = (masks.shape, hashlib.blake2b(np.packbits(masks).data, digest_size=16).digest())
     if key not in _cache:
         _cache[key] = _label(masks)
         while len(_cache) > _CACHED:

@@ -5,6 +5,7 @@ digest, `pretext` trains a small network on a procedural task. All three end as 
 `backbone.safetensors` + `backbone.json`, which every later stage loads without network.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class FeatureExtractor(nn.Module):
     def __init__(self, network: nn.Module, mean: list[float], std: list[float]):
         super().__init__()
         self.network = network
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
@@ -183,7 +186,7 @@ def load_backbone(folder: str | Path) -> FeatureExtractor:
     return FeatureExtractor(network, params.mean, params.std)
 
 
-def backbone_folder(folder: Path, meta: dict) -> Path:
+def backbone_folder(folder: Path, meta: Mapping[str, Any]) -> Path:
     """The folder of the backbone of a model: the path in its ``model.json``, or inside ``folder``.
 
     UserError: it is in neither place, or it is another backbone.

@@ -127,7 +127,10 @@ def score_channels(
             job.params.synthesis, pools, job.seed, *own, anomalous_only=True
         )
         batch_of = shuffled_epochs(
-            *(len(normal), params.batch_size, job.seed, *own),
+            len(normal),
+            params.batch_size,
+            job.seed,
+            *own,
             short_last=params.passes == "per_block",
         )
         label = " ".join(["afs", job.name, *map(str, key)])
@@ -139,8 +142,9 @@ def score_channels(
             with runtime.autocast():
                 maps = extractor(torch.cat([anomalies.images, images]).float() / 255)
             for layer in layers:
-                both = maps[layer].float()
-                scores, scaled = channel_scores(both, anomalies.masks, resolution[layer])
+                both, side = maps[layer].float(), resolution[layer]
+                assert side is not None  # only layers of blocks are scored
+                scores, scaled = channel_scores(both, anomalies.masks, side)
                 totals[layer] += scores.double().cpu()
                 if step == 0:
                     change = (anomalies.images.float() - images.float()).abs().sum((1, 2, 3))

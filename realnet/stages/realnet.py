@@ -25,6 +25,7 @@ from realnet.detectors.realnet_detector import FILES, Detector
 from realnet.models.afs import load_selection
 from realnet.models.features import FeatureExtractor, load_backbone
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
+from realnet.models.reconstruction import ReconstructionUNet
 from realnet.provenance.record import Record
 from realnet.stages.job import Job
 from realnet.synthesis.examples import save_examples
@@ -200,6 +201,7 @@ def recompute_activations(model: RealNet) -> None:
     Uses less memory; the results are the same.
     """
     for network in model.reconstruct:
+        assert isinstance(network, ReconstructionUNet)
         for block in (*network.down, network.middle, *network.up, network.out):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
@@ -208,6 +210,7 @@ def steps_of(params: Training, images: int) -> int:
     """`steps`, or those of `epochs` passes over ``images`` with a short last batch each."""
     if params.steps is not None:
         return params.steps
+    assert params.epochs is not None  # the section has one of them
     return params.epochs * -(-images // params.batch_size)
 
 

@@ -85,7 +85,12 @@ def run(job: Job[SdasParams]) -> None:
         "strengths": np.array(strengths, np.float64),
     }
     with atomic(out / "grid.npz") as temporary:
-        np.savez_compressed(temporary, **shown)
+        np.savez_compressed(
+            temporary,
+            images=shown["images"],
+            normal=shown["normal"],
+            strengths=shown["strengths"],
+        )
     from realnet.plots.strength import Grid, strength_grid
     from realnet.plots.style import save_figure
 

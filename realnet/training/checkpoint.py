@@ -53,9 +53,10 @@ class Checkpoints:
         self.processes, self.rank = processes, rank
         if rank > 0:
             return
-        self.lock = _lock(self.folder / LOCK, PATIENCE)
-        if self.lock is None:
+        lock = _lock(self.folder / LOCK, PATIENCE)
+        if lock is None:
             raise UserError(f"{out}: another process is working here; wait or stop it")
+        self.lock = lock
         for left in self.folder.glob(".last-*"):  # by a process that was killed
             left.unlink()
 

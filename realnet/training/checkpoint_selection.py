@@ -105,7 +105,7 @@ def best_on_test(
     Also None, with a line in the log, where the test images (split ``test`` of ``items``) do not
     define the metrics: no masks, or only normal or only anomalous images.
     """
-    if params.select_every is None:
+    if params.select_every is None or pool is None:  # one is None where the other is
         return None
     tested = [item for item in items if item.split == "test"]
     masks = load_masks(tested, detector.image_size)

@@ -35,6 +35,7 @@ def updates(params: Ddpm, images: int) -> int:
     """
     if params.steps is not None:
         return params.steps
+    assert params.epochs is not None  # the section has one of them
     return -(-params.epochs * images // (params.batch_size * params.accumulation))
 
 
