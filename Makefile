@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup project demo test test-all test-unit test-dag test-hard tables publish mlflow lint format code schema print-python clean
+.PHONY: help setup project demo test test-all test-unit test-dag test-hard test-faults tables publish mlflow lint format code schema print-python clean
 
 help:  ## list the targets
 	@echo "RealNet-Bench. Targets:"
@@ -66,8 +66,9 @@ test: project  ## unit tests and the real DAG at smoke scale, without the slow o
 	@echo "Three parts, two side by side; the output of each follows when it has ended."
 	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-hard test-unit test-dag
 
-test-all: project  ## every test, the slow ones and the whole fuzzing too
+test-all: project  ## every test, the slow ones, the whole fuzzing and the seeded faults too
 	@REALNET_FUZZ=1 $(MAKE) test SELECT=
+	@$(MAKE) test-faults
 
 test-unit: project  ## the unit tests alone
 	$(BIN)/python -m pytest $(SELECT) tests --ignore=tests/pipeline
@@ -77,6 +78,9 @@ test-dag: project  ## the real DAG alone: what it makes and what reruns
 
 test-hard: project  ## the real DAG, stopped, damaged and repeated
 	$(BIN)/python -m pytest $(SELECT) $(HARD)
+
+test-faults: project  ## seeded faults: each must make its test fail (about 10 minutes)
+	$(BIN)/python tests/seeded_faults.py
 
 tables: project  ## regenerate tables and figures from the results, without training
 	snakemake --cores 1 --quiet rules host reason -- tables
