@@ -81,8 +81,13 @@ def job(words: str, root: Path) -> int | None:
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)
-# Every pair of stage and signal; `make test` runs these.
-FAST = {("realnet", signal.SIGTERM), ("sdas", signal.SIGKILL), ("evaluate", signal.SIGKILL)}
+# Of all pairs of stage and signal `make test` runs these.
+FAST = {
+    ("realnet", signal.SIGTERM),
+    ("sdas", signal.SIGKILL),
+    ("afs", signal.SIGTERM),
+    ("evaluate", signal.SIGKILL),
+}
 
 
 @pytest.mark.parametrize(
@@ -134,8 +139,11 @@ def stopped_and_started_again(
     assert again.wait(timeout=300) == 0, again.stdout.read()
 
 
-@SLOW
-@pytest.mark.parametrize("number", SIGNALS, ids=["term", "kill"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=SLOW), signal.SIGKILL],
+    ids=["term", "kill"],
+)
 def test_killed_tables_are_made_whole_by_the_next_run(whole, number):
     copy = whole[0]
 

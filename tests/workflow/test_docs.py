@@ -1,5 +1,6 @@
 """Links, files, tests and commands that the pages name exist."""
 
+import ast
 import re
 import tomllib
 
@@ -43,12 +44,23 @@ def test_files_of_the_project_exist(page):
         assert (PROJECT / path).exists(), path
 
 
-def test_tests_named_on_the_page_of_reliability_exist():
+def test_tests_named_on_the_page_of_reliability_exist_and_run_in_make_test():
     text = (PROJECT / "docs/reliability.md").read_text("utf-8")
     named = set(re.findall(r"`(\w+/test_\w+\.py)`", text))
     assert len(named) > 10
     for path in sorted(named):
-        assert (PROJECT / "tests" / path).is_file(), path
+        assert fast_tests(PROJECT / "tests" / path), path
+
+
+def fast_tests(path):
+    """Names of the tests of a file that are not marked slow as a whole."""
+    tree = ast.parse(path.read_text("utf-8"))
+    marks = [ast.unparse(n.value) for n in tree.body if ast.unparse(n).startswith("pytestmark")]
+    if any("slow" in mark for mark in marks):
+        return []
+    tests = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name[:5] == "test_"]
+    slow = {"pytest.mark.slow", "SLOW"}
+    return [n.name for n in tests if not slow & {ast.unparse(d) for d in n.decorator_list}]
 
 
 def commands(command, name="realnet"):
