@@ -166,7 +166,8 @@ FAULTS = (
         "report/collect.py",
         "means.append(statistics.fmean(values))",
         "means.append(statistics.median(values))",
-        "report/test_report.py::test_metrics_json_has_means_over_seeds_then_categories",
+        "report/test_report_protocols.py"
+        "::test_the_paper_stands_beside_the_reference_under_its_own_protocol",
     ),
     Fault(
         "report: a claim counts as reproduced whatever its sign",
@@ -253,7 +254,7 @@ FAULTS = (
         "metrics/pixel.py",
         "return normal & ~(labels > 0)",
         "return normal | (labels > 0)",
-        "metrics/test_metrics.py::test_aupimo_is_the_mean_recall_over_log_rates",
+        "metrics/test_metrics.py::test_aupimo_counted_by_hand",
     ),
     Fault(
         "bootstrap: all categories draw the same",
@@ -290,7 +291,7 @@ FAULTS = (
         "stages/realnet.py",
         "step * params.batch_size + mine.first",
         "mine.first",
-        "stages/test_stages.py::test_same_seed_same_bits_other_seed_others",
+        "training/test_training.py::test_every_step_draws_other_anomalies",
     ),
     # --- code triggers ---
     Fault(
