@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from realnet.compute.distributed import check_alike
+from realnet.compute.distributed import check_alike, stops
 from realnet.compute.runtime import start
 from realnet.config.params import load
 from realnet.core.errors import UserError
+from realnet.core.progress import progress
 
 
 def runtime():
@@ -144,3 +145,14 @@ def killed_at_first_checkpoint(*arguments):
 def wait_for_ever(notes):
     Path(notes, f"pid{dist.get_rank()}").write_text(str(os.getpid()))
     time.sleep(600)
+
+
+def save_slowly(notes):
+    """A loop whose checkpoint takes two seconds, which the main process alone writes."""
+    here = runtime()
+    for _, _ in progress(0, 10_000, "slow"):
+        time.sleep(0.02)
+        Path(notes, f"working{here.rank}").touch()
+        if stops(here) and here.is_main:
+            time.sleep(2)
+            Path(notes, "saved").touch()

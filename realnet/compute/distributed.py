@@ -95,7 +95,8 @@ def launch(function: Callable[..., None], compute: Compute, *arguments: Any) -> 
             for job in jobs:
                 if job.is_alive():
                     job.terminate()
-            _wait(jobs)  # each ends after the same step, and the main one saves it
+            # Each ends after the same step, the main one last, since it saves the step.
+            _wait(jobs, stopping_now=True)
             raise
         finally:
             for job in jobs:
@@ -170,14 +171,17 @@ def _guarded(function: Callable[..., None], arguments: Sequence) -> None:
         ) from None
 
 
-def _wait(jobs: Sequence[Any]) -> dict[int, int]:
-    """Wait until all succeed (then empty) or one fails; rank -> exit code of those that failed."""
+def _wait(jobs: Sequence[Any], stopping_now: bool = False) -> dict[int, int]:
+    """Wait until all succeed (then empty) or one fails; rank -> exit code of those that failed.
+
+    stopping_now: a process that ended because it was asked to (128 + signal) has not failed.
+    """
     waiting = {job.sentinel: job for job in jobs}
     while waiting:
         for sentinel in connection.wait(list(waiting)):
             job = waiting.pop(sentinel)
             job.join()
-            if job.exitcode:
+            if job.exitcode and not (stopping_now and job.exitcode > 128):
                 return {r: job.exitcode for r, job in enumerate(jobs) if job.exitcode}
     return {}
 
@@ -254,13 +258,17 @@ def total(values: Sequence[float], runtime: Runtime) -> list[float]:
 
 
 def stops(runtime: Runtime) -> bool:
-    """Whether to stop after this step: all processes stop when one of them was asked to."""
-    if runtime.processes == 1:
-        return stopping.asked() is not None
-    if total([float(stopping.asked() is not None)], runtime)[0] > 0:
+    """Whether to stop after this step: all processes stop when one of them was asked to.
+
+    The answer holds for the step: a signal that arrives after it ends the next step.
+    """
+    asked = stopping.asked() is not None
+    if runtime.processes > 1 and total([float(asked)], runtime)[0] > 0:
         stopping.ask()
         return True
-    return False
+    if not asked:
+        stopping.postpone()
+    return asked
 
 
 def check_alike(model: nn.Module, runtime: Runtime, step: int) -> None:

@@ -43,7 +43,7 @@ def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
         for step in range(first, total):
             yield step, bar
             bar.update()
-            if (number := stopping.asked()) is not None:
+            if (number := stopping.due()) is not None:
                 raise stopping.Stopped(number, f"after step {step + 1} of {total}")
 
 

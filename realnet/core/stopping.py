@@ -27,7 +27,9 @@ class Stopped(BaseException):
 
 class _State:
     gentle = False
-    asked: int | None = None
+    asked: int | None = None  # the signal, of this process or of another one of the training
+    signalled = False  # whether this process itself has received one
+    postponed = False  # whether the current step was declared not to be the last one
 
 
 def listen() -> None:
@@ -54,8 +56,9 @@ def _end_with(handle: int) -> None:
 
 
 def _answer(number: int, _: object) -> None:
-    if _State.gentle and _State.asked is None:
-        _State.asked = number
+    if _State.gentle and not _State.signalled:
+        _State.signalled = True
+        ask(number)
         return
     raise Stopped(number)
 
@@ -63,7 +66,7 @@ def _answer(number: int, _: object) -> None:
 @contextlib.contextmanager
 def gently() -> Iterator[None]:
     """Within, a first signal is only noted; :func:`asked` returns it."""
-    _State.gentle = True
+    _State.gentle, _State.postponed = True, False
     try:
         yield
     finally:
@@ -75,6 +78,21 @@ def asked() -> int | None:
     return _State.asked
 
 
+def postpone() -> None:
+    """Continue after the current step: a signal that arrives from now on ends the next one.
+
+    Whether a step is the last is decided once, before its checkpoint, and with several processes by
+    all together. A later signal must not end the loop without the checkpoint, or one process alone.
+    """
+    _State.postponed = True
+
+
+def due() -> int | None:
+    """The signal that ends the loop after the current step, if any."""
+    postponed, _State.postponed = _State.postponed, False
+    return None if postponed else _State.asked
+
+
 def ask(number: int = signal.SIGTERM) -> None:
     """Set the stop request, for a process that learns of the signal from another one."""
     _State.asked = _State.asked or number
@@ -82,4 +100,4 @@ def ask(number: int = signal.SIGTERM) -> None:
 
 def forget() -> None:
     """Clear the stop request."""
-    _State.asked = None
+    _State.asked, _State.signalled, _State.postponed = None, False, False

@@ -258,6 +258,35 @@ def test_a_killed_command_leaves_no_process_behind(tmp_path):
     assert _until(lambda: not any(_alive(pid) for pid in pids))
 
 
+def test_a_stopped_training_waits_for_the_checkpoint(tmp_path):
+    """The main process may need longer for the checkpoint than the others for their end."""
+    code = (
+        "import sys, members\n"
+        "from realnet.compute.distributed import launch\n"
+        "from realnet.config.params import load\n"
+        "from realnet.core import stopping\n"
+        "if __name__ == '__main__':\n"
+        "    stopping.listen()\n"
+        "    compute = load(overrides={'preset': 'smoke', 'compute': {'processes': 2}}).compute\n"
+        "    launch(members.save_slowly, compute, sys.argv[1])\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    paths = [str(PROJECT), str(PROJECT / "tests")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    job = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        cwd=PROJECT,
+        stderr=subprocess.DEVNULL,
+    )
+    for rank in (0, 1):  # before its loop a process ends at once
+        assert _until((tmp_path / f"working{rank}").exists)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) != 0
+    assert (tmp_path / "saved").exists()
+
+
 def _until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not (met := condition()) and time.monotonic() < end:

@@ -180,3 +180,27 @@ def test_a_full_disk_is_one_line_of_the_command(monkeypatch, capsys):
 def test_passwords_of_a_store_are_not_shown():
     assert without_password("https://me:secret@host:80/x") == "https://host:80/x"
     assert without_password("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
+
+
+def test_a_signal_after_another_process_has_stopped_does_not_cost_the_checkpoint():
+    """Of several processes each gets the signal, some after they have learnt it from another."""
+    stopping.listen()
+    saved = []
+    with pytest.raises(stopping.Stopped):
+        for step, _ in progress(0, 3, "steps"):
+            stopping.ask()
+            signal.raise_signal(signal.SIGTERM)
+            saved.append(step)
+    assert saved == [0]
+
+
+def test_a_signal_after_the_decision_ends_the_next_step():
+    stopping.listen()
+    seen = []
+    with pytest.raises(stopping.Stopped, match="after step 2 of 3"):
+        for step, _ in progress(0, 3, "steps"):
+            if stopping.asked() is None:
+                stopping.postpone()
+                signal.raise_signal(signal.SIGTERM)
+            seen.append(step)
+    assert seen == [0, 1]
