@@ -239,7 +239,7 @@ def changed(state, action, key):
         ("grow", "afs.indexes.block1_layer2", "its tensors say"),
         (lambda v: v.float(), "afs.indexes.block1_layer2", "no list of channel indices"),
         (lambda v: v + 500, "afs.indexes.block1_layer2", "beyond its 128 maps"),
-        (lambda v: "text", "rrs.bn_idx.running_var", "no tensor"),
+        (lambda v: "text", "rrs.bn_idx.running_var", "is not a tensor"),
         (lambda v: v / 0, "recon.block2_recon.out.0.bias", "not finite"),
     ],
 )
@@ -316,7 +316,7 @@ def test_wrong_files_are_one_line(made, tmp_path, capsys):
     for name, said in {
         "text": "not a PyTorch checkpoint",
         "empty": "not a PyTorch checkpoint",
-        "short": "cut off",
+        "short": "truncated",
         "other": "not a checkpoint of the official RealNet",
         "list": "holds a list",
         "nowhere": "no such checkpoint",
