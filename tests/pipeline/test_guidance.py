@@ -19,7 +19,7 @@ def test_one_classifier_for_all_guided_categories(finished):
     ("config", "said"),
     [
         ([GUIDED], "guidance_scale 1 guides to one category among others and needs ddpm.scope"),
-        ([JOINT, GUIDED, "experiment={datasets: {demo: [hex_nut]}}"], "demo has one category"),
+        ([JOINT, GUIDED, "experiment={datasets: {demo: [hex_nut]}}"], "demo has only one category"),
     ],
 )
 def test_one_category_is_not_guided(finished, config, said):

@@ -239,9 +239,11 @@ def test_a_failing_category_leaves_the_others_alone(whole):
     assert f"realnet: results/afs/{cells[0]}/afs.json: changed or corrupt" in told
     assert [(copy.root / target).exists() for target in targets] == [False, True]
     # Together at the end, and in the tables of what there is.
-    summary = told.partition("of 4 cells not evaluated")[2]
+    summary = told.partition("of 4 runs not evaluated")[2]
     log = f"results/logs/realnet/{cells[0]}.log"
-    assert f"realnet stopped, or is running, 1 cell: {cells[0]}\n  {log}:\n  realnet: " in summary
+    assert (
+        f"realnet failed or is still running, 1 run: {cells[0]}\n  {log}:\n  realnet: " in summary
+    )
     copy.snakemake("tables")
     (row,) = read_csv(copy.root / "results/tables/missing.csv")
     assert (row["stage"], row["category"], row["variant"]) == ("realnet", "hex_nut", "texture")
