@@ -98,7 +98,7 @@ def sdas(
     from realnet.stages.job import Job
     from realnet.stages.sdas import run
 
-    inputs = _sampler_inputs(ddpm, manifest, classifier)
+    inputs = _inputs(ddpm=ddpm, manifest=manifest, classifier=classifier)
     stage = stage_params(params, SdasParams, variant)
     run(Job(stage, out, dataset, (category,), seed, variant, inputs))
 
@@ -126,7 +126,7 @@ def sia(
     from realnet.stages import sia, sia_shard
     from realnet.stages.job import Job
 
-    inputs = _sampler_inputs(ddpm, manifest, classifier)
+    inputs = _inputs(ddpm=ddpm, manifest=manifest, classifier=classifier)
     stage = stage_params(params, SiaParams, variant)
     job = Job(stage, out, dataset, (category,), seed, variant, inputs)
     if shard is None:
@@ -142,11 +142,6 @@ def _manifests(paths: list[Path], categories: list[str]) -> dict[str, Path]:
     if len(paths) != len(categories):
         raise UserError("--manifest and --category must be given equally often")
     return {f"manifest/{name}": path for name, path in zip(categories, paths, strict=True)}
-
-
-def _sampler_inputs(ddpm: Path, manifest: Path, classifier: Path | None) -> dict[str, Path]:
-    inputs = {"ddpm": ddpm, "manifest": manifest}
-    return inputs if classifier is None else inputs | {"classifier": classifier}
 
 
 @app.command()

@@ -72,8 +72,7 @@ def export_pairs(
     inputs = {"manifest": job.inputs["manifest"]}
     if images is not None:
         inputs["sdas"] = images / "manifest.csv"
-    identity = {"dataset": job.dataset, "category": job.category, "seed": job.seed}
-    record = Record("pairs", job.params.model_dump(), inputs, **identity)
+    record = Record("pairs", job.params.model_dump(), inputs, **job.identity)
     normals = [item for item in items if item.split == "train"]
     if not normals:
         raise UserError(
@@ -106,7 +105,7 @@ def export_pairs(
         write_json(
             work / "pairs.json",
             {
-                **identity,
+                **job.identity,
                 "pairs": len(rows),
                 "size": size,
                 "sources": {name: sources.count(name) for name in sorted(set(sources))},

@@ -103,8 +103,7 @@ def open_record(job: Job[AfsParams]) -> Record:
     }
     if "sdas" in job.inputs:
         inputs["sdas"] = job.inputs["sdas"] / "manifest.csv"
-    identity = {"dataset": job.dataset, "category": job.category, "seed": job.seed}
-    return Record("afs", job.params.model_dump(), inputs, **identity)
+    return Record("afs", job.params.model_dump(), inputs, **job.identity)
 
 
 def score_channels(

@@ -43,7 +43,8 @@ def run(job: Job[EvaluateParams]) -> None:
         "evaluate",
         job.params.model_dump(),
         {"manifest": manifest, "model": model / "model.json"},
-        **_identity(job),
+        **job.identity,
+        variant=job.variant,
     )
     detector = load(model, runtime)
     _check_trained_for(detector, model, job)
@@ -74,15 +75,6 @@ def run(job: Job[EvaluateParams]) -> None:
     write_json(job.out / "metrics.json", measured)
     _write_figure(job, detector, test, last)
     record.write(job.out, runtime.name)
-
-
-def _identity(job: Job[EvaluateParams]) -> dict[str, str | int]:
-    return {
-        "dataset": job.dataset,
-        "category": job.category,
-        "seed": job.seed,
-        "variant": job.variant,
-    }
 
 
 def _check_trained_for(detector: AnomalyDetector, model: Path, job: Job[EvaluateParams]) -> None:
@@ -125,7 +117,8 @@ def _measured(
             **assembled.metrics,
             **assembled.intervals,
             **assembled.details,
-            **_identity(job),
+            **job.identity,
+            "variant": job.variant,
             "method": method,
             "checkpoint": LAST,
             "has_masks": test.has_masks,

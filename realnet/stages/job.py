@@ -34,6 +34,11 @@ class Job(Generic[P]):
         return category
 
     @property
+    def identity(self) -> dict[str, str | int]:
+        """Dataset, category and seed, as records and results name the run."""
+        return {"dataset": self.dataset, "category": self.category, "seed": self.seed}
+
+    @property
     def name(self) -> str:
         """Dataset and category, as titles and progress bars show them."""
         return "/".join((self.dataset, *self.categories))

@@ -22,9 +22,8 @@ def run(job: Job[PatchCoreParams]) -> None:
     params, size = job.params.patchcore, job.params.data.image_size
     runtime = start(job.params.compute)
     manifest, backbone = job.inputs["manifest"], job.inputs["backbone"]
-    identity = {"dataset": job.dataset, "category": job.category, "seed": job.seed}
     inputs = {"manifest": manifest, "backbone": backbone / "backbone.json"}
-    record = Record("patchcore", job.params.model_dump(), inputs, **identity)
+    record = Record("patchcore", job.params.model_dump(), inputs, **job.identity)
     extractor = runtime.place(load_backbone(backbone))
     check_layers(params, extractor, size)
     images = load_images([item for item in read_manifest(manifest) if item.split == "train"], size)
@@ -44,7 +43,7 @@ def run(job: Job[PatchCoreParams]) -> None:
         job.out / "model.json",
         {
             "method": "patchcore",
-            **identity,
+            **job.identity,
             "image_size": size,
             "patchcore": params.model_dump(),
             # Relative, so that a results folder can be moved or pulled elsewhere as a whole.

@@ -67,8 +67,7 @@ def open_record(job: Job[RealNetParams]) -> Record:
     files = {"backbone": "backbone.json", "afs": "afs.json", "sdas": "manifest.csv"}
     inputs = {"manifest": job.inputs["manifest"]}
     inputs |= {name: job.inputs[name] / file for name, file in files.items() if name in job.inputs}
-    identity = {"dataset": job.dataset, "category": job.category, "seed": job.seed}
-    return Record("realnet", job.params.model_dump(), inputs, **identity)
+    return Record("realnet", job.params.model_dump(), inputs, **job.identity)
 
 
 def _train(job: Job[RealNetParams]) -> None:

@@ -39,8 +39,7 @@ def run(job: Job[SdasParams]) -> None:
     )
     config = spec.check()
     runtime = start(job.params.compute)
-    identity = {"dataset": job.dataset, "category": job.category, "seed": job.seed}
-    record = Record("sdas", job.params.model_dump(), spec.inputs(manifest), **identity)
+    record = Record("sdas", job.params.model_dump(), spec.inputs(manifest), **job.identity)
     train = [item for item in read_manifest(manifest) if item.split == "train"]
     normal = load_images(train, config["image_size"])
     sample = load_sampler(spec, normal, runtime)

@@ -20,9 +20,8 @@ def run(job: Job[SiaParams]) -> None:
     """
     images, out = images_of(job), job.out
     settings = images.settings()
-    identity = {"dataset": job.dataset, "category": job.category, "seed": job.seed}
     parts = images.sample()
-    record = Record("sia", settings, images.spec.inputs(job.inputs["manifest"]), **identity)
+    record = Record("sia", settings, images.spec.inputs(job.inputs["manifest"]), **job.identity)
     remove_surplus(out, shards_of(job.params.sia, out))
     rows = [row for part in parts for row in part["rows"]]
     write_csv(out / "manifest.csv", rows, FIELDS)
@@ -33,7 +32,7 @@ def run(job: Job[SiaParams]) -> None:
     write_json(
         out / "sia.json",
         {
-            **identity,
+            **job.identity,
             "images": len(rows),
             "image_size": causes["image_size"],
             "shards": len(parts),

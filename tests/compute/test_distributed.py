@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from builders import params_for
-from diffusion_jobs import joint_job
-from run_stages import make_backbone, realnet_job, select_features
+from builders import joint_job, make_backbone, params_for, realnet_job, select_features
 
 from realnet.cli import main
 from realnet.compute.distributed import launch, process_count, share

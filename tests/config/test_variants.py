@@ -7,8 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from builders import params_for
-from run_stages import make_backbone, select_features, train_realnet
+from builders import make_backbone, params_for, select_features, train_realnet
 
 from realnet.compute.runtime import start
 from realnet.config.params import PROJECT, load, read_yaml

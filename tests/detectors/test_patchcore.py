@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import evaluate, fit_patchcore
 from builders import params_for as stage
-from evaluating import evaluate
 from PIL import Image, ImageDraw
-from run_stages import fit_patchcore
 from sklearn.neighbors import NearestNeighbors
 
 from realnet.compute.runtime import start

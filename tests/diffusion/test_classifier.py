@@ -9,8 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from builders import params_for
-from diffusion_jobs import train_classifier, train_ddpm
+from builders import params_for, train_classifier, train_ddpm
 from typer.testing import CliRunner
 
 from realnet.cli import app

@@ -6,8 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from builders import prepare
-from diffusion_jobs import sample_sdas, train_ddpm
+from builders import prepare, sample_sdas, train_ddpm
 from trees import make_tree
 from typer.testing import CliRunner
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import make_sia, prepare, sample_sdas, sample_shard, train_classifier, train_ddpm
 from builders import params_for as stage
 from builders import params_text as text
-from builders import prepare
-from diffusion_jobs import make_sia, sample_sdas, sample_shard, train_classifier, train_ddpm
 from typer.testing import CliRunner
 
 from realnet.cli import app

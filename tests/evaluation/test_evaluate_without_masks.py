@@ -4,9 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from builders import params_for, prepare
-from evaluating import evaluate
-from run_stages import make_backbone, select_features, train_realnet
+from builders import evaluate, make_backbone, params_for, prepare, select_features, train_realnet
 from sklearn.metrics import roc_auc_score
 
 from realnet.config.params import load

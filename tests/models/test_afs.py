@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import params_for
-from run_stages import make_backbone, select_features
+from builders import make_backbone, params_for, select_features
 
 from realnet.compute.runtime import start
 from realnet.config.sections import Block

@@ -4,8 +4,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from builders import params_for
-from run_stages import make_backbone
+from builders import make_backbone, params_for
 
 from realnet.config.params import load
 from realnet.core.errors import UserError

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import (
+    evaluate,
+    make_backbone,
+    prepare,
+    sample_sdas,
+    select_features,
+    train_ddpm,
+    train_realnet,
+)
 from builders import params_for as stage
-from builders import prepare
-from diffusion_jobs import sample_sdas, train_ddpm
-from evaluating import evaluate
 from PIL import Image
-from run_stages import make_backbone, select_features, train_realnet
 
 from realnet.config.params import load
 from realnet.core.errors import UserError

@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from builders import params_for, prepare
-from diffusion_jobs import make_sia, train_ddpm
+from builders import (
+    job,
+    make_backbone,
+    make_sia,
+    params_for,
+    prepare,
+    select_features,
+    train_ddpm,
+    train_realnet,
+)
 from PIL import Image
-from run_stages import job, make_backbone, select_features, train_realnet
 from typer.testing import CliRunner
 
 from realnet.cli import app

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from builders import prepare
-from run_stages import job
+from builders import job, prepare
 
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError

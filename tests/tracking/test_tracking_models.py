@@ -13,10 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from builders import prepare
-from evaluating import evaluate
+from builders import evaluate, fit_patchcore, prepare
 from reference.official_realnet import OfficialRealNet, randomise, save_official, single
-from run_stages import fit_patchcore
 
 from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from evaluating import evaluate
-from run_stages import make_backbone, select_features, train_realnet
+from builders import evaluate, make_backbone, select_features, train_realnet
 from scipy.special import expit
 from test_training import CELL, FIELDS, SIZE, add, stage
 

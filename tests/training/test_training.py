@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from builders import params_for
-from evaluating import evaluate
-from run_stages import make_backbone, select_features, train_realnet
+from builders import evaluate, make_backbone, params_for, select_features, train_realnet
 from sklearn.metrics import roc_auc_score
 
 from realnet.compute.runtime import start
