@@ -145,7 +145,7 @@ CODE: dict[str, str] = {
     "sia_shard": "realnet.stages.sia_shard",  # draws the images that the stage sia collects
     "foregrounds": "realnet.plots.foreground_rules",
     "report": "realnet.report.report",
-    "ablation": "realnet.report.groups",
+    "ablation": "realnet.tables.groups",
     "track": "realnet.tracking",
 }
 

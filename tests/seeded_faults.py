@@ -163,18 +163,18 @@ FAULTS = (
     ),
     Fault(
         "report: a median in the place of the mean over categories",
-        "report/collect.py",
+        "tables/runs.py",
         "means.append(statistics.fmean(values))",
         "means.append(statistics.median(values))",
-        "report/test_report_protocols.py"
+        "tables/test_report_protocols.py"
         "::test_the_paper_stands_beside_the_reference_under_its_own_protocol",
     ),
     Fault(
         "report: a claim counts as reproduced whatever its sign",
-        "report/verdict_rules.py",
+        "tables/verdict_rules.py",
         "REPRODUCED if difference > 0 else FAILED",
         "REPRODUCED",
-        "report/test_verdicts.py::test_a_claim",
+        "tables/test_verdicts.py::test_a_claim",
     ),
     Fault(
         "tracking: population standard deviation over seeds",

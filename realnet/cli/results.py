@@ -123,8 +123,8 @@ def report(
     ] = None,
 ) -> None:
     """Tables and figures, rebuilt from result files alone."""
-    from realnet.report.groups import report_group
     from realnet.report.report import report as run
+    from realnet.tables.groups import report_group
 
     if group is not None:
         report_group(results, params, group, metrics or (), allow_missing)

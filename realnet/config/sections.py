@@ -49,7 +49,7 @@ class Group(Section):
 
     title: str = Field(min_length=1)  # of the table
     variants: list[Name] = Field(min_length=1)  # the first is the reference
-    claim: Name | None = None  # topic of the paper's claim (realnet/report/paper.yaml)
+    claim: Name | None = None  # topic of the paper's claim (realnet/tables/paper.yaml)
 
 
 class Compute(Section):

@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator
 from realnet.config.params import as_json, load
 from realnet.plots import style
 from realnet.plots.made import Drawn, Entry, Skipped, counted
-from realnet.report.collect import METRICS, Results
-from realnet.report.differences import paired_differences
-from realnet.report.published import title
-from realnet.report.tables import TITLES
+from realnet.tables.differences import paired_differences
+from realnet.tables.published import title
+from realnet.tables.result_tables import TITLES
+from realnet.tables.runs import METRICS, Results
 
 STEP = 0.2
 Groups = Mapping[str, tuple[str, Sequence[str]]]  # name -> title, variants (reference first)

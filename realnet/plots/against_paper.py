@@ -11,7 +11,10 @@ from matplotlib.ticker import MultipleLocator
 
 from realnet.plots import style
 from realnet.plots.made import Drawn, Entry, Skipped, counted
-from realnet.report.collect import (
+from realnet.tables.published import number, title
+from realnet.tables.resamples import with_interval
+from realnet.tables.result_tables import TITLES
+from realnet.tables.runs import (
     MEAN,
     METRICS,
     OFFICIAL_BEST,
@@ -19,9 +22,6 @@ from realnet.report.collect import (
     Results,
     under,
 )
-from realnet.report.published import number, title
-from realnet.report.resamples import with_interval
-from realnet.report.tables import TITLES
 
 STEP = 0.215
 

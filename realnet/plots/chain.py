@@ -4,7 +4,7 @@ from pathlib import Path
 
 from realnet import registry
 from realnet.provenance.lineage import behind
-from realnet.report.collect import Cell, Results
+from realnet.tables.runs import Results, Run
 
 # In the order of the pipeline.
 STAGES = tuple(name for name in registry.STAGES if name not in ("data", "sia"))
@@ -21,12 +21,10 @@ def _order(stage: str) -> tuple[int, str]:
     return (STAGES.index(stage) if stage in STAGES else len(STAGES), stage)
 
 
-def chains(found: Results, results: Path, dataset: str) -> dict[Cell, dict[str, Path]]:
+def chains(found: Results, results: Path, dataset: str) -> dict[Run, dict[str, Path]]:
     """The chain of every existing evaluation of a dataset."""
     return {
-        cell: chain(results, found.files[cell].parent)
-        for cell in found.cells
-        if cell.dataset == dataset
+        run: chain(results, found.files[run].parent) for run in found.runs if run.dataset == dataset
     }
 
 
@@ -38,8 +36,8 @@ def reference(found: Results, dataset: str) -> dict[str, Path]:
     folders = {}
     for category in found.categories[dataset]:
         for seed in found.matrix.seeds:
-            cell = Cell(dataset, category, seed, found.matrix.variants[0])
-            if cell in found.cells:
-                folders[category] = found.files[cell].parent
+            run = Run(dataset, category, seed, found.matrix.variants[0])
+            if run in found.runs:
+                folders[category] = found.files[run].parent
                 break
     return folders

@@ -12,8 +12,8 @@ from realnet.plots import style
 from realnet.plots.chain import chain, reference
 from realnet.plots.channel_ranks import HEADING, Ranked, draw_ranks
 from realnet.plots.made import Drawn, Entry, Skipped, counted
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 NAMED = 15  # categories whose names fit beside the matrix
 

@@ -13,10 +13,10 @@ from realnet.core.io import read_json
 from realnet.plots import style
 from realnet.plots.chain import STAGES, chains
 from realnet.plots.made import Drawn, Entry, Skipped, counted
-from realnet.report.collect import MEAN, METRICS, Results
-from realnet.report.published import title
-from realnet.report.resamples import with_interval
-from realnet.report.tables import TITLES
+from realnet.tables.published import title
+from realnet.tables.resamples import with_interval
+from realnet.tables.result_tables import TITLES
+from realnet.tables.runs import MEAN, METRICS, Results
 
 STAGE_COLOURS = dict(zip(STAGES, ("#555555", "#0072b2", "#8c6d31", "#56b4e9", "#009e73", "#e69f00",
                                   "#cc79a7", "#d55e00"), strict=True))  # fmt: skip
@@ -119,9 +119,9 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """One figure, from ``stage.json`` of the chains of all evaluations."""
     name, heading = f"cost_{dataset}", f"Cost against quality, {title(dataset)}"
     folders: dict[str, list[dict[str, Path]]] = {}
-    for cell, stages in chains(found, results, dataset).items():
+    for run, stages in chains(found, results, dataset).items():
         if "evaluate" in stages:
-            folders.setdefault(cell.variant, []).append(stages)
+            folders.setdefault(run.variant, []).append(stages)
     costs = {}
     for variant in found.matrix.variants:
         if variant in folders:

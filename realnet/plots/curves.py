@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from realnet.plots import style
 from realnet.plots.made import Drawn, Entry, Skipped, arrays, counted, paged, part_of
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 PER_PAGE, LIMIT = 6, 0.3
 PANELS = (
@@ -115,13 +115,13 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """Pages, from ``curves.npz`` of every evaluation."""
     name, heading = f"curves_{dataset}", f"ROC, precision-recall and PRO curves, {title(dataset)}"
     variants, cells = found.matrix.variants[:8], {}
-    for cell in found.cells:
-        if cell.dataset != dataset or cell.variant not in variants:
+    for run in found.runs:
+        if run.dataset != dataset or run.variant not in variants:
             continue
-        data = arrays(found.files[cell].with_name("curves.npz"))
+        data = arrays(found.files[run].with_name("curves.npz"))
         if data is None:
             continue
-        mine = cells.setdefault(cell.category, {}).setdefault(cell.variant, {})
+        mine = cells.setdefault(run.category, {}).setdefault(run.variant, {})
         for key, *_ in PANELS:
             mine.setdefault(key, []).append((data[f"{key}_x"], data[f"{key}_y"]))
     if not cells:
@@ -158,9 +158,8 @@ def _mean(found: Results, dataset: str, category: str, metric: str) -> float | N
     """The metric of the reference, mean over seeds; None where it is missing or undefined."""
     cells = [
         values.get(metric)
-        for cell, values in found.cells.items()
-        if (cell.dataset, cell.category, cell.variant)
-        == (dataset, category, found.matrix.variants[0])
+        for run, values in found.runs.items()
+        if (run.dataset, run.category, run.variant) == (dataset, category, found.matrix.variants[0])
     ]
     return None if not cells or None in cells else float(np.mean(cells))
 
@@ -169,9 +168,9 @@ def _limit(found: Results, dataset: str) -> float:
     """The PRO limit of the evaluations."""
     from realnet.core.io import read_json
 
-    for cell in found.cells:
-        record = found.files[cell].with_name("stage.json")
-        if cell.dataset == dataset and record.is_file():
+    for run in found.runs:
+        record = found.files[run].with_name("stage.json")
+        if run.dataset == dataset and record.is_file():
             params = read_json(record).get("params", {}).get("evaluate", {})
             return float(params.get("pro_limit", LIMIT))
     return LIMIT

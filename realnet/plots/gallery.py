@@ -21,7 +21,7 @@ from realnet.plots import (
     synthesis,
 )
 from realnet.plots.made import Entry, Skipped
-from realnet.report.collect import Results
+from realnet.tables.runs import Results
 
 INDEX = "index.json"
 

@@ -13,8 +13,8 @@ from realnet.core.io import read_csv
 from realnet.plots import style
 from realnet.plots.chain import chains
 from realnet.plots.made import Drawn, Entry, Skipped, paged, part_of
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 PER_PAGE, POINTS = 6, 120
 PANELS = (
@@ -160,19 +160,19 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """Pages, from ``history.csv`` of the stages `ddpm` and `realnet`."""
     name, heading = f"losses_{dataset}", f"Training losses, {title(dataset)}"
     variants, cells, seen = found.matrix.variants[:8], {}, set()
-    for cell, stages in chains(found, results, dataset).items():
-        if cell.variant not in variants:
+    for run, stages in chains(found, results, dataset).items():
+        if run.variant not in variants:
             continue
         for stage, key, panel in PANELS:
             path = stages.get(stage, Path()) / "history.csv"
             # A training that variants share is drawn once, for the first of them.
-            if stage not in stages or not path.is_file() or (cell.category, path, key) in seen:
+            if stage not in stages or not path.is_file() or (run.category, path, key) in seen:
                 continue
-            seen.add((cell.category, path, key))
+            seen.add((run.category, path, key))
             rows = [row for row in read_csv(path) if row.get(key)]
             if len(rows) > 1:
                 history = [np.array([float(r[c]) for r in rows]) for c in ("step", key)]
-                per = cells.setdefault(cell.category, {}).setdefault(cell.variant, {})
+                per = cells.setdefault(run.category, {}).setdefault(run.variant, {})
                 per.setdefault(panel, []).append(shortened(*history))
     if not cells:
         yield Skipped(name, heading, "no history.csv of a training", dataset)

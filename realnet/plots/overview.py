@@ -14,8 +14,8 @@ from realnet.metrics import image_separation
 from realnet.plots import style
 from realnet.plots.qualitative import heat_scale
 from realnet.plots.style import FAINT
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 CAPTION = (
     "Typical defective test images of every category, with ground truth and the heat map of the"
@@ -56,15 +56,15 @@ def overview(results: Results) -> tuple[Figure | None, list[str]]:
     strips: list[list[Strip]] = []
     absent: list[str] = []
     several = sum(map(len, results.categories.values())) > 4
-    for cell, path in results.files.items():
+    for run, path in results.files.items():
         first = (results.matrix.seeds[0], results.matrix.variants[0])
-        if (cell.seed, cell.variant) != first or cell not in results.cells:
+        if (run.seed, run.variant) != first or run not in results.runs:
             continue
         scores = path.with_name("scores.npz")
         if not scores.is_file():
             absent.append(str(scores))
             continue
-        chosen = _strips(scores, cell.dataset, cell.category, (0.5,) if several else (1 / 3, 2 / 3))
+        chosen = _strips(scores, run.dataset, run.category, (0.5,) if several else (1 / 3, 2 / 3))
         absent += [missing for _, missing in chosen if missing]
         if chosen:
             strips.append([strip for strip, _ in chosen])

@@ -12,8 +12,8 @@ from realnet.plots import style
 from realnet.plots.chain import reference
 from realnet.plots.made import Drawn, Entry, Skipped, arrays, paged, part_of
 from realnet.plots.qualitative import SIDE, WORDS, Tile, heat_map_panels, heat_scale
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 MOST_TYPES, PICTURE = 7, 256  # defect types of a category; pixels of an image
 ARRAYS = ("margins", "masks", "labels", "image_scores", "paths", "defects")

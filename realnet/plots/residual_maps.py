@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from realnet.plots import style
 from realnet.plots.chain import reference
 from realnet.plots.made import Drawn, Entry, Skipped, arrays, counted
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 SHOWN = 4  # rows of examples
 Statistics = Mapping[str, np.ndarray]  # of realnet.evaluation.residuals.residual_statistics

@@ -10,8 +10,8 @@ from realnet.core.io import read_csv
 from realnet.plots import style
 from realnet.plots.chain import reference
 from realnet.plots.made import Drawn, Entry, Skipped, paged, part_of
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 ACROSS, ROW, UPPER, MOST_TYPES = 2, 0.155, 0.55, 13
 NORMAL = "normal"

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from realnet.plots import style
 from realnet.plots.chain import chains
 from realnet.plots.made import Drawn, Entry, Skipped, arrays, counted, paged, part_of
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 MOST_COLUMNS, MOST_ROWS, SIDE, HEAD = 8, 10, 0.32, 0.2
 
@@ -64,12 +64,12 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     name, heading = f"strength_{dataset}", f"SDAS at increasing strength, {title(dataset)}"
     grids: dict[str, Grid] = {}
     sampled = False
-    for cell, stages in chains(found, results, dataset).items():
-        if "sdas" in stages and cell.category not in grids:
+    for run, stages in chains(found, results, dataset).items():
+        if "sdas" in stages and run.category not in grids:
             sampled = True
             data = arrays(stages["sdas"] / "grid.npz", "images", "normal", "strengths")
             if data is not None:
-                grids[cell.category] = Grid(**data)
+                grids[run.category] = Grid(**data)
     if not grids:
         why = "no grid.npz beside the sampled images; run the stage sdas again"
         yield Skipped(name, heading, why if sampled else "no variant samples SDAS", dataset)

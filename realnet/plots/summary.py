@@ -9,10 +9,10 @@ from matplotlib.ticker import MultipleLocator
 
 from realnet.plots import style
 from realnet.plots.style import FAINT, GRID, INK, SHADE, WIDTH
-from realnet.report.collect import MEAN, METRICS, STRICT_BEST, Results, under
-from realnet.report.formats import UNDEFINED
-from realnet.report.published import number, title
-from realnet.report.tables import TITLES
+from realnet.tables.formats import UNDEFINED
+from realnet.tables.published import number, title
+from realnet.tables.result_tables import TITLES
+from realnet.tables.runs import MEAN, METRICS, STRICT_BEST, Results, under
 
 CAPTION = (
     "Exact metrics of the last checkpoint, every category and their mean; one marker per variant,"

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from realnet.plots import style
 from realnet.plots.chain import chains
 from realnet.plots.made import Drawn, Entry, Skipped, arrays, paged, part_of
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 ORDER = ("sdas", "dtd", "texture", "cutpaste", "nsa")
 NAMES = {"sdas": "SDAS", "dtd": "DTD textures", "texture": "procedural texture",
@@ -78,8 +78,8 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     name, heading = f"synthesis_{dataset}", f"Synthesised anomalies by source, {title(dataset)}"
     pool: dict[str, dict[str, dict[int, Anomaly]]] = {}  # category -> source -> item -> anomaly
     trained = False
-    for cell, stages in chains(found, results, dataset).items():
-        if "realnet" not in stages or cell.seed != found.matrix.seeds[0]:
+    for run, stages in chains(found, results, dataset).items():
+        if "realnet" not in stages or run.seed != found.matrix.seeds[0]:
             continue
         trained = True
         data = arrays(stages["realnet"] / "anomalies.npz")
@@ -87,7 +87,7 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
             continue
         for k, source in enumerate(data["sources"].tolist()):
             one = Anomaly(*(data[key][k] for key in ("normal", "masks", "anomalous")))
-            mine = pool.setdefault(cell.category, {}).setdefault(source, {})
+            mine = pool.setdefault(run.category, {}).setdefault(source, {})
             mine.setdefault(int(data["items"][k]), one)
     if not pool:
         why = "no anomalies.npz beside the trained models; run the stage realnet again"

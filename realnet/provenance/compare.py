@@ -20,8 +20,8 @@ from realnet.core.io import sha256
 from realnet.evaluation.stored import load_per_image
 from realnet.metrics import bootstrap, interval, two_sided_p
 from realnet.provenance.compare_inputs import Change, changes, same_test_images
-from realnet.report.collect import METRICS, Cell, address_of, number, read_cell
-from realnet.report.resamples import FILE
+from realnet.tables.resamples import FILE
+from realnet.tables.runs import METRICS, Run, address_of, number, read_run
 
 RESAMPLES = 1000
 BEYOND, WITHIN, SAME, UNKNOWN = "beyond noise", "within noise", "identical", "noise unknown"
@@ -44,7 +44,7 @@ class Move:
 class Compared:
     """One run that is in both folders."""
 
-    cell: Cell
+    run: Run
     moves: dict[str, Move]  # by metric
     same_scores: bool | None  # whether scores.npz is identical, byte by byte; None: not in both
     paired: bool | None  # whether the test images are the same; None: no per-image statistics
@@ -56,10 +56,10 @@ class Comparison:
     a: Path
     b: Path
     level: float
-    cells: tuple[Compared, ...]
-    only_a: tuple[Cell, ...]
-    only_b: tuple[Cell, ...]
-    inputs: dict[Change, tuple[Cell, ...]]  # a difference -> the runs that have it
+    runs: tuple[Compared, ...]
+    only_a: tuple[Run, ...]
+    only_b: tuple[Run, ...]
+    inputs: dict[Change, tuple[Run, ...]]  # a difference -> the runs that have it
 
 
 def compare(a: Path, b: Path, level: float = 0.95) -> Comparison:
@@ -69,22 +69,28 @@ def compare(a: Path, b: Path, level: float = 0.95) -> Comparison:
     """
     if not 0 < level < 1:
         raise UserError(f"--level: {level:g} is not between 0 and 1")
-    runs = [evaluations(root) for root in (a, b)]
-    both = [cell for cell in runs[0] if cell in runs[1]]
-    inputs: dict[Change, list[Cell]] = {}
-    cells = []
-    for cell in both:
-        folders = (runs[0][cell], runs[1][cell])
+    in_a, in_b = evaluations(a), evaluations(b)
+    inputs: dict[Change, list[Run]] = {}
+    compared = []
+    for run in in_a:
+        if run not in in_b:
+            continue
+        folders = (in_a[run], in_b[run])
         for change in changes(a, b, *folders):
-            inputs.setdefault(change, []).append(cell)
-        cells.append(_compared(cell, (a, b), folders, level))
-    only = [tuple(c for c in one if c not in other) for one, other in (runs, runs[::-1])]
+            inputs.setdefault(change, []).append(run)
+        compared.append(_compared(run, (a, b), folders, level))
     return Comparison(
-        a, b, level, tuple(cells), *only, {change: tuple(c) for change, c in inputs.items()}
+        a,
+        b,
+        level,
+        runs=tuple(compared),
+        only_a=tuple(run for run in in_a if run not in in_b),
+        only_b=tuple(run for run in in_b if run not in in_a),
+        inputs={change: tuple(runs) for change, runs in inputs.items()},
     )
 
 
-def evaluations(root: Path) -> dict[Cell, Path]:
+def evaluations(root: Path) -> dict[Run, Path]:
     """Run -> its folder, for every evaluation below a folder of results, sorted."""
     found = {address_of(p): p.parent for p in root.glob("evaluate/*/*/seed*/*/metrics.json")}
     if not found:
@@ -103,8 +109,8 @@ def means(comparison: Comparison) -> dict[tuple[str, str], dict[str, Move]]:
     about images.
     """
     groups: dict[tuple[str, str], list[Compared]] = {}
-    for found in comparison.cells:
-        groups.setdefault((found.cell.dataset, found.cell.variant), []).append(found)
+    for found in comparison.runs:
+        groups.setdefault((found.run.dataset, found.run.variant), []).append(found)
     return {
         group: {m: _mean([found for found in members], m, comparison.level) for m in METRICS}
         for group, members in groups.items()
@@ -123,14 +129,14 @@ def _mean(members: list[Compared], metric: str, level: float) -> Move:
 
 
 def _compared(
-    cell: Cell, roots: tuple[Path, Path], folders: tuple[Path, Path], level: float
+    run: Run, roots: tuple[Path, Path], folders: tuple[Path, Path], level: float
 ) -> Compared:
-    values = [read_cell(folder / "metrics.json", cell) for folder in folders]
+    values = [read_run(folder / "metrics.json", run) for folder in folders]
     scores = [folder / "scores.npz" for folder in folders]
     same = None
     if all(path.is_file() for path in scores):
         same = sha256(scores[0]) == sha256(scores[1])
-    samples, paired = _samples(cell, roots, folders)
+    samples, paired = _samples(run, roots, folders)
     moves = {}
     for metric in METRICS:
         a, b = (_defined(number(v, metric)) for v in values)
@@ -140,7 +146,7 @@ def _compared(
             moves[metric] = Move(a, b, 0.0, 0.0, 0.0, None, SAME)
         else:
             moves[metric] = _judged(a, b, samples.get(metric), level)
-    return Compared(cell, moves, same, paired, samples)
+    return Compared(run, moves, same, paired, samples)
 
 
 def _judged(a: float, b: float, samples: np.ndarray | None, level: float) -> Move:
@@ -152,7 +158,7 @@ def _judged(a: float, b: float, samples: np.ndarray | None, level: float) -> Mov
 
 
 def _samples(
-    cell: Cell, roots: tuple[Path, Path], folders: tuple[Path, Path]
+    run: Run, roots: tuple[Path, Path], folders: tuple[Path, Path]
 ) -> tuple[dict[str, np.ndarray], bool | None]:
     """Metric -> B - A of each resample, and whether they are paired."""
     files = [folder / FILE for folder in folders]
@@ -163,7 +169,7 @@ def _samples(
     if paired and sha256(files[0]) == sha256(files[1]):
         return dict.fromkeys(METRICS, np.zeros(RESAMPLES)), True
     # Another name gives other draws: resamples of different images cannot be paired.
-    names = (cell.category, cell.category if paired else f"{cell.category}, of B")
+    names = (run.category, run.category if paired else f"{run.category}, of B")
     drawn = {
         metric: bootstrap(b, metric, RESAMPLES, name=names[1])
         - bootstrap(a, metric, RESAMPLES, name=names[0])
@@ -182,18 +188,18 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     def plain(move: Move) -> dict[str, Any]:
         return dict(vars(move))
 
-    def listed(cells: tuple[Cell, ...]) -> list[Mapping[str, Any]]:
-        return [cell._asdict() for cell in cells]
+    def listed(runs: tuple[Run, ...]) -> list[Mapping[str, Any]]:
+        return [run._asdict() for run in runs]
 
     return {
         "a": str(comparison.a),
         "b": str(comparison.b),
         "level": comparison.level,
         "cells": [
-            found.cell._asdict()
+            found.run._asdict()
             | {"same_scores": found.same_scores, "paired": found.paired}
             | {"metrics": {metric: plain(move) for metric, move in found.moves.items()}}
-            for found in comparison.cells
+            for found in comparison.runs
         ],
         "means": [
             {"dataset": dataset, "variant": variant}
@@ -203,7 +209,6 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "only_in_a": listed(comparison.only_a),
         "only_in_b": listed(comparison.only_b),
         "inputs": [
-            change._asdict() | {"cells": listed(cells)}
-            for change, cells in comparison.inputs.items()
+            change._asdict() | {"cells": listed(runs)} for change, runs in comparison.inputs.items()
         ],
     }

@@ -19,10 +19,10 @@ from realnet.provenance.compare import (
     means,
 )
 from realnet.provenance.compare_inputs import KINDS
-from realnet.report.collect import METRICS, Cell, Stat
-from realnet.report.formats import Column, Delta, Name, Table, to_markdown
-from realnet.report.published import title
-from realnet.report.tables import TITLES
+from realnet.tables.formats import Column, Delta, Name, Table, to_markdown
+from realnet.tables.published import title
+from realnet.tables.result_tables import TITLES
+from realnet.tables.runs import METRICS, Run, Stat
 
 SHOWN = 20  # runs beyond noise, and inputs of one kind, that are printed; --json has all
 
@@ -40,23 +40,23 @@ def run(a: Path, b: Path, level: float, json: Path | None, md: Path | None) -> s
 
 def to_text(found: Comparison) -> str:
     parts = [f"# A: {found.a}, B: {found.b}", _summary(found)]
-    if found.cells:
+    if found.runs:
         parts += [to_markdown(_means(found)).rstrip("\n")]
         beyond = _beyond_noise(found)
         parts += [to_markdown(beyond).rstrip("\n")] if beyond else []
     parts += ["### Inputs that differ", *_inputs(found)]
-    for side, cells in (("A", found.only_a), ("B", found.only_b)):
-        if cells:
-            parts += [f"### Only in {side}", _cells(cells)]
+    for side, runs in (("A", found.only_a), ("B", found.only_b)):
+        if runs:
+            parts += [f"### Only in {side}", _runs(runs)]
     return "\n\n".join(parts) + "\n"
 
 
 def _summary(found: Comparison) -> str:
-    count = len(found.cells)
+    count = len(found.runs)
     if not count:
         return "A and B have no run in common."
-    worst = [_worst(cell) for cell in found.cells]
-    same = sum(cell.same_scores is True for cell in found.cells)
+    worst = [_worst(run) for run in found.runs]
+    same = sum(run.same_scores is True for run in found.runs)
     parts = [
         f"{count} run{'s' if count > 1 else ''} in both: {worst.count(BEYOND)} changed beyond"
         f" noise, {worst.count(WITHIN)} within noise, {worst.count(SAME)} unchanged"
@@ -69,8 +69,8 @@ def _summary(found: Comparison) -> str:
     return "; ".join(parts) + "."
 
 
-def _worst(cell: Compared) -> str:
-    moved = {move.moved for move in cell.moves.values()}
+def _worst(run: Compared) -> str:
+    moved = {move.moved for move in run.moves.values()}
     return next(label for label in (BEYOND, UNKNOWN, WITHIN, SAME) if label in moved)
 
 
@@ -90,7 +90,7 @@ def _means(found: Comparison) -> Table:
     ]
     groups = []
     for (dataset, variant), moves in means(found).items():
-        members = [c for c in found.cells if (c.cell.dataset, c.cell.variant) == (dataset, variant)]
+        members = [c for c in found.runs if (c.run.dataset, c.run.variant) == (dataset, variant)]
         rows = []
         for metric in METRICS:
             move = moves[metric]
@@ -103,7 +103,7 @@ def _means(found: Comparison) -> Table:
             rows.append([*names, *_numbers(move), len(members), *counts[:3], counts[3] or None])
         groups.append(rows)
     level = f"{100 * found.level:g} %"
-    kinds = {cell.paired for cell in found.cells}
+    kinds = {run.paired for run in found.runs}
     parts = [f"Means over the runs in both, percent; differences in points, {level} intervals."]
     if True in kinds:
         parts.append(
@@ -130,17 +130,17 @@ def _beyond_noise(found: Comparison) -> Table | None:
         Column("p", "p", "p"),
     ]
     moves = [
-        (cell.cell, metric, move)
-        for cell in found.cells
-        for metric, move in cell.moves.items()
+        (run.run, metric, move)
+        for run in found.runs
+        for metric, move in run.moves.items()
         if move.moved == BEYOND
     ]
     if not moves:
         return None
     moves.sort(key=lambda item: -abs(item[2].difference or 0))
     rows = [
-        [cell.name, Name(metric, TITLES[metric]), *_numbers(move), move.p]
-        for cell, metric, move in moves[:SHOWN]
+        [run.name, Name(metric, TITLES[metric]), *_numbers(move), move.p]
+        for run, metric, move in moves[:SHOWN]
     ]
     more = len(moves) - SHOWN
     parts = [f"{more} more; --json FILE has all of them."] if more > 0 else []
@@ -156,36 +156,36 @@ def _numbers(move: Move) -> list[object]:
 
 def _inputs(found: Comparison) -> Iterator[str]:
     if not found.inputs:
-        same = all(_worst(cell) == SAME for cell in found.cells)
+        same = all(_worst(run) == SAME for run in found.runs)
         yield "None." if same else "None recorded, although results differ."
         return
     order = list(KINDS)
     ranked = sorted(found.inputs.items(), key=lambda item: order.index(item[0].kind))
     for kind, items in groupby(ranked, key=lambda item: item[0].kind):
-        alike: dict[tuple[str, str, tuple[Cell, ...]], list[str]] = {}
-        for change, cells in items:
-            alike.setdefault((change.a, change.b, cells), []).append(change.name)
+        alike: dict[tuple[str, str, tuple[Run, ...]], list[str]] = {}
+        for change, runs in items:
+            alike.setdefault((change.a, change.b, runs), []).append(change.name)
         if kind == "params":  # one line per parameter
             alike = {(*key, name): [name] for key, names in alike.items() for name in names}
-        lines = sorted(_line(names, *key[:3], len(found.cells)) for key, names in alike.items())
+        lines = sorted(_line(names, *key[:3], len(found.runs)) for key, names in alike.items())
         more = [f"- and {len(lines) - SHOWN} more; --json FILE has all of them"]
         shown = lines[:SHOWN] + (more if len(lines) > SHOWN else [])
         yield "\n".join([f"{KINDS[kind]}:", *shown])
 
 
-def _line(names: Sequence[str], a: str, b: str, cells: Sequence[Cell], total: int) -> str:
-    where = "" if len(cells) == total else f" ({_cells(cells)})"
+def _line(names: Sequence[str], a: str, b: str, runs: Sequence[Run], total: int) -> str:
+    where = "" if len(runs) == total else f" ({_runs(runs)})"
     return f"- {', '.join(names)}: {a} → {b}{where}"
 
 
-def _cells(cells: Sequence[Cell]) -> str:
+def _runs(runs: Sequence[Run]) -> str:
     """Up to four runs by name, more by what they have in common."""
-    if len(cells) <= 4:
-        return ", ".join(cell.name for cell in cells)
-    fields = [list(dict.fromkeys(values)) for values in zip(*cells, strict=True)]
+    if len(runs) <= 4:
+        return ", ".join(run.name for run in runs)
+    fields = [list(dict.fromkeys(values)) for values in zip(*runs, strict=True)]
     words = ("datasets", "categories", "seeds", "variants")
     parts = [
         (f"seed {v[0]}" if word == "seeds" else str(v[0])) if len(v) == 1 else f"{len(v)} {word}"
         for word, v in zip(words, fields, strict=True)
     ]
-    return f"{len(cells)} runs: {', '.join(parts)}"
+    return f"{len(runs)} runs: {', '.join(parts)}"

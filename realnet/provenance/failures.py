@@ -13,7 +13,7 @@ from pathlib import Path
 from realnet.core.io import write_csv
 from realnet.provenance.lineage import relative
 from realnet.registry import STAGES, Stage
-from realnet.report.collect import Cell, Results, collect, matrix_of
+from realnet.tables.runs import Results, Run, collect, matrix_of
 
 COLUMNS = ["stage", "log", "reason", "dataset", "category", "seed", "variant"]
 TAIL = 16_000  # bytes read from the end of a log
@@ -28,7 +28,7 @@ class Failure:
     stage: str  # the one that stopped; empty if none was started
     log: str  # relative to the results; empty if there is none
     message: str  # last line of the log
-    cells: list[Cell] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
 
 
 def failures(results: Path, params: str, stopped: bool = False) -> tuple[str, int]:
@@ -39,9 +39,9 @@ def failures(results: Path, params: str, stopped: bool = False) -> tuple[str, in
     found = collect(results, matrix_of(params), allow_missing=True)
     total = len(found.files)
     lacking = [failure for failure in missing_runs(results, found) if failure.stage or not stopped]
-    count = sum(len(failure.cells) for failure in lacking)
+    count = sum(len(failure.runs) for failure in lacking)
     if not lacking:
-        return f"{len(found.cells)} of {total} runs evaluated, no stage failed", 0
+        return f"{len(found.runs)} of {total} runs evaluated, no stage failed", 0
     lines = [f"{count} of {total} runs not evaluated"]
     for failure in lacking:
         lines += ["", *_lines(failure, results)]
@@ -49,13 +49,13 @@ def failures(results: Path, params: str, stopped: bool = False) -> tuple[str, in
 
 
 def _lines(failure: Failure, results: Path) -> list[str]:
-    names = [cell.name for cell in failure.cells]
+    names = [run.name for run in failure.runs]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    cells = f"{len(names)} run{'s' * (len(names) > 1)}: {', '.join(names[:SHOWN])}{more}"
+    runs = f"{len(names)} run{'s' * (len(names) > 1)}: {', '.join(names[:SHOWN])}{more}"
     if not failure.stage:
-        return [f"not started, {cells}"]
+        return [f"not started, {runs}"]
     return [
-        f"{failure.stage} failed or is still running, {cells}",
+        f"{failure.stage} failed or is still running, {runs}",
         f"  {results / failure.log}:",
         f"  {failure.message or '(log is empty)'}",
     ]
@@ -64,9 +64,9 @@ def _lines(failure: Failure, results: Path) -> list[str]:
 def write_missing(results: Path, found: Results) -> None:
     """``tables/missing.csv``, one row per run without an evaluation; no file if there is none."""
     rows: Sequence[dict] = [
-        {"stage": failure.stage, "log": failure.log, "reason": failure.message, **cell._asdict()}
+        {"stage": failure.stage, "log": failure.log, "reason": failure.message, **run._asdict()}
         for failure in missing_runs(results, found)
-        for cell in failure.cells
+        for run in failure.runs
     ]
     path = results / "tables" / "missing.csv"
     if rows:
@@ -82,18 +82,18 @@ def missing_runs(results: Path, found: Results) -> list[Failure]:
     A stage with a log but without a result has failed, or is still running.
     """
     causes: dict[tuple[str, str], Failure] = {}
-    for cell, path in found.files.items():
-        if cell in found.cells:
+    for run, path in found.files.items():
+        if run in found.runs:
             continue
-        stage, log = next(_stopped(results, cell, path.parent.name), ("", None))
+        stage, log = next(_stopped(results, run, path.parent.name), ("", None))
         key = (stage, "" if log is None else relative(log, results))
         if key not in causes:
             causes[key] = Failure(*key, "" if log is None else last_line(log))
-        causes[key].cells.append(cell)
-    return sorted(causes.values(), key=lambda failure: (not failure.stage, -len(failure.cells)))
+        causes[key].runs.append(run)
+    return sorted(causes.values(), key=lambda failure: (not failure.stage, -len(failure.runs)))
 
 
-def _stopped(results: Path, cell: Cell, folder: str) -> Iterator[tuple[str, Path]]:
+def _stopped(results: Path, run: Run, folder: str) -> Iterator[tuple[str, Path]]:
     """Stages with a log but without a result, in the order in which they run.
 
     ``folder``: the variant whose evaluation the run shares. A stage that the variant does not
@@ -104,10 +104,10 @@ def _stopped(results: Path, cell: Cell, folder: str) -> Iterator[tuple[str, Path
         if stage.name not in needed:
             continue
         place = stage.path
-        groups = (cell.category, "all") if "{group}" in place else ("",)
-        for variant in dict.fromkeys((cell.variant, folder, "base")):
+        groups = (run.category, "all") if "{group}" in place else ("",)
+        for variant in dict.fromkeys((run.variant, folder, "base")):
             for group in groups:
-                where = place.format(**cell._asdict() | {"variant": variant, "group": group})
+                where = place.format(**run._asdict() | {"variant": variant, "group": group})
                 log = results / "logs" / f"{where}.log"
                 done = (results / where / stage.result).is_file()
                 if done or log.is_file():

@@ -16,10 +16,11 @@ from realnet.plots.style import PICTURES
 from realnet.plots.summary import CAPTION as SUMMARY
 from realnet.plots.summary import summary
 from realnet.provenance.failures import write_missing
-from realnet.report import collect, formats, tables
 from realnet.report.page import prepare, render
-from realnet.report.verdicts import verdicts
-from realnet.report.verdicts_table import verdict_files
+from realnet.tables import formats, result_tables
+from realnet.tables.runs import METRICS, Results, collect, matrix_of
+from realnet.tables.verdicts import verdicts
+from realnet.tables.verdicts_table import verdict_files
 
 
 def report(
@@ -32,8 +33,8 @@ def report(
     See the package's docstring. UserError for a missing or malformed file, before anything is
     written.
     """
-    found = collect.collect(results, collect.matrix_of(params), metrics, allow_missing)
-    made = tables.all_tables(found)
+    found = collect(results, matrix_of(params), metrics, allow_missing)
+    made = result_tables.all_tables(found)
     all_verdicts = verdicts(found)
     judged = verdict_files(all_verdicts, found.matrix.digits)
     page = prepare(results, found, made, all_verdicts, params)
@@ -46,7 +47,7 @@ def report(
         write_text(results / "tables" / f"{name}.tex", formats.to_latex(table))
     for suffix, text in judged.items():
         write_text(results / "tables" / f"verdicts{suffix}", text)
-    write_text(results / "tables" / "cells.csv", tables.cells_csv(found))
+    write_text(results / "tables" / "cells.csv", result_tables.cells_csv(found))
     write_missing(results, found)
 
     index = write_figures(figures, results / "figures")
@@ -59,7 +60,7 @@ def report(
 
 
 def all_figures(
-    found: collect.Results, results: Path, params: str
+    found: Results, results: Path, params: str
 ) -> tuple[list[Drawn | Skipped], list[str]]:
     """Every figure, or why it is skipped; and the missing files of the overview."""
     picture, absent = overview(found)
@@ -74,7 +75,7 @@ def all_figures(
     return figures, absent
 
 
-def summary_metrics(found: collect.Results) -> dict[str, Any]:
+def summary_metrics(found: Results) -> dict[str, Any]:
     """{dataset: {variant: {category or "mean": {metric: fraction or None}}}}, means over seeds."""
 
     def value(*key: str) -> float | None:
@@ -84,7 +85,7 @@ def summary_metrics(found: collect.Results) -> dict[str, Any]:
     return {
         dataset: {
             variant: {
-                category: {m: value(dataset, variant, category, m) for m in collect.METRICS}
+                category: {m: value(dataset, variant, category, m) for m in METRICS}
                 for category in found.rows(dataset)
             }
             for variant in found.matrix.variants

@@ -20,7 +20,7 @@ from realnet.models.afs import Selection, load_selection, principal_components, 
 from realnet.models.features import FeatureExtractor, build_network, load_backbone
 from realnet.models.projection import Moments, Projection
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
-from realnet.report.published import paper
+from realnet.tables.published import paper
 
 PRESETS = sorted(path.stem for path in (PROJECT / "workflow/presets").glob("*.yaml"))
 SMOKE = load(overrides={"preset": "smoke"})

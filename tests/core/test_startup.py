@@ -37,7 +37,7 @@ def loaded(code: str) -> set[str]:
             "realnet.datasets.verify.verify_dataset, realnet.datasets.dvc_cache, realnet.tracking",
             set(),
         ),
-        ("realnet.report.report, realnet.provenance.trace.command", {"matplotlib"}),
+        ("realnet.report.report, realnet.provenance.trace.command", {"matplotlib", "pandas"}),
     ],
 )
 def test_commands_without_networks_load_none(module, needed):

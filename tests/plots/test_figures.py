@@ -34,7 +34,7 @@ from realnet.plots.gallery import make_figures, write_figures
 from realnet.plots.made import Drawn, Skipped
 from realnet.plots.overview import overview
 from realnet.plots.summary import summary
-from realnet.report.collect import collect, matrix_of
+from realnet.tables.runs import collect, matrix_of
 
 SIZE = 16
 CATEGORIES = ("left_half", "a_rather_long_category_name")
@@ -370,7 +370,7 @@ def test_chains_do_not_depend_on_the_folder_of_the_computation(made):
 def test_costs_count_a_shared_stage_once(made):
     found = found_in(made)
     folders = [
-        chain(made, found.files[cell].parent) for cell in found.cells if cell.variant == "base"
+        chain(made, found.files[cell].parent) for cell in found.runs if cell.variant == "base"
     ]
     counted = cost._cost(found, "bolts", "base", folders)
     assert counted.cells == 4 and counted.memory == 512

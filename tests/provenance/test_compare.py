@@ -137,9 +137,9 @@ def inputs_of(a: Path, b: Path) -> dict[Change, int]:
 
 def test_equal_results_in_two_places_are_identical(both):
     found = compare(*both)
-    assert len(found.cells) == 8 and not found.only_a and not found.only_b
+    assert len(found.runs) == 8 and not found.only_a and not found.only_b
     assert found.inputs == {}
-    for cell in found.cells:
+    for cell in found.runs:
         assert cell.same_scores and cell.paired
         assert {move.moved for move in cell.moves.values()} == {SAME}
     text = to_text(found)
@@ -221,9 +221,9 @@ def test_other_training_images_are_data_and_the_test_images_stay_paired(both):
     write_manifest(both[1], "pcb", "other")
     (change,) = inputs_of(*both).items()
     assert change[0].kind == "data" and change[0].name == "manifest of own/pcb" and change[1] == 4
-    assert all(cell.paired for cell in compare(*both).cells)
+    assert all(cell.paired for cell in compare(*both).runs)
     (both[1] / "data/own/pcb/manifest.csv").unlink()  # the manifests can no longer be compared
-    paired = {cell.cell.category: cell.paired for cell in compare(*both).cells}
+    paired = {cell.run.category: cell.paired for cell in compare(*both).runs}
     assert paired == {"nut": True, "pcb": False}
 
 
@@ -261,7 +261,7 @@ def test_another_seed_is_another_run(both):
     for path in (both[1] / "evaluate/own/nut/seed7").glob("*/metrics.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 7}))
     found = compare(*both)
-    assert len(found.cells) == 6
+    assert len(found.runs) == 6
     assert [cell.seed for cell in found.only_a] == [1, 1]
     assert [(c.category, c.seed, c.variant) for c in found.only_b] == [
         ("nut", 7, "base"),
@@ -275,7 +275,7 @@ def test_another_seed_is_another_run(both):
 def test_changes_are_compared_with_the_paired_bootstrap(both):
     folder = write_cell(both[1], "nut", 0, "base", shift=1.0)
     write_cell(both[1], "pcb", 1, "texture", noise=1)  # equally good, on other pixels
-    cells = {tuple(c.cell)[1:]: c for c in compare(*both).cells}
+    cells = {tuple(c.run)[1:]: c for c in compare(*both).runs}
     far, near = cells["nut", 0, "base"], cells["pcb", 1, "texture"]
     assert far.moves["pixel_auroc"].moved == BEYOND and far.same_scores is False
     assert near.moves["pixel_auroc"].moved == WITHIN
@@ -294,14 +294,14 @@ def test_changes_are_compared_with_the_paired_bootstrap(both):
 
 def test_other_test_images_give_a_wider_unpaired_interval(both):
     write_cell(both[1], "nut", 0, "base", shift=0.3)
-    narrow = compare(*both).cells[0].moves["pixel_auroc"]
+    narrow = compare(*both).runs[0].moves["pixel_auroc"]
     for root, sha in zip(both, ("1" * 64, "2" * 64), strict=True):
         rewrite(
             root,
             "evaluate/own/nut/seed0/base",
             lambda content, s=sha: content["inputs"]["manifest"].update(path="x.csv", sha256=s),
         )
-    first = compare(*both).cells[0]
+    first = compare(*both).runs[0]
     wide = first.moves["pixel_auroc"]
     assert first.paired is False
     assert wide.difference == narrow.difference
@@ -313,8 +313,8 @@ def test_without_statistics_of_images_the_noise_is_unknown(both):
     folder = write_cell(both[1], "nut", 0, "base", shift=1.0)
     (folder / "per_image.npz").unlink()
     found = compare(*both)
-    assert found.cells[0].moves["pro"].moved == UNKNOWN
-    assert found.cells[0].moves["pro"].low is None
+    assert found.runs[0].moves["pro"].moved == UNKNOWN
+    assert found.runs[0].moves["pro"].low is None
     assert "Noise unknown" in to_text(found)
     assert "Noise unknown" not in to_text(compare(both[0], both[0]))
 
@@ -326,7 +326,7 @@ def test_means_over_runs_have_their_own_interval(both):
     moves = means(compare(*both))
     assert list(moves) == [("own", "base"), ("own", "texture")]
     mean = moves["own", "base"]["pixel_auroc"]
-    cells = [c.moves["pixel_auroc"] for c in compare(*both).cells if c.cell.variant == "base"]
+    cells = [c.moves["pixel_auroc"] for c in compare(*both).runs if c.run.variant == "base"]
     assert mean.difference == pytest.approx(np.mean([c.difference for c in cells]))
     assert mean.moved == BEYOND
     assert mean.high - mean.low < max(c.high - c.low for c in cells)
@@ -337,7 +337,7 @@ def test_undefined_in_both_is_no_change(both):
     for root in both:
         path = root / "evaluate/own/nut/seed0/base/metrics.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"pro": None}))
-    move = compare(*both).cells[0].moves["pro"]
+    move = compare(*both).runs[0].moves["pro"]
     assert (move.a, move.b, move.difference, move.moved) == (None, None, None, SAME)
     assert "n/a" in to_text(compare(*both))
 
@@ -365,7 +365,7 @@ def test_level_decides_how_wide_the_intervals_are(both):
     write_cell(both[1], "nut", 0, "base", shift=0.3)
     widths = []
     for level in (0.5, 0.99):
-        move = compare(*both, level).cells[0].moves["pixel_auroc"]
+        move = compare(*both, level).runs[0].moves["pixel_auroc"]
         widths.append(move.high - move.low)
     assert widths[0] < widths[1]
     with pytest.raises(UserError, match="--level: 95 is not between 0 and 1"):

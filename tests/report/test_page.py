@@ -16,13 +16,13 @@ from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.provenance.failures import missing_runs
 from realnet.provenance.lineage import trace
 from realnet.provenance.stage_code import code_of
-from realnet.report.collect import Results, collect, matrix_of
-from realnet.report.formats import to_csv, to_markdown
 from realnet.report.page import prepare, render
 from realnet.report.page.pictures import pictures
 from realnet.report.report import report
-from realnet.report.tables import ablation_table, all_tables
-from realnet.report.verdicts import Verdict, verdicts
+from realnet.tables.formats import to_csv, to_markdown
+from realnet.tables.result_tables import ablation_table, all_tables
+from realnet.tables.runs import Results, collect, matrix_of
+from realnet.tables.verdicts import Verdict, verdicts
 
 VOID = {"meta", "br", "img", "input", "hr", "link"}
 HOSTILE = "</script><script>alert(1)</script><b onmouseover='x'>\"&amp;"
@@ -375,8 +375,8 @@ def test_missing_runs_by_the_stage_that_failed(tmp_path):
     first, last = missing_runs(results, found)
     assert (first.stage, first.message) == ("realnet", "RuntimeError: out of memory")
     assert first.log == "logs/realnet/own/plate/seed0/base.log"
-    assert [cell.category for cell in first.cells] == ["plate"]
-    assert (last.stage, [cell.category for cell in last.cells]) == ("", ["disc"])
+    assert [cell.category for cell in first.runs] == ["plate"]
+    assert (last.stage, [cell.category for cell in last.runs]) == ("", ["disc"])
 
 
 def test_one_cause_for_all_runs_that_depend_on_it(tmp_path):
@@ -385,7 +385,7 @@ def test_one_cause_for_all_runs_that_depend_on_it(tmp_path):
     write_log(results, "backbone/base", "realnet: no such file\n")
     found = found_in(results, params({"own": ["nut", "plate"]}, ("base", "sdas")))
     (gap,) = missing_runs(results, found)
-    assert (gap.stage, len(gap.cells)) == ("backbone", 4)
+    assert (gap.stage, len(gap.runs)) == ("backbone", 4)
 
 
 def test_a_variants_own_failure_is_not_hidden_by_base(tmp_path):

@@ -22,9 +22,9 @@ from PIL import Image
 from realnet.config.params import PROJECT, load
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.report.collect import Results, collect, matrix_of
-from realnet.report.formats import Column, Delta, Table, to_csv, to_latex, to_markdown
 from realnet.report.report import report
+from realnet.tables.formats import Column, Delta, Table, to_csv, to_latex, to_markdown
+from realnet.tables.runs import Results, collect, matrix_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 METRICS = ("image_auroc", "pixel_auroc", "pro")

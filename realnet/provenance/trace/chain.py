@@ -11,17 +11,17 @@ from realnet.core.io import read_json, sha256
 from realnet.datasets.items import read_manifest
 from realnet.provenance.lineage import flatten, relative, trace
 from realnet.provenance.trace.selection import Selection
-from realnet.report.collect import METRICS, Cell
+from realnet.tables.runs import METRICS, Run
 
 SHORT = 8  # digits of a digest that are shown
 
 
-def chain(selection: Selection, cell: Cell) -> dict[str, Any]:
+def chain(selection: Selection, run: Run) -> dict[str, Any]:
     """One run as plain data: metrics, records of its stages in the order they ran, datasets.
 
     UserError: an evaluation without a record.
     """
-    folder = selection.cells[cell]
+    folder = selection.runs[run]
     if not (folder / "stage.json").is_file():
         raise UserError(
             f"{folder}/stage.json: no such file, so the provenance is unknown; rerun the evaluation"
@@ -31,7 +31,7 @@ def chain(selection: Selection, cell: Cell) -> dict[str, Any]:
         {"folder": str(traced.folders[k]), **traced.records[k]} for k in traced.chains[folder]
     ]
     return {
-        **cell._asdict(),
+        **run._asdict(),
         "metrics": _metrics(folder / "metrics.json"),
         "data": [_data(path) for path in manifests(selection.results, stages)],
         "stages": stages,
@@ -72,10 +72,10 @@ def _data(manifest: Path) -> dict[str, Any]:
 
 def overview(selection: Selection) -> str:
     """The runs, one per line, and the commands for more."""
-    lines = [f"{selection.target}: {len(selection.cells)} runs"]
-    for cell, folder in selection.cells.items():
-        lines.append(f"  {cell.name:40s} {relative(folder, selection.results)}/metrics.json")
-    one, target = next(iter(selection.cells)), shlex.quote(str(selection.target))
+    lines = [f"{selection.target}: {len(selection.runs)} runs"]
+    for run, folder in selection.runs.items():
+        lines.append(f"  {run.name:40s} {relative(folder, selection.results)}/metrics.json")
+    one, target = next(iter(selection.runs)), shlex.quote(str(selection.target))
     lines += [
         "",
         "provenance of one run:",
@@ -92,7 +92,7 @@ def text(found: dict[str, Any], every: bool = False) -> str:
 
     ``every``: all outputs and code files of each stage, and one line per parameter.
     """
-    name = Cell(*(found[part] for part in Cell._fields)).name
+    name = Run(*(found[part] for part in Run._fields)).name
     values = ", ".join(
         f"{k} {'-' if v is None else f'{v:.4f}'}" for k, v in found["metrics"].items()
     )

@@ -24,8 +24,8 @@ from realnet.provenance.lineage import moved, trace
 from realnet.provenance.trace.chain import SHORT, manifests
 from realnet.provenance.trace.selection import Selection
 from realnet.registry import STAGES
-from realnet.report import formats, tables
-from realnet.report.collect import Cell
+from realnet.tables import formats, result_tables
+from realnet.tables.runs import Run
 
 Kind = Literal["mismatch", "differs", "unknown"]
 
@@ -67,19 +67,19 @@ def check(selection: Selection, params: Params | None) -> tuple[list[Finding], i
     ``params``: the present parameters; None: not compared.
     """
     found = _Found()
-    folders = dict.fromkeys(selection.cells.values())
+    folders = dict.fromkeys(selection.runs.values())
     traced = trace(selection.results, folders)
-    users: dict[int, dict[str, Cell]] = {}  # record -> variant -> one run that depends on it
-    for cell, folder in selection.cells.items():
+    users: dict[int, dict[str, Run]] = {}  # record -> variant -> one run that depends on it
+    for run, folder in selection.runs.items():
         if not traced.chains.get(folder):
             found.add("mismatch", folder / "stage.json", "missing", str(folder / "stage.json"))
         for number in traced.chains.get(folder, []):
-            users.setdefault(number, {}).setdefault(cell.variant, cell)
-    for number, cells in users.items():
+            users.setdefault(number, {}).setdefault(run.variant, run)
+    for number, runs in users.items():
         folder, record = traced.folders[number], traced.records[number]
         _files(found, selection.results, folder, record)
-        for cell in cells.values():
-            _settings(found, folder, record, params, cell, selection.cells[cell] / "stage.json")
+        for run in runs.values():
+            _settings(found, folder, record, params, run, selection.runs[run] / "stage.json")
         _surroundings(found, record)
     gone = bool(selection.lost) and not (selection.results / "evaluate").is_dir()
     if gone:  # a published report, or all are lost: one finding, not one per run
@@ -196,7 +196,7 @@ def _settings(
     folder: Path,
     record: Mapping[str, Any],
     params: Params | None,
-    cell: Cell,
+    run: Run,
     repair: Path,
 ) -> None:
     """Compare the stage's recorded parameters with the present ones of this run.
@@ -207,7 +207,7 @@ def _settings(
     if params is None:
         return
     try:
-        wanted = json.loads(params.section_json(record["stage"], cell.variant))
+        wanted = json.loads(params.section_json(record["stage"], run.variant))
     except (KeyError, UserError):
         return  # an imported model
     target = str(folder / "stage.json")
@@ -216,7 +216,7 @@ def _settings(
         for key, before, after in _differing(was, now, section):
             text = (
                 f"made with {key} {_shortened(before)}, now {_shortened(after)} in the parameters"
-                f" of {cell.variant}"
+                f" of {run.variant}"
             )
             found.add("mismatch", target, text, str(repair))
 
@@ -262,11 +262,11 @@ def _table(found: _Found, selection: Selection) -> None:
         found.add("unknown", selection.target, "verdicts are not checked; check the other tables")
         return
     if name == "cells":
-        wanted = tables.cells_csv(results)
+        wanted = result_tables.cells_csv(results)
     elif selection.group:
-        wanted = formats.to_csv(tables.ablation_table(results))
+        wanted = formats.to_csv(result_tables.ablation_table(results))
     else:
-        made = tables.all_tables(results)
+        made = result_tables.all_tables(results)
         if name not in made:
             found.add("unknown", selection.target, "not a table of these parameters")
             return
@@ -280,12 +280,12 @@ def _table(found: _Found, selection: Selection) -> None:
             found.add("mismatch", path, text, "tables")
 
 
-def verdict(findings: list[Finding], files: int, cells: int) -> str:
+def verdict(findings: list[Finding], files: int, runs: int) -> str:
     """The findings as text, one per line, then the commands that repair them."""
     lines = [f"{finding.kind}: {finding.where}: {finding.said}" for finding in findings]
     bad = [finding for finding in findings if finding.kind == "mismatch"]
     what = "everything matches" if not bad else f"{len(bad)} mismatches"
-    lines.append(f"{cells} runs, {files} files checked: {what}")
+    lines.append(f"{runs} runs, {files} files checked: {what}")
     again = dict.fromkeys(finding.repair for finding in bad if finding.repair)
     made = [target for target in again if target != "tables"]
     if made:

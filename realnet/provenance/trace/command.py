@@ -35,14 +35,14 @@ def run(
     if check:
         now = load(params) if as_json(params) is None else None
         findings, files = compare(chosen, now)
-        shown = verdict(findings, files, len(chosen.cells))
+        shown = verdict(findings, files, len(chosen.runs))
         matches = all(finding.kind != "mismatch" for finding in findings)
         content |= {"files": files, "findings": [asdict(finding) for finding in findings]}
-    elif wanted or len(chosen.cells) == 1:
-        shown = "\n\n".join(text(chain(chosen, cell), every) for cell in chosen.cells)
+    elif wanted or len(chosen.runs) == 1:
+        shown = "\n\n".join(text(chain(chosen, run), every) for run in chosen.runs)
     else:
         shown = overview(chosen)
     if out is not None:
-        content["cells"] = [chain(chosen, cell) for cell in chosen.cells]
+        content["cells"] = [chain(chosen, run) for run in chosen.runs]
         write_json(out, content)
     return shown, matches

@@ -7,8 +7,8 @@ from pathlib import Path
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json
 from realnet.registry import STAGES
-from realnet.report.collect import Cell, Results, collect, matrix_of
-from realnet.report.groups import group_matrix
+from realnet.tables.groups import group_matrix
+from realnet.tables.runs import Results, Run, collect, matrix_of
 
 GROUP = "ablation_"
 # Files of the report that depend on every run.
@@ -25,10 +25,10 @@ class Selection:
     target: Path
     results: Path  # the folder of all results
     found: Results | None  # the matrix that a file of the report shows
-    cells: dict[Cell, Path]  # folder of each evaluation, or of the stage
+    runs: dict[Run, Path]  # folder of each evaluation, or of the stage
     table: bool  # whether the target is a table of the report
     group: str = ""  # name of the group, of a group's table
-    lost: dict[Cell, Path] = field(
+    lost: dict[Run, Path] = field(
         default_factory=dict
     )  # runs that the table shows, but that are missing
 
@@ -36,19 +36,19 @@ class Selection:
         """The runs with these values; None: any. UserError: there are none."""
         asked = {name: value for name, value in wanted.items() if value is not None}
 
-        def matching(cells: dict[Cell, Path]) -> dict[Cell, Path]:
+        def matching(runs: dict[Run, Path]) -> dict[Run, Path]:
             pairs = asked.items()
-            return {c: f for c, f in cells.items() if all(getattr(c, k) == v for k, v in pairs)}
+            return {c: f for c, f in runs.items() if all(getattr(c, k) == v for k, v in pairs)}
 
-        cells, lost = matching(self.cells), matching(self.lost)
-        if not cells and not lost:
+        runs, lost = matching(self.runs), matching(self.lost)
+        if not runs and not lost:
             values = ", ".join(f"{name} {value}" for name, value in asked.items())
             there = "; ".join(
-                f"{name}: {', '.join(dict.fromkeys(str(getattr(c, name)) for c in self.cells))}"
-                for name in Cell._fields
+                f"{name}: {', '.join(dict.fromkeys(str(getattr(c, name)) for c in self.runs))}"
+                for name in Run._fields
             )
             raise UserError(f"{self.target}: no run with {values}; there are {there}")
-        return replace(self, cells=cells, lost=lost)
+        return replace(self, runs=runs, lost=lost)
 
 
 def select(target: Path, params: str) -> Selection:
@@ -81,29 +81,29 @@ def _of_a_table(target: Path, results: Path, params: str, name: str) -> Selectio
     except UserError as error:
         raise UserError(f"{target}: {error}") from None
     found = collect(results, matrix, allow_missing=True)
-    cells = {cell: path.parent for cell, path in found.files.items()}
+    runs = {run: path.parent for run, path in found.files.items()}
     table = target.with_suffix(".csv")
     rows = read_csv(table) if table.is_file() else []
     if name in found.matrix.datasets:
-        cells = {cell: folder for cell, folder in cells.items() if cell.dataset == name}
+        runs = {run: folder for run, folder in runs.items() if run.dataset == name}
     for column in ("dataset", "variant"):
         if named := {row[column] for row in rows if row.get(column)}:
-            cells = {c: f for c, f in cells.items() if getattr(c, column) in named}
+            runs = {c: f for c, f in runs.items() if getattr(c, column) in named}
     if rows and "variant" not in rows[0] and "variants" not in rows[0] and not group:
         reference = found.matrix.variants[0]
-        cells = {cell: folder for cell, folder in cells.items() if cell.variant == reference}
+        runs = {run: folder for run, folder in runs.items() if run.variant == reference}
     known, listed = _there(found), results / "tables/cells.csv"
-    there = {cell: folder for cell, folder in cells.items() if cell in known}
-    shown = _shown(rows if group or not listed.is_file() else read_csv(listed), cells)
-    lost = {cell: cells[cell] for cell in shown if cell not in there}
+    there = {run: folder for run, folder in runs.items() if run in known}
+    shown = _shown(rows if group or not listed.is_file() else read_csv(listed), runs)
+    lost = {run: runs[run] for run in shown if run not in there}
     return Selection(target, results, found, there, table=True, group=group, lost=lost)
 
 
-def _shown(rows: list[dict[str, str]], cells: dict[Cell, Path]) -> list[Cell]:
+def _shown(rows: list[dict[str, str]], runs: dict[Run, Path]) -> list[Run]:
     """The runs for which the rows have a value (a column that is absent matches every run)."""
-    columns = [name for name in Cell._fields if rows and name in rows[0]]
+    columns = [name for name in Run._fields if rows and name in rows[0]]
     valued = {tuple(row[name] for name in columns) for row in rows if row.get("image_auroc")}
-    return [cell for cell in cells if tuple(str(getattr(cell, n)) for n in columns) in valued]
+    return [run for run in runs if tuple(str(getattr(run, n)) for n in columns) in valued]
 
 
 def _of_a_result(target: Path) -> Selection:
@@ -116,7 +116,7 @@ def _of_a_result(target: Path) -> Selection:
     record = read_json(folder / "stage.json")
     if not isinstance(record, dict) or "stage" not in record:
         raise UserError(f"{folder}/stage.json: not the record of a stage; rerun the stage")
-    cell = Cell(
+    run = Run(
         record.get("dataset", "-"),
         record.get("category", "all"),
         record.get("seed", 0),
@@ -127,14 +127,14 @@ def _of_a_result(target: Path) -> Selection:
     results = folder.resolve().parents[depth]
     if not target.is_absolute():  # print paths as they were given
         results = Path(os.path.relpath(results))
-    return Selection(target, results, None, {cell: folder}, table=False)
+    return Selection(target, results, None, {run: folder}, table=False)
 
 
-def _there(found: Results) -> dict[Cell, Path]:
+def _there(found: Results) -> dict[Run, Path]:
     """Evaluations that exist, also those whose metrics are missing."""
-    folders = {cell: path.parent for cell, path in found.files.items()}
+    folders = {run: path.parent for run, path in found.files.items()}
     return {
-        cell: folder
-        for cell, folder in folders.items()
-        if cell in found.cells or (folder / "stage.json").is_file()
+        run: folder
+        for run, folder in folders.items()
+        if run in found.runs or (folder / "stage.json").is_file()
     }

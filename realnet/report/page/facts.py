@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from realnet.config.params import as_json, read_yaml
 from realnet.provenance.lineage import Trace
-from realnet.report.collect import Results
-from realnet.report.published import title
+from realnet.tables.published import title
+from realnet.tables.runs import Results
 
 PACKAGES = ("torch", "timm", "diffusers", "numpy")
 
@@ -41,7 +41,7 @@ def facts(found: Results, traced: Trace, params: str) -> list[Fact]:
         Fact("Variants", ", ".join(matrix.variants)),
         Fact("Seeds", ", ".join(map(str, matrix.seeds))),
         Fact("Preset", preset_of(params) or "not given"),
-        Fact("Evaluated", f"{len(found.cells)} of {len(found.files)} runs"),
+        Fact("Evaluated", f"{len(found.runs)} of {len(found.files)} runs"),
     ]
     records = traced.records
     if not records:

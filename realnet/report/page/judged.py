@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from realnet.report.collect import METRICS, OFFICIAL_BEST, STRICT_BEST, under
 from realnet.report.page.page_data import SHOWN
-from realnet.report.published import title
-from realnet.report.tables import TITLES
-from realnet.report.verdict_rules import FAILED, IN_KIND, NOISE, NOT_RUN, REPRODUCED
-from realnet.report.verdicts import Verdict
+from realnet.tables.published import title
+from realnet.tables.result_tables import TITLES
+from realnet.tables.runs import METRICS, OFFICIAL_BEST, STRICT_BEST, under
+from realnet.tables.verdict_rules import FAILED, IN_KIND, NOISE, NOT_RUN, REPRODUCED
+from realnet.tables.verdicts import Verdict
 
 HEADINGS = {
     "number": "Numbers of the paper",

@@ -15,14 +15,14 @@ from markupsafe import Markup
 from realnet.core.io import read_csv
 from realnet.provenance.failures import missing_runs
 from realnet.provenance.lineage import Trace, trace
-from realnet.report import collect, tables
-from realnet.report.collect import Cell, Results
-from realnet.report.formats import Table
 from realnet.report.page import facts, judged, page_data, pictures, view
 from realnet.report.page.pictures import Picture
 from realnet.report.page.view import View
-from realnet.report.published import title
-from realnet.report.verdicts import Verdict
+from realnet.tables import result_tables
+from realnet.tables.formats import Table
+from realnet.tables.published import title
+from realnet.tables.runs import Results, Run, collect
+from realnet.tables.verdicts import Verdict
 
 TEMPLATE, STYLE, SCRIPT = "template.html.j2", "style.css", "script.js"
 
@@ -42,9 +42,9 @@ def prepare(
     groups = _groups(results, found)
     claimed = _with_variants(found, [name for verdict in verdicts for name in verdict.variants])
     whole = _joined(found, [group for _, _, group in groups], claimed)
-    traced = trace(results, dict.fromkeys(whole.files[cell].parent for cell in whole.cells))
+    traced = trace(results, dict.fromkeys(whole.files[run].parent for run in whole.runs))
     lacking = missing_runs(results, whole)
-    reasons = {cell: n for n, failure in enumerate(lacking) for cell in failure.cells}
+    reasons = {run: n for n, failure in enumerate(lacking) for run in failure.runs}
     data = page_data.as_data(whole, traced, results, reasons)
     data["gaps"] = [[failure.stage, failure.log, failure.message] for failure in lacking]
     views = {name: view.view(name, table, found) for name, table in made.items()}
@@ -58,7 +58,7 @@ def prepare(
         "common": _common(rest, found),
         "verdicts": judged.sections(verdicts, found.matrix.digits),
         "gaps": lacking,
-        "lacking": sum(len(failure.cells) for failure in lacking),
+        "lacking": sum(len(failure.runs) for failure in lacking),
         "total": len(whole.files),
         "costs": facts.costs(traced),
         "data": _json(data),
@@ -125,7 +125,7 @@ def _groups(results: Path, found: Results) -> list[tuple[str, Table, Results]]:
         group = _with_variants(found, names)
         if group is not None:
             heading = _title(path) or path.stem.removeprefix("ablation_").replace("_", " ")
-            table = replace(tables.ablation_table(group), title=heading)
+            table = replace(result_tables.ablation_table(group), title=heading)
             made.append((path.stem, table, group))
     return made
 
@@ -137,7 +137,7 @@ def _with_variants(found: Results, names: Iterable[str]) -> Results | None:
     if not known or found.listed:
         return None
     matrix = replace(found.matrix, variants=known, datasets=dict(found.categories))
-    wider = collect.collect(found.root, matrix, allow_missing=True)
+    wider = collect(found.root, matrix, allow_missing=True)
     return replace(wider, drawn=found.drawn)
 
 
@@ -150,20 +150,20 @@ def _title(path: Path) -> str:
 
 def _joined(found: Results, groups: Sequence[Results], claimed: Results | None) -> Results:
     """All evaluations, those of the matrix first; of claims only those that exist."""
-    files: dict[Cell, Path] = dict(found.files)
-    cells: dict[Cell, Any] = dict(found.cells)
+    files: dict[Run, Path] = dict(found.files)
+    runs: dict[Run, Any] = dict(found.runs)
     for other in groups:
-        files |= {cell: path for cell, path in other.files.items() if cell not in files}
-        cells |= {cell: values for cell, values in other.cells.items() if cell not in cells}
-    for cell, values in claimed.cells.items() if claimed else ():
-        if cell not in files:
-            files[cell], cells[cell] = claimed.files[cell], values
-    return replace(found, files=files, cells=cells, drawn={})
+        files |= {run: path for run, path in other.files.items() if run not in files}
+        runs |= {run: values for run, values in other.runs.items() if run not in runs}
+    for run, values in claimed.runs.items() if claimed else ():
+        if run not in files:
+            files[run], runs[run] = claimed.files[run], values
+    return replace(found, files=files, runs=runs, drawn={})
 
 
 def _part(traced: Trace, found: Results) -> Trace:
     """The records behind the matrix, without those only used by groups."""
-    folders = {found.files[cell].parent for cell in found.cells}
+    folders = {found.files[run].parent for run in found.runs}
     chains = {folder: chain for folder, chain in traced.chains.items() if folder in folders}
     used = sorted({k for chain in chains.values() for k in chain})
     return Trace([traced.folders[k] for k in used], [traced.records[k] for k in used], {})

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from realnet.provenance.lineage import Trace, plain, relative
-from realnet.report.collect import (
+from realnet.tables.runs import (
     METRICS,
     OFFICIAL_BEST,
     OFFICIAL_LAST,
     STRICT_BEST,
-    Cell,
     Results,
+    Run,
     number,
     under,
 )
@@ -30,39 +30,39 @@ KNOWN = {
 }
 
 
-def as_data(found: Results, traced: Trace, results: Path, missing: Mapping[Cell, int]) -> dict:
+def as_data(found: Results, traced: Trace, results: Path, missing: Mapping[Run, int]) -> dict:
     """Data for the page's script, as plain values for JSON; NaN and infinities become null.
 
     ``missing``: run -> index of the entry that explains why it is missing.
     """
     pool = _Pool()
-    cells = []
-    variants = list(dict.fromkeys(cell.variant for cell in found.files))
+    runs = []
+    variants = list(dict.fromkeys(run.variant for run in found.files))
     datasets = list(found.categories)
-    for cell, path in found.files.items():
+    for run, path in found.files.items():
         entry: dict[str, Any] = {
             "at": [
-                datasets.index(cell.dataset),
-                found.categories[cell.dataset].index(cell.category),
-                cell.seed,
-                variants.index(cell.variant),
+                datasets.index(run.dataset),
+                found.categories[run.dataset].index(run.category),
+                run.seed,
+                variants.index(run.variant),
             ]
         }
-        if cell in found.cells:
-            values = found.cells[cell]
+        if run in found.runs:
+            values = found.runs[run]
             entry["values"] = [_short(_value(values, m)) for m in SHOWN]
             entry["intervals"] = [_bounds(values, m) for m in METRICS]
             entry["chain"] = traced.chains.get(path.parent, [])
         else:
-            entry["gap"] = missing.get(cell)
-        cells.append(entry)
+            entry["gap"] = missing.get(run)
+        runs.append(entry)
     return {
         "datasets": [[d, list(found.categories[d])] for d in datasets],
         "variants": variants,
         "reference": variants.index(found.matrix.variants[0]),
         "digits": found.matrix.digits,
         "shown": list(SHOWN),
-        "cells": cells,
+        "cells": runs,
         "stages": [
             _stage(record, folder, results, pool.number)
             for record, folder in zip(traced.records, traced.folders, strict=True)

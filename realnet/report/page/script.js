@@ -206,7 +206,7 @@
       make("button", { type: "button", class: "close", click: () => panel.close() }, "Close")),
     make("p", { class: "panel-of" }, make("strong", {}, label), `, ${what.join(", ")}`));
     if (paper) {
-      panel.append(make("p", {}, `The paper's number. Source: ${field.title || "see realnet/report/paper.yaml"}.`));
+      panel.append(make("p", {}, `The paper's number. Source: ${field.title || "see realnet/tables/paper.yaml"}.`));
     } else if (cells.length) {
       behind(cells, shown);
     } else {

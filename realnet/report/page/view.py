@@ -7,18 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from realnet.report.collect import (
-    MEAN,
-    METRICS,
-    OFFICIAL_BEST,
-    OFFICIAL_LAST,
-    PROTOCOLS,
-    STRICT_LAST,
-    Results,
-    Stat,
-    under,
-)
-from realnet.report.formats import (
+from realnet.report.page.page_data import SHOWN
+from realnet.tables.formats import (
     MISSING,
     UNCERTAIN,
     UNDEFINED,
@@ -29,8 +19,18 @@ from realnet.report.formats import (
     p_value,
     ranks,
 )
-from realnet.report.page.page_data import SHOWN
-from realnet.report.published import Number, source
+from realnet.tables.published import Number, source
+from realnet.tables.runs import (
+    MEAN,
+    METRICS,
+    OFFICIAL_BEST,
+    OFFICIAL_LAST,
+    PROTOCOLS,
+    STRICT_LAST,
+    Results,
+    Stat,
+    under,
+)
 
 PLACES = {1: "best", 2: "second"}
 EVERY = "*"  # all datasets, in an address
@@ -166,7 +166,7 @@ def _of(key: str, metric: str, found: Results) -> str:
 
 def _chosen(found: Results) -> bool:
     """Whether a checkpoint was chosen on the test set."""
-    protocols = (cell.get("protocols") or {} for cell in found.cells.values())
+    protocols = (run.get("protocols") or {} for run in found.runs.values())
     return any(given.get(OFFICIAL_BEST) is not None for given in protocols)
 
 

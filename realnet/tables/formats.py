@@ -1,7 +1,9 @@
-"""One description of a table as CSV (for machines), Markdown (aligned) and LaTeX (booktabs)."""
+"""One description of a table as CSV (for machines), Markdown (aligned) and LaTeX (booktabs).
 
-import csv
-import io
+Markdown and LaTeX are written here and not by pandas, which has neither groups of rows, nor ranks
+within a comparison, nor columns that wrap.
+"""
+
 import math
 import re
 from collections.abc import Sequence
@@ -9,8 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from realnet.report.collect import MEAN, Stat
-from realnet.report.published import Number
+import pandas as pd
+
+from realnet.tables.published import Number
+from realnet.tables.runs import MEAN, Stat
 
 MISSING, UNDEFINED, UNCERTAIN = "–", "n/a", "†"
 
@@ -92,7 +96,7 @@ def to_csv(table: Table) -> str:
             else:
                 fields.append("" if value is None else str(value))
         rows.append(fields)
-    return csv_text([header, *rows])
+    return pd.DataFrame(rows, columns=header).to_csv(index=False, lineterminator="\n")
 
 
 def to_markdown(table: Table) -> str:
@@ -146,12 +150,6 @@ def to_latex(table: Table) -> str:
                 fields.append(f"\\textbf{{{main}}}{tail}" if mean else main + tail)
             lines.append(" & ".join(fields) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
-
-
-def csv_text(rows: Sequence[Sequence[Any]]) -> str:
-    target = io.StringIO()
-    csv.writer(target, lineterminator="\n").writerows(rows)
-    return target.getvalue()
 
 
 # --- headings ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 estimate:
 
 - *images*: another sample of test images would give other metrics. Estimate: the image bootstrap of
-  ``per_image.npz`` (:mod:`realnet.report.resamples`); differences between variants are paired.
+  ``per_image.npz`` (:mod:`realnet.tables.resamples`); differences between variants are paired.
 - *training*: another seed would give another network. Estimate: from two seeds on, the standard
   deviation over seeds with Student's t; with one seed it is unknown, and the note says so.
 """

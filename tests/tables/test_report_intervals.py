@@ -16,11 +16,9 @@ from realnet.metrics import (
     mean_samples,
     two_sided_p,
 )
-from realnet.report import collect as collecting
-from realnet.report import tables
-from realnet.report.collect import Stat, collect, matrix_of
-from realnet.report.differences import Difference, paired_differences
-from realnet.report.formats import (
+from realnet.tables import resamples, result_tables
+from realnet.tables.differences import Difference, paired_differences
+from realnet.tables.formats import (
     Column,
     Delta,
     Table,
@@ -29,7 +27,8 @@ from realnet.report.formats import (
     to_latex,
     to_markdown,
 )
-from realnet.report.resamples import lacking, samples, with_interval
+from realnet.tables.resamples import lacking, samples, with_interval
+from realnet.tables.runs import Results, Stat, collect, matrix_of
 
 OWN = {"own": ["nut", "pcb"]}
 SEEDS, VARIANTS = (0, 1), ["base", "near", "far"]
@@ -47,7 +46,7 @@ def results(tmp_path_factory) -> Path:
     return root
 
 
-def gather(results: Path, **changes) -> collecting.Results:
+def gather(results: Path, **changes) -> Results:
     given = {"datasets": OWN, "variants": VARIANTS, "seeds": SEEDS} | changes
     return collect(results, matrix_of(params(**given)), allow_missing=True)
 
@@ -105,15 +104,13 @@ def test_means_over_datasets_count_each_once(tmp_path):
 
 
 def test_files_are_read_once_for_all_metrics(results, monkeypatch):
-    from realnet.report import resamples
-
     read = []
     monkeypatch.setattr(
         resamples, "load_per_image", lambda path: read.append(path) or load_per_image(path)
     )
     found = gather(results)
-    tables.ablation_table(found)
-    tables.per_category_table(found)
+    result_tables.ablation_table(found)
+    result_tables.per_category_table(found)
     assert len(read) == len(set(read)) == 12
 
 
@@ -234,7 +231,7 @@ def rows_of(table: Table) -> list[dict[str, str]]:
 
 def test_the_table_of_variants_has_all_of_it(results):
     found = gather(results)
-    table = tables.ablation_table(found)
+    table = result_tables.ablation_table(found)
     rows = {row["variant"]: row for row in rows_of(table)}
     assert list(rows) == VARIANTS
     for metric in METRICS:
@@ -256,23 +253,23 @@ def test_the_table_of_variants_has_all_of_it(results):
 def test_intervals_stand_in_every_table_of_exact_metrics(results):
     found = gather(results)
     for table in (
-        tables.main_table(found),
-        tables.dataset_table(found, "own"),
-        tables.per_category_table(found),
+        result_tables.main_table(found),
+        result_tables.dataset_table(found, "own"),
+        result_tables.per_category_table(found),
     ):
         for row in rows_of(table):
             for metric in METRICS:
                 value = float(row[metric])
                 assert float(row[f"{metric}_low"]) <= value <= float(row[f"{metric}_high"])
     one = gather(results, seeds=(0,))
-    assert "(unknown with one seed)" in to_markdown(tables.main_table(one))
+    assert "(unknown with one seed)" in to_markdown(result_tables.main_table(one))
 
 
 def test_the_effect_of_the_choice_has_an_interval_over_seeds(tmp_path):
     for seed in SEEDS:
         write_cell(tmp_path, "own", "nut", seed, official=dict.fromkeys(METRICS, 0.9))
     found = gather(tmp_path, datasets={"own": ["nut"]}, variants=["base"])
-    row = rows_of(tables.protocols_table(found))[0]
+    row = rows_of(result_tables.protocols_table(found))[0]
     # 1 and 2 points; Student's t with one degree of freedom is 12.706.
     assert float(row["best_minus_last"]) == pytest.approx(1.5, abs=0.05)
     half = 12.706 * 0.5
@@ -289,20 +286,22 @@ def test_results_of_before_have_no_intervals_and_a_note(tmp_path):
     (folders[0] / "per_image.npz").unlink()
     found = gather(tmp_path, variants=["base", "far"], seeds=(0,))
     assert lacking(found) == [folders[0]]
-    text = to_markdown(tables.per_category_table(found))
+    text = to_markdown(result_tables.per_category_table(found))
     assert f"No interval for {folders[0]}: no per_image.npz; rerun the evaluation." in text
-    rows = {(r["variant"], r["category"]): r for r in rows_of(tables.per_category_table(found))}
+    rows = {
+        (r["variant"], r["category"]): r for r in rows_of(result_tables.per_category_table(found))
+    }
     assert rows["base", "nut"]["pro_low"] == rows["base", "mean"]["pro_low"] == ""
     assert rows["base", "pcb"]["pro_low"] and rows["far", "mean"]["pro_low"]
     for folder in folders[1:]:
         (folder / "per_image.npz").unlink()
-    text = to_markdown(tables.ablation_table(found_again := gather(tmp_path, seeds=(0,))))
+    text = to_markdown(result_tables.ablation_table(found_again := gather(tmp_path, seeds=(0,))))
     assert "No intervals: the evaluations have no per_image.npz" in text
     assert "corrected" not in text and lacking(found_again)
 
 
 def test_bootstrap_0_leaves_all_of_it_out(results):
-    text = to_markdown(tables.ablation_table(gather(results, bootstrap=0)))
+    text = to_markdown(result_tables.ablation_table(gather(results, bootstrap=0)))
     assert "[" not in text and "interval" not in text and "| p" not in text.replace("PRO", "")
 
 

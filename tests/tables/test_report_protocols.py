@@ -11,11 +11,11 @@ from test_report import METRICS, matrix, protocols, rows_of, write_cell, write_r
 from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.report import published
-from realnet.report.collect import collect, matrix_of
-from realnet.report.formats import Column, Table, to_csv, to_latex, to_markdown
-from realnet.report.published import Number
 from realnet.report.report import report
+from realnet.tables import published
+from realnet.tables.formats import Column, Table, to_csv, to_latex, to_markdown
+from realnet.tables.published import Number
+from realnet.tables.runs import collect, matrix_of
 
 sys.path.insert(0, str(PROJECT / "workflow/scripts"))
 import dag
@@ -230,7 +230,7 @@ def test_numbers_of_others_name_their_protocols():
 
 def test_files_are_plain_yaml():
     for name in ("paper", "others"):
-        path = PROJECT / f"realnet/report/{name}.yaml"
+        path = PROJECT / f"realnet/tables/{name}.yaml"
         assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 

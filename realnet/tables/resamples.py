@@ -15,7 +15,7 @@ import numpy as np
 from realnet.evaluation.stored import load_per_image
 from realnet.metrics import BOOTSTRAPPED, PerImage, mean_samples
 from realnet.metrics import interval as interval_of
-from realnet.report.collect import METRICS, Cell, Results, Stat
+from realnet.tables.runs import METRICS, Results, Run, Stat
 
 FILE = "per_image.npz"
 
@@ -86,7 +86,7 @@ def lacking(results: Results) -> list[Path]:
     """Folders of evaluations without per-image statistics (results of an older version)."""
     if results.matrix.bootstrap == 0:
         return []
-    folders = dict.fromkeys(results.files[cell].parent for cell in results.cells)
+    folders = dict.fromkeys(results.files[run].parent for run in results.runs)
     return [folder for folder in folders if not (folder / FILE).is_file()]
 
 
@@ -102,7 +102,7 @@ def _drawn(
     results: Results, dataset: str, category: str, variant: str, seeds: tuple[int, ...]
 ) -> tuple[str, dict[str, np.ndarray]]:
     """(key of the test images, metric -> samples); each file is read once."""
-    files = [results.files[Cell(dataset, category, k, variant)].with_name(FILE) for k in seeds]
+    files = [results.files[Run(dataset, category, k, variant)].with_name(FILE) for k in seeds]
     where = (category, *files)  # variants that share an evaluation share its samples
     if where not in results.drawn:
         results.drawn[where] = _draw(category, files, results.matrix.bootstrap)

@@ -29,7 +29,7 @@ def under(protocol: str, metric: str) -> str:
     return f"{protocol}/{metric}{'_official' if protocol.startswith('official') else ''}"
 
 
-class Cell(NamedTuple):
+class Run(NamedTuple):
     """One run of the matrix: a dataset, category, seed and variant."""
 
     dataset: str
@@ -77,8 +77,8 @@ class Results:
 
     matrix: Matrix
     categories: dict[str, tuple[str, ...]]
-    files: dict[Cell, Path]
-    cells: dict[Cell, dict[str, Any]]  # contents of the metrics files that exist
+    files: dict[Run, Path]
+    runs: dict[Run, dict[str, Any]]  # contents of the metrics files that exist
     root: Path = Path("results")
     listed: bool = False  # whether the files were given; all others are then ignored
     # Cache of the samples of resamples.py.
@@ -109,8 +109,8 @@ class Results:
         for seed in self.matrix.seeds:
             means = []
             for part, names in wanted.items():
-                cells = [self.cells.get(Cell(part, name, seed, variant)) for name in names]
-                values = [None if cell is None else number(cell, metric) for cell in cells]
+                runs = [self.runs.get(Run(part, name, seed, variant)) for name in names]
+                values = [None if run is None else number(run, metric) for run in runs]
                 if values and None not in values:
                     means.append(statistics.fmean(values))
             if len(means) == len(wanted):
@@ -126,13 +126,13 @@ class Results:
     @cached_property
     def without_masks(self) -> tuple[tuple[str, str], ...]:
         """(dataset, category) of evaluations without masks: image metrics only."""
-        cells = {
-            (cell.dataset, cell.category)
-            for cell, values in self.cells.items()
+        unmasked = {
+            (run.dataset, run.category)
+            for run, values in self.runs.items()
             if values.get("has_masks") is False
         }
         order = [(d, name) for d, names in self.categories.items() for name in names]
-        return tuple(pair for pair in order if pair in cells)
+        return tuple(pair for pair in order if pair in unmasked)
 
     def is_whole(self, dataset: str) -> bool:
         """Whether the matrix has all categories of a known dataset, as the paper's means do."""
@@ -151,13 +151,13 @@ def _over_seeds(values: dict[int, float]) -> Stat:
     return Stat(mean, statistics.stdev(values.values()) if has_std else None, len(values))
 
 
-def number(cell: dict[str, Any], metric: str) -> float | None:
+def number(metrics: dict[str, Any], metric: str) -> float | None:
     """A metric of a metrics file: NaN if it is null (undefined).
 
     None if the metric's protocol was not evaluated.
     """
     protocol, _, name = metric.rpartition("/")
-    values = cell.get("protocols", {}).get(protocol) if protocol else cell
+    values = metrics.get("protocols", {}).get(protocol) if protocol else metrics
     if values is None:
         return None
     return math.nan if values[name] is None else float(values[name])
@@ -221,33 +221,33 @@ def collect(
         dataset: _categories(results, dataset, listed) if wanted is None else wanted
         for dataset, wanted in matrix.datasets.items()
     }
-    paths: dict[Cell, Path] = {}
+    paths: dict[Run, Path] = {}
     for dataset, names in categories.items():
         for category in names:
             for seed in matrix.seeds:
                 for variant in matrix.variants:
-                    address = Cell(dataset, category, seed, matrix.folders[variant])
-                    paths[Cell(dataset, category, seed, variant)] = listed.get(
+                    address = Run(dataset, category, seed, matrix.folders[variant])
+                    paths[Run(dataset, category, seed, variant)] = listed.get(
                         address, _path(results, address)
                     )
-    present = {cell: path for cell, path in paths.items() if _is_there(path, listed)}
-    missing = list(dict.fromkeys(path for cell, path in paths.items() if cell not in present))
+    present = {run: path for run, path in paths.items() if _is_there(path, listed)}
+    missing = list(dict.fromkeys(path for run, path in paths.items() if run not in present))
     if missing and not allow_missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(
             f"{missing[0]}{more}: no such file; make it with `snakemake --cores all {missing[0]}`,"
             " or give --allow-missing"
         )
-    cells = {cell: read_cell(path, cell) for cell, path in present.items()}
-    return Results(matrix, categories, paths, cells, results, bool(listed))
+    runs = {run: read_run(path, run) for run, path in present.items()}
+    return Results(matrix, categories, paths, runs, results, bool(listed))
 
 
-def _path(results: Path, cell: Cell) -> Path:
-    folder = results / "evaluate" / cell.dataset / cell.category / f"seed{cell.seed}"
-    return folder / cell.variant / "metrics.json"
+def _path(results: Path, run: Run) -> Path:
+    folder = results / "evaluate" / run.dataset / run.category / f"seed{run.seed}"
+    return folder / run.variant / "metrics.json"
 
 
-def address_of(path: Path) -> Cell:
+def address_of(path: Path) -> Run:
     """The run that a metrics file belongs to, from its path."""
     parts = path.parts[-5:]
     if len(parts) < 5 or parts[4] != "metrics.json" or not parts[2].startswith("seed"):
@@ -257,15 +257,15 @@ def address_of(path: Path) -> Cell:
     seed = parts[2].removeprefix("seed")
     if not seed.isdecimal():
         raise UserError(f"{path}: {parts[2]} is not seed<k>")
-    return Cell(parts[0], parts[1], int(seed), parts[3])
+    return Run(parts[0], parts[1], int(seed), parts[3])
 
 
-def _is_there(path: Path, listed: dict[Cell, Path]) -> bool:
+def _is_there(path: Path, listed: dict[Run, Path]) -> bool:
     """With a list, only its files count, and each must exist."""
     return path in listed.values() if listed else path.is_file()
 
 
-def _categories(results: Path, dataset: str, listed: dict[Cell, Path]) -> tuple[str, ...]:
+def _categories(results: Path, dataset: str, listed: dict[Run, Path]) -> tuple[str, ...]:
     known = KNOWN_CATEGORIES.get(dataset, ())
     if listed:
         return _in_order(dataset, sorted(c.category for c in listed if c.dataset == dataset))
@@ -278,7 +278,7 @@ def _categories(results: Path, dataset: str, listed: dict[Cell, Path]) -> tuple[
     return tuple(sorted(names))
 
 
-def read_cell(path: Path, cell: Cell) -> dict[str, Any]:
+def read_run(path: Path, run: Run) -> dict[str, Any]:
     """Read and check a metrics file. UserError: malformed, or of another run than its path says."""
     values = read_json(path)
     if not isinstance(values, dict):
@@ -297,9 +297,9 @@ def read_cell(path: Path, cell: Cell) -> dict[str, Any]:
             if name not in given:
                 raise UserError(f"{path}: protocols.{protocol} has no {name}; rerun the evaluation")
     for key in ("dataset", "category", "seed"):
-        if key in values and values[key] != getattr(cell, key):
+        if key in values and values[key] != getattr(run, key):
             raise UserError(
-                f"{path}: {key} is {values[key]}, but {getattr(cell, key)} in its path;"
+                f"{path}: {key} is {values[key]}, but {getattr(run, key)} in its path;"
                 " remove it and rerun the evaluation"
             )
     return values

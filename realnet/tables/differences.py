@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from realnet.metrics import holm, interval, two_sided_p
-from realnet.report.collect import MEAN, Results
-from realnet.report.resamples import difference_samples
+from realnet.tables.resamples import difference_samples
+from realnet.tables.runs import MEAN, Results
 
 
 @dataclass(frozen=True)

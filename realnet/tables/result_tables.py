@@ -4,9 +4,15 @@ import math
 import statistics
 from collections.abc import Sequence
 
+import pandas as pd
+
 from realnet.core.errors import UserError
-from realnet.report import table_notes as notes
-from realnet.report.collect import (
+from realnet.tables import table_notes as notes
+from realnet.tables.differences import paired_differences
+from realnet.tables.formats import Column, Delta, Name, Table
+from realnet.tables.published import Number, mean, number, title
+from realnet.tables.resamples import with_interval
+from realnet.tables.runs import (
     MEAN,
     METRICS,
     OFFICIAL_BEST,
@@ -17,11 +23,7 @@ from realnet.report.collect import (
     Stat,
     under,
 )
-from realnet.report.differences import paired_differences
-from realnet.report.formats import Column, Delta, Name, Table, csv_text
-from realnet.report.published import Number, mean, number, title
-from realnet.report.resamples import with_interval
-from realnet.report.verdict_rules import seed_interval
+from realnet.tables.verdict_rules import seed_interval
 
 METHODS = {"realnet": "RealNet", "patchcore": "PatchCore"}
 TITLES = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "pro": "PRO"}
@@ -81,8 +83,8 @@ def _heading(results: Results) -> str:
     reference = results.matrix.variants[0]
     methods = {
         values.get("method", "realnet")
-        for c, values in results.cells.items()
-        if c.variant == reference
+        for run, values in results.runs.items()
+        if run.variant == reference
     }
     method = " and ".join(METHODS.get(m, str(m)) for m in sorted(methods)) or "RealNet"
     return f"{method} ({reference})"
@@ -216,29 +218,31 @@ def ablation_table(results: Results) -> Table:
 
 
 def cells_csv(results: Results) -> str:
-    """One row per run: the fractions of its metrics file, unrounded; empty where undefined.
+    """:func:`run_frame` as CSV; an empty field where a metric is undefined or not evaluated."""
+    return run_frame(results).to_csv(index=False, lineterminator="\n")
+
+
+def run_frame(results: Results) -> pd.DataFrame:
+    """One row per run: dataset, variant, category, seed and the fractions of its metrics file.
 
     Metrics of the protocols follow as ``<protocol>/<metric>``, except ``strict_last``, which the
-    first columns hold.
+    first columns hold. Not rounded; NaN where undefined or not evaluated.
     """
-    flat = {}
-    for cell, values in results.cells.items():
+    rows = []
+    for run, values in results.runs.items():
         numbers = {k: v for k, v in values.items() if isinstance(v, float) and 0 <= v <= 1}
         numbers |= {k: values[k] for k in METRICS if values[k] is not None}
         for protocol, measured in values.get("protocols", {}).items():
             if measured is not None and protocol != STRICT_LAST:
                 named = {f"{protocol}/{k}": v for k, v in measured.items() if k != "checkpoint"}
                 numbers |= {k: v for k, v in named.items() if v is not None}
-        flat[cell] = numbers
-    extra = sorted({key for numbers in flat.values() for key in numbers} - set(METRICS))
+        rows.append(run._asdict() | numbers)
+    names = ["dataset", "variant", "category", "seed", *METRICS]
+    extra = sorted({key for row in rows for key in row} - set(names))
     # Metrics of the last checkpoint first, then those of the other protocols.
     extra.sort(key=lambda key: "/" in key)
-    rows = [
-        [c.dataset, c.variant, c.category, c.seed]
-        + [numbers.get(key, "") for key in (*METRICS, *extra)]
-        for c, numbers in flat.items()
-    ]
-    return csv_text([["dataset", "variant", "category", "seed", *METRICS, *extra], *rows])
+    steps = {key: "Int64" for key in extra if key.endswith("/step")}  # integers, some missing
+    return pd.DataFrame(rows, columns=[*names, *extra]).astype(steps)
 
 
 # --- beside the paper ----------------------------------------------------------------------------
@@ -284,10 +288,10 @@ def _official_overall(results: Results, metric: str) -> Stat | None:
 def _compared(
     ours: Sequence[tuple[Stat, Stat | None]], published: Sequence[Number | None]
 ) -> list[object]:
-    cells = []
+    fields: list[object] = []
     for (strict, official), paper in zip(ours, published, strict=True):
-        cells += [strict, official, paper, _difference(official, paper)]
-    return cells
+        fields += [strict, official, paper, _difference(official, paper)]
+    return fields
 
 
 def _published(results: Results, dataset: str, category: str, metric: str) -> Number | None:

@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.report.collect import (
+from realnet.tables.published import Number, number, others, source, title
+from realnet.tables.published import claims as published_claims
+from realnet.tables.resamples import lacking
+from realnet.tables.runs import (
     MEAN,
     METRICS,
     OFFICIAL_BEST,
@@ -11,9 +14,6 @@ from realnet.report.collect import (
     Results,
     under,
 )
-from realnet.report.published import Number, number, others, source, title
-from realnet.report.published import claims as published_claims
-from realnet.report.resamples import lacking
 
 WORDS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
 
@@ -46,7 +46,7 @@ def intervals(results: Results) -> list[str]:
 
 
 def _any_interval(results: Results) -> bool:
-    folders = {results.files[cell].parent for cell in results.cells}
+    folders = {results.files[run].parent for run in results.runs}
     return results.matrix.bootstrap > 0 and len(lacking(results)) < len(folders)
 
 
@@ -142,10 +142,10 @@ def claims(results: Results) -> list[str]:
 
 def masks(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
     """Why pixel metrics are n/a: the categories without masks."""
-    bare = [cell for cell in results.without_masks if datasets is None or cell[0] in datasets]
+    bare = [run for run in results.without_masks if datasets is None or run[0] in datasets]
     if not bare:
         return []
-    names = ", ".join("/".join(cell) for cell in bare)
+    names = ", ".join("/".join(run) for run in bare)
     return [
         f"n/a: no masks in {names}, so only image metrics; means of pixel metrics need masks in all"
         " categories or datasets."

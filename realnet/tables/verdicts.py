@@ -1,6 +1,6 @@
 """A verdict on every number and every claim of the paper.
 
-Numbers and claims are data (``paper.yaml``), the rules are in :mod:`realnet.report.verdict_rules`.
+Numbers and claims are data (``paper.yaml``), the rules are in :mod:`realnet.tables.verdict_rules`.
 """
 
 import math
@@ -13,7 +13,9 @@ import numpy as np
 
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.metrics import holm, interval, two_sided_p
-from realnet.report.collect import (
+from realnet.tables.published import Number, number, paper
+from realnet.tables.resamples import difference_samples, with_interval
+from realnet.tables.runs import (
     MEAN,
     METRICS,
     OFFICIAL_BEST,
@@ -23,9 +25,7 @@ from realnet.report.collect import (
     collect,
     under,
 )
-from realnet.report.published import Number, number, paper
-from realnet.report.resamples import difference_samples, with_interval
-from realnet.report.verdict_rules import (
+from realnet.tables.verdict_rules import (
     FAILED,
     IN_KIND,
     INFORMATION,

@@ -2,11 +2,13 @@
 
 from itertools import groupby
 
-from realnet.report.formats import Column, Table, csv_text, to_latex, to_markdown
-from realnet.report.published import title
-from realnet.report.tables import TITLES
-from realnet.report.verdict_rules import IN_KIND, NOT_RUN, rules_sentences
-from realnet.report.verdicts import Verdict
+import pandas as pd
+
+from realnet.tables.formats import Column, Table, to_latex, to_markdown
+from realnet.tables.published import title
+from realnet.tables.result_tables import TITLES
+from realnet.tables.verdict_rules import IN_KIND, NOT_RUN, rules_sentences
+from realnet.tables.verdicts import Verdict
 
 FIELDS = (
     *("kind", "claim", "dataset", "category", "metric", "variants", "paper", "certainty", "ours"),
@@ -35,7 +37,7 @@ def to_csv(found: list[Verdict]) -> str:
         low, high = verdict.interval or (None, None)
         values = vars(verdict) | {"low": low, "high": high}
         rows.append([text(values[field]) for field in FIELDS])
-    return csv_text([FIELDS, *rows])
+    return pd.DataFrame(rows, columns=FIELDS).to_csv(index=False, lineterminator="\n")
 
 
 def verdict_table(found: list[Verdict], digits: int) -> Table:

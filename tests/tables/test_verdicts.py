@@ -12,11 +12,11 @@ from small_cells import METRICS, params, write_cell
 from realnet.config.params import PROJECT, load
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.metrics import holm, two_sided_p
-from realnet.report import published
-from realnet.report.collect import collect, matrix_of
 from realnet.report.report import report
-from realnet.report.resamples import difference_samples, with_interval
-from realnet.report.verdict_rules import (
+from realnet.tables import published
+from realnet.tables.resamples import difference_samples, with_interval
+from realnet.tables.runs import collect, matrix_of
+from realnet.tables.verdict_rules import (
     FAILED,
     IN_KIND,
     INFORMATION,
@@ -32,7 +32,7 @@ from realnet.report.verdict_rules import (
     seed_interval,
     with_seeds,
 )
-from realnet.report.verdicts import verdicts
+from realnet.tables.verdicts import verdicts
 
 BTAD = {"btad": list(KNOWN_CATEGORIES["btad"])}
 PAPER = {"image_auroc": 0.961, "pixel_auroc": 0.979, "pro": 0.9}

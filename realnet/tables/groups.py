@@ -12,7 +12,8 @@ from realnet.config.params import as_json, load
 from realnet.config.sections import Group
 from realnet.core.errors import UserError
 from realnet.core.io import write_text
-from realnet.report import collect, formats, tables
+from realnet.tables import formats, result_tables
+from realnet.tables.runs import Matrix, collect, matrix_of
 
 
 def report_group(
@@ -29,8 +30,8 @@ def report_group(
     ``allow_missing``: as for ``realnet report``. UserError for an unknown group or a missing file.
     """
     matrix, group = group_matrix(params, name)
-    found = collect.collect(results, matrix, metrics, allow_missing)
-    table = replace(tables.ablation_table(found), title=group.title)
+    found = collect(results, matrix, metrics, allow_missing)
+    table = replace(result_tables.ablation_table(found), title=group.title)
     path = results / "tables" / f"ablation_{name}"
     for suffix, write in WRITERS.items():
         write_text(path.with_suffix(suffix), write(table))
@@ -39,12 +40,12 @@ def report_group(
 WRITERS = {".csv": formats.to_csv, ".md": formats.to_markdown, ".tex": formats.to_latex}
 
 
-def group_matrix(params: str, name: str) -> tuple[collect.Matrix, Group]:
+def group_matrix(params: str, name: str) -> tuple[Matrix, Group]:
     """The matrix with a group's variants, and the group; see :func:`report_group`."""
     values = _sections(params)
     group = _group(values.pop("groups"), name)
     values["experiment"] = values["experiment"] | {"variants": list(group.variants)}
-    return collect.matrix_of(json.dumps(values)), group
+    return matrix_of(json.dumps(values)), group
 
 
 def _sections(params: str) -> dict[str, Any]:

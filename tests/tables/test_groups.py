@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from realnet.cli import app
 from realnet.config.params import PROJECT, load
 from realnet.core.errors import UserError
-from realnet.report.groups import report_group
+from realnet.tables.groups import report_group
 
 SPEC = importlib.util.spec_from_file_location("dag", PROJECT / "workflow/scripts/dag.py")
 dag = importlib.util.module_from_spec(SPEC)
