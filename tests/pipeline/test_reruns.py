@@ -42,7 +42,7 @@ def test_a_changed_operator_reruns_the_stages_that_have_it(finished, source):
     assert (planned["train_ddpm"], planned["train_realnet"]) == (2, 2)  # of 2 and 4
 
 
-def test_results_of_version_0_1_0_are_kept_by_one_command(finished):
+def test_results_of_version_0_1_0_are_kept_by_one_command(finished, monkeypatch):
     """Its records have the modules themselves among the inputs."""
     records = [p for p in (finished.root / ".snakemake/metadata").rglob("*") if p.is_file()]
     for path in records:
@@ -57,6 +57,13 @@ def test_results_of_version_0_1_0_are_kept_by_one_command(finished):
     (line,) = [line for line in output.splitlines() if line.startswith("realnet: ")]
     assert "results of version 0.1.0" in line and "realnet code --accept" in line
     assert "Error" not in output and "Traceback" not in output
+    # Who wants them recomputed says so.
+    manifest = results / "data/demo/hex_nut/manifest.csv"
+    written = manifest.stat().st_mtime_ns
+    with monkeypatch.context() as environment:
+        environment.setenv("REALNET_RECOMPUTE", "1")
+        finished.snakemake("--", str(manifest.relative_to(finished.root)))
+    assert manifest.stat().st_mtime_ns > written
     changed = ["--config", "training={lr: 0.001}"]
     assert "train_realnet" in finished.planned(*changed)
     accepted = finished.run("realnet", "code", "--accept").stdout
