@@ -144,8 +144,18 @@ def import_ddpm(
     """Import a guided-diffusion (ADM) model, e.g. 256x256_diffusion.pt."""
     from realnet.interop.adm import import_ddpm as run
 
-    options = {"dataset": dataset, "categories": category or (), "classes": classes, "seed": seed}
-    print(run(checkpoint, out, image_size=image_size, head_channels=head_channels, **options))
+    print(
+        run(
+            checkpoint,
+            out,
+            image_size=image_size,
+            head_channels=head_channels,
+            dataset=dataset,
+            categories=category or (),
+            classes=classes,
+            seed=seed,
+        )
+    )
 
 
 @app.command("import-classifier")
@@ -161,5 +171,14 @@ def import_classifier(
     """Import a guided-diffusion classifier, e.g. 256x256_classifier.pt."""
     from realnet.interop.adm import import_classifier as run
 
-    options = {"dataset": dataset, "categories": category or (), "classes": classes, "seed": seed}
-    print(run(checkpoint, out, head_channels=head_channels, **options))
+    print(
+        run(
+            checkpoint,
+            out,
+            head_channels=head_channels,
+            dataset=dataset,
+            categories=category or (),
+            classes=classes,
+            seed=seed,
+        )
+    )

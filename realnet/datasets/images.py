@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from realnet.core.errors import UserError
-from realnet.datasets.items import Item, read_manifest
+from realnet.datasets.items import Entry, Item, read_manifest
 
 if TYPE_CHECKING:  # listing and checking a dataset needs no torch
     import torch
@@ -90,7 +90,7 @@ def checked(path: Path, digest: str) -> bytes:
     return data
 
 
-def load_images(items: Sequence[Item], size: int) -> torch.Tensor:
+def load_images(items: Sequence[Entry], size: int) -> torch.Tensor:
     """The items' images, resized, as uint8 ``[N, 3, size, size]``.
 
     Both sides become ``size`` (aspect ratio is not kept, nothing is cropped), PIL bilinear.

@@ -122,7 +122,7 @@ def list_category(root: str | Path, dataset: str, category: str, own: Own | None
         )
     for layout in layouts_of(dataset, own):
         listing = (
-            _from_table(root, category, layout)
+            _from_table(root, category, layout, layout.split)
             if layout.split
             else _from_folders(root, dataset, category, layout)
         )
@@ -254,8 +254,7 @@ def _regex(pattern: str) -> str:
 # --- split tables --------------------------------------------------------------------------------
 
 
-def _from_table(root: Path, category: str, layout: Layout) -> Listing | None:
-    split = layout.split
+def _from_table(root: Path, category: str, layout: Layout, split: Split) -> Listing | None:
     rows = [row for row in _rows(root, split) if row["category"] == category]
     if not rows:
         return None

@@ -13,6 +13,7 @@ def terms(dataset: str) -> dict[str, str | None]:
     among the published ones has the licence that its owner gives it; ``name`` is then None.
     """
     known = sources().get(dataset)
+    found: tuple[str | None, ...]
     if known is not None:
         found = (known.licence.name, known.licence.use, known.licence.url, known.citation)
     elif dataset in KNOWN_CATEGORIES:  # the demo set

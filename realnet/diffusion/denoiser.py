@@ -58,6 +58,8 @@ class Denoiser(nn.Module):
     larger patches trade detail for speed, so that the demo trains on a CPU.
     """
 
+    alphas_cumprod: torch.Tensor
+
     def __init__(self, params: Ddpm, image_size: int, classes: int):
         super().__init__()
         self.patch = params.patch
@@ -90,22 +92,22 @@ class Denoiser(nn.Module):
             for group in output.chunk(self.outputs, 1)
         ]
         if self.texture_std is not None:
-            groups[0] = self._keep_texture(groups[0], sample, timestep)
+            groups[0] = self._keep_texture(groups[0], sample, timestep, self.texture_std)
         return torch.cat(groups, 1)
 
     def _keep_texture(
-        self, structure: torch.Tensor, sample: torch.Tensor, timestep: torch.Tensor
+        self, structure: torch.Tensor, sample: torch.Tensor, timestep: torch.Tensor, std: float
     ) -> torch.Tensor:
-        """x_0 as the posterior mean of N(structure, texture_std^2) observed through x_t.
+        """x_0 as the posterior mean of N(structure, std^2) observed through x_t.
 
         A small network that predicts x_0 gives its structure but not its grain, and samples that
         are smoother than real images teach the detector that smooth means anomalous. Here grain
-        of the given standard deviation is taken from x_t as far as the noise in x_t allows (our
+        of standard deviation ``std`` is taken from x_t as far as the noise in x_t allows (our
         decision).
         """
         alpha = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
         noise = (1 - alpha) / alpha  # variance of x_t / sqrt(alpha) around x_0
-        trust = self.texture_std**2 / (self.texture_std**2 + noise)
+        trust = std**2 / (std**2 + noise)
         return structure + trust * (sample / alpha.sqrt() - structure)
 
 

@@ -91,9 +91,15 @@ def sample_images(
             output = model(sample, when, labels)
         guidance = guide(sample, when) if guide is not None else None
         # The step in fp32: what bf16 costs within the network is in docs/fidelity.md, numerics.
-        sample = scheduler.step(
-            output.float(), timestep, sample, generators, strength=strengths, guidance=guidance
-        ).prev_sample
+        sample, _ = scheduler.step(
+            output.float(),
+            timestep,
+            sample,
+            generators,
+            return_dict=False,
+            strength=strengths,
+            guidance=guidance,
+        )
     # 4. to 8 bits
     levels = (sample.clamp(-1, 1) + 1) * 127.5
     return (levels.round() if chain.rounding == "round" else levels).to(torch.uint8).cpu()
@@ -204,12 +210,13 @@ def load_sampler(spec: SamplerSpec, normal: torch.Tensor | None, runtime: Runtim
             if normal is None:
                 raise ValueError("start: image needs the normal images")
             starts = normal[[spec.seeds.derive("start", i) % len(normal) for i in indices]]
-        labels = torch.full((len(indices),), label) if conditional else None
+        labels = torch.full((len(indices),), label)
         seeds = [spec.seed_of(i) for i in indices]
         guide = None
         if classifier is not None:
             guide = partial(log_gradient, classifier, labels, params.guidance_scale, runtime)
-        batch = SampleBatch(seeds, torch.tensor(strengths), labels, starts)
+        given = labels if conditional else None
+        batch = SampleBatch(seeds, torch.tensor(strengths), given, starts)
         return sample_images(model, scheduler, runtime, chain, batch, guide)
 
     return sample

@@ -20,8 +20,16 @@ def write_regions(
     ``names``, ``defects``: file and defect type of each image. Without masks: the header alone.
     """
     limits = [f"pro@{limit:g}" for limit in found.limits] if found else []
+    rows = _region_rows(found, limits, names, defects) if found else []
+    fields = ["path", "defect", "area", "left", "top", "width", "height", *limits]
+    write_csv(path, rows, fields)
+
+
+def _region_rows(
+    found: Localisation, limits: Sequence[str], names: Sequence[str], defects: Sequence[str]
+) -> list[dict[str, object]]:
     rows = []
-    for k in range(found.regions.count if found else 0):
+    for k in range(found.regions.count):
         image = int(found.regions.images[k])
         box = dict(zip(("left", "top", "width", "height"), found.regions.boxes[k], strict=True))
         scores = [None if math.isnan(v) else v for v in found.per_region[k].tolist()]
@@ -30,8 +38,7 @@ def write_regions(
             | {key: int(value) for key, value in box.items()}
             | dict(zip(limits, scores, strict=True))
         )
-    fields = ["path", "defect", "area", "left", "top", "width", "height", *limits]
-    write_csv(path, rows, fields)
+    return rows
 
 
 def write_curves(

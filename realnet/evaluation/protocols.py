@@ -56,9 +56,12 @@ def protocols(
     found: dict[str, dict[str, object] | None] = {}
     for kind in ("strict", "official"):
         for suffix, checkpoint, measured in (("last", LAST, last), ("best", BEST, best)):
-            found[f"{kind}_{suffix}"] = measured and {
-                "checkpoint": checkpoint,
-                "step": measured.step,
-                **{k: v for k, v in getattr(measured, kind).items() if k not in COUNTS},
-            }
+            name = f"{kind}_{suffix}"
+            found[name] = None
+            if measured is not None:
+                found[name] = {
+                    "checkpoint": checkpoint,
+                    "step": measured.step,
+                    **{k: v for k, v in getattr(measured, kind).items() if k not in COUNTS},
+                }
     return found

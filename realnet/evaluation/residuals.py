@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from realnet.compute.runtime import Runtime
-from realnet.core.io import atomic
 from realnet.detectors.realnet_detector import Detector
+from realnet.evaluation.stored import save_arrays
+from realnet.models.rrs import ResidualSelection
 
 PER_CLASS = 64  # normal, and anomalous, images counted, evenly spaced
 EXAMPLES, MAPS = 3, 4  # anomalous example images; kept, and dropped, maps of each
@@ -32,8 +33,7 @@ def save_residuals(
     if not isinstance(detector, Detector):
         return
     found = residual_statistics(detector, images, runtime, batch_size, labels)
-    with atomic(path) as temporary:
-        np.savez_compressed(temporary, **found)
+    save_arrays(path, found)
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ def _residuals(
             yield model.residuals(features, rebuilt)
 
 
-def _kept_by_maximum(select: torch.nn.Module) -> int:
+def _kept_by_maximum(select: ResidualSelection) -> int:
     """Number of kept slots selected by maximum; they come first."""
     return {"max": select.kept, "mean": 0}.get(select.mode, select.kept - select.kept // 2)
 
@@ -128,14 +128,14 @@ def _spaced(places: np.ndarray, count: int) -> np.ndarray:
     return places[np.linspace(0, len(places) - 1, count).round().astype(int)]
 
 
-def _example(select: torch.nn.Module, residuals: torch.Tensor, by_max: int) -> dict:
+def _example(select: ResidualSelection, residuals: torch.Tensor, by_max: int) -> dict:
     """Kept and dropped maps of one image, residuals ``[M, H, W]``."""
     ranked = select.ranking(residuals[None])[0]
     standard = select.norm(residuals[None])[0] if select.norm is not None else residuals
     first, second = ranked[:by_max].tolist(), ranked[by_max:].tolist()
     half = MAPS // 2 if first and second else MAPS
-    kept = list(dict.fromkeys(first[:half] + [slot for slot in second if slot not in first[:half]]))
-    kept = torch.tensor(kept[:MAPS], device=standard.device)
+    best = list(dict.fromkeys(first[:half] + [slot for slot in second if slot not in first[:half]]))
+    kept = torch.tensor(best[:MAPS], device=standard.device)
     left = torch.ones(len(residuals), dtype=torch.bool, device=standard.device)
     left[ranked] = False
     peak = standard.amax((1, 2)).where(left, torch.inf)

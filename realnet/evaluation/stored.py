@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,7 @@ from realnet.metrics.curves import Curve
 
 def save_per_image(path: str | Path, stats: PerImage) -> None:
     """Write a compressed .npz, about 100 KB for a hundred images."""
-    with atomic(path) as temporary, temporary.open("wb") as target:
-        arrays = {field.name: np.asarray(getattr(stats, field.name)) for field in fields(stats)}
-        np.savez_compressed(target, **arrays)
+    save_arrays(path, {f.name: np.asarray(getattr(stats, f.name)) for f in fields(stats)})
 
 
 def load_per_image(path: str | Path) -> PerImage:
@@ -39,5 +38,13 @@ def save_curves(path: Path, curves: Mapping[str, Curve]) -> None:
         for name, curve in curves.items()
         for axis, values in zip("xy", curve, strict=True)
     }
+    save_arrays(path, flat)
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Write a compressed .npz of arrays by name.
+
+    The values are Any: by its stub, NumPy could take an array of a mapping for `allow_pickle`.
+    """
     with atomic(path) as temporary, temporary.open("wb") as target:
-        np.savez_compressed(target, **flat)
+        np.savez_compressed(target, **arrays)

@@ -168,6 +168,7 @@ def import_classifier(
 
 def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
     """The state dict, without the prefix of a distributed run; nothing in the file is run."""
+    content: object
     if checkpoint.suffix == ".safetensors":
         if not checkpoint.is_file():
             raise UserError(f"{checkpoint}: no such checkpoint")

@@ -71,7 +71,10 @@ def official_name(key: str, sizes: Sizes) -> str:
     module, _, leaf = key.rpartition(".")
     if module in SINGLE:
         return f"{SINGLE[module]}.{leaf}"
-    side, level, kind, index, child, leaf = BLOCK.fullmatch(key).groups()
+    block_key = BLOCK.fullmatch(key)
+    if block_key is None:
+        raise ValueError(f"{key}: no parameter of a UNet of diffusers")
+    side, level, kind, index, child, leaf = block_key.groups()
     level, index = int(level or 0), int(index)
     stage = sizes.layers + 1  # positions per level: residual blocks, then what halves the size
     if kind in ("resnets", "attentions"):

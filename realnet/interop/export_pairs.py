@@ -160,8 +160,8 @@ def blend_at_size(pair: Pair, normal: np.ndarray, rounding: str) -> tuple[np.nda
     mask = cv2.resize(pair.mask.numpy().astype(np.float32), place) >= 0.5
     patch = cv2.resize(pair.patch.permute(1, 2, 0).contiguous().numpy(), place)
     image = normal.copy()
-    inside = [torch.from_numpy(picture[mask]) for picture in (normal, patch)]
-    image[mask] = blend(*inside, torch.tensor(pair.opacity), rounding).numpy()
+    below, above = torch.from_numpy(normal[mask]), torch.from_numpy(patch[mask])
+    image[mask] = blend(below, above, torch.tensor(pair.opacity), rounding).numpy()
     return image, mask
 
 
@@ -228,8 +228,9 @@ def _origins(job: Job[RealNetParams], normals: Sequence[Item]) -> Callable[[Pair
         files["sdas"] = [
             (images / row["path"]).as_posix() for row in read_csv(images / "manifest.csv")
         ]
-    if job.params.synthesis.sources.get("dtd", 0) > 0:
-        found = (Path(job.params.synthesis.dtd_root) / "images").glob("*/*")
+    dtd_root = job.params.synthesis.dtd_root
+    if dtd_root is not None and job.params.synthesis.sources.get("dtd", 0) > 0:
+        found = (Path(dtd_root) / "images").glob("*/*")
         files["dtd"] = sorted(p.as_posix() for p in found if p.suffix.lower() in SUFFIXES)
     return lambda pair: files[pair.source][pair.source_index] if pair.source in files else ""
 

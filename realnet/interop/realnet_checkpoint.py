@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from realnet.config.sections import Backbone, Block, Model
+from realnet.config.sections import Backbone, Block, Model, Reconstruction
 from realnet.core.errors import UserError
 from realnet.core.io import save_weights, write_json
 from realnet.interop.realnet_structure import (
@@ -130,13 +130,13 @@ def understand(content: Any, where: str, image_size: int) -> Imported:
     with torch.device("meta"):
         shapes = [m.shape[1:] for m in extractor(torch.zeros(1, 3, 256, 256))]
     strides = dict(zip(used, (256 // shape[-1] for shape in shapes), strict=True))
-    recon, channels = None, []
+    channels: list[int] = []
+    networks: list[Reconstruction] = []
     for name, layers, _ in blocks:
         channels.append(sum(len(indices[layer]) for layer in layers))
-        sizes = unet_params(state, f"recon.{name}_recon.", channels[-1], where)
-        if recon not in (None, sizes):
+        networks.append(unet_params(state, f"recon.{name}_recon.", channels[-1], where))
+        if networks[-1] != networks[0]:
             raise UserError(f"{where}: recon.{name}_recon is built otherwise than the first block")
-        recon = sizes
     params = Model(
         blocks=[
             Block(
@@ -147,10 +147,10 @@ def understand(content: Any, where: str, image_size: int) -> Imported:
             for _, layers, stride in blocks
         ],
         feature_scale=False,
-        reconstruction=recon,
+        reconstruction=networks[0],
         rrs=rrs_params(state, settings, where),
     )
-    side = max(b.stride * 2 ** (len(recon.multipliers) - 1) for b in params.blocks)
+    side = max(b.stride * 2 ** (len(networks[0].multipliers) - 1) for b in params.blocks)
     side = max(side, *strides.values())
     if image_size % side:
         raise UserError(f"--image-size {image_size}: this network takes multiples of {side} pixels")
@@ -173,7 +173,7 @@ def understand(content: Any, where: str, image_size: int) -> Imported:
     for layer, shape in zip(used, shapes, strict=True):
         if min(indices[layer]) < 0 or max(indices[layer]) >= shape[0]:
             raise UserError(f"{where}: AFS indices of layer{layer} go beyond its {shape[0]} maps")
-    for network, key_of in ((model, names.get), (extractor, BACKBONE.__add__)):
+    for network, key_of in ((model, names.__getitem__), (extractor, BACKBONE.__add__)):
         own = network.state_dict()
         network.load_state_dict(
             {key: state[key_of(key)].to(own[key].dtype) for key in own}, assign=True
@@ -218,6 +218,8 @@ def _backbone(state: State, used: list[int], settings: Settings) -> tuple[Backbo
             best = (differences, params, network)
         if not differences:
             break
+    if best is None:
+        raise ValueError(f"no known backbone has the layers {used}")
     return best[1], best[2].eval()
 
 

@@ -111,7 +111,7 @@ def rrs_params(state: State, settings: Settings, where: str) -> Rrs:
             " one of them, can be imported"
         )
     return Rrs(
-        mode="_".join(modes),
+        mode="max_mean" if halves else modes[0],
         channels=kept,
         ranking_norm=True,
         hidden=[

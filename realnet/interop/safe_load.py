@@ -8,6 +8,7 @@ inert stand-in here, and any other name ends the reading before it starts.
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class _Settings:
     The reader fills mappings of exactly that type only, no subclass, so that is what is made.
     """
 
-    def __new__(cls, *_: Any, **__: Any) -> OrderedDict:
+    def __new__(cls, *_: Any, **__: Any) -> OrderedDict:  # type: ignore[misc]  # see above
         return OrderedDict()
 
 
@@ -37,7 +38,7 @@ class _Dropped:
         pass
 
 
-_STAND_INS = [
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Settings, "easydict.EasyDict"),
     (_Dropped, "numpy.core.multiarray.scalar"),  # numpy 1
     (_Dropped, "numpy._core.multiarray.scalar"),

@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from realnet.config.sections import Reconstruction
 from realnet.core.errors import UserError
-from realnet.models.reconstruction import Attention, ReconstructionUNet, ResBlock
+from realnet.models.reconstruction import Attention, ResBlock
 
 BRANCHES = {"down": "input_blocks", "middle": "middle_block", "up": "output_blocks", "out": "out"}
 PARTS = {
@@ -24,8 +25,8 @@ PARTS = {
 HEAD_CHANNELS, NORM_GROUPS = 64, 32
 
 
-def official_names(unet: ReconstructionUNet) -> dict[str, str]:
-    """Key of this project's network -> key of the official one, e.g. ``down.1.0.conv.weight`` ->
+def official_names(unet: nn.Module) -> dict[str, str]:
+    """Key of a `ReconstructionUNet` -> key of the official one, e.g. ``down.1.0.conv.weight`` ->
     ``input_blocks.1.0.in_layers.2.weight``. The order of q, k and v is the same in both."""
     parts = {name: PARTS[type(m)] for name, m in unet.named_modules() if type(m) in PARTS}
     names = {}

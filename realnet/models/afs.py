@@ -158,16 +158,17 @@ def standard_deviations(
 
     normal uint8 ``[N, 3, S, S]``.
     """
-    count, sums = 0, None
+    sums: list[torch.Tensor] = []
+    counts: list[int] = []
     for part in normal.split(16):
         maps = [m.double() for m in extractor(part.to(runtime.device).float() / 255)]
         moments = [torch.stack([m.sum((0, 2, 3)), (m**2).sum((0, 2, 3))]).cpu() for m in maps]
         pixels = [m.shape[0] * m.shape[2] * m.shape[3] for m in maps]
-        sums = moments if sums is None else [a + b for a, b in zip(sums, moments, strict=True)]
-        count = pixels if count == 0 else [a + b for a, b in zip(count, pixels, strict=True)]
+        sums = [a + b for a, b in zip(sums, moments, strict=True)] if sums else moments
+        counts = [a + b for a, b in zip(counts, pixels, strict=True)] if counts else pixels
     deviations = []
-    for (total, squares), pixels in zip(sums, count, strict=True):
-        variance = squares / pixels - (total / pixels) ** 2
+    for (total, squares), count in zip(sums, counts, strict=True):
+        variance = squares / count - (total / count) ** 2
         deviations.append(_floored(variance.clamp(min=0).sqrt()))
     return deviations
 

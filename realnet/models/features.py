@@ -179,8 +179,9 @@ def load_backbone(folder: str | Path) -> FeatureExtractor:
         raise UserError(f"{path}: no such file; make it with `realnet backbone --out {folder}`")
     if sha256(path) != meta["sha256"]:
         raise UserError(f"{path}: differs from the digest in backbone.json; rebuild it")
-    fields = {"source": "file", "file": None, "sha256": None, "pretext": None}
-    params = BackboneParams.model_construct(**meta["architecture"], **fields)
+    params = BackboneParams.model_construct(
+        **meta["architecture"], source="file", file=None, sha256=None, pretext=None
+    )
     network = build_network(params)
     load_into(network, safetensors.torch.load_file(path), str(path))
     return FeatureExtractor(network, params.mean, params.std)

@@ -109,8 +109,10 @@ def realnet_loss(
         segmentation = ((1 - (-each).exp()) ** focal_gamma * each).mean()
     pairs = [(g.float(), f.float()) for g, f in zip(rebuilt, normal, strict=True)]
     if cosine:
-        return segmentation, sum(1 - F.cosine_similarity(g, f, dim=1).mean() for g, f in pairs)
-    return segmentation, sum(F.mse_loss(g, f) for g, f in pairs)
+        terms = [1 - F.cosine_similarity(g, f, dim=1).mean() for g, f in pairs]
+    else:
+        terms = [F.mse_loss(g, f) for g, f in pairs]
+    return segmentation, sum(terms[1:], start=terms[0])
 
 
 def _cross_entropy(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,9 @@ def _zero(module: nn.Module) -> nn.Module:
 class ResBlock(nn.Module):
     """norm, SiLU, (resample), one 3x3 convolution, plus skip. resample: None, "down" or "up"."""
 
+    resample: nn.Module
+    resample_skip: nn.Module
+
     def __init__(self, inputs: int, outputs: int, groups: int, resample: str | None = None):
         super().__init__()
         self.norm = _norm(inputs, groups)

@@ -114,7 +114,8 @@ def _head(canvas: style.Canvas, top: float, words: str) -> None:
 
 def blocks_of(found: Results, dataset: str, groups: Groups) -> list[Block]:
     """Groups with their reference and another variant among the results; then other variants."""
-    here, used, blocks = found.matrix.variants, set(), []
+    here = found.matrix.variants
+    blocks: list[Block] = []
     wanted = {
         name: (heading, [v for v in variants if v in here])
         for name, (heading, variants) in groups.items()
@@ -135,7 +136,6 @@ def blocks_of(found: Results, dataset: str, groups: Groups) -> list[Block]:
                         one.p_holm,
                     )
         if rows:
-            used.update(rows)
             ordered = {v: rows[v] for v in variants if v in rows}
             blocks.append(Block(f"{heading} – against {variants[0]}", ordered))
     return blocks

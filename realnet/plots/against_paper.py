@@ -69,7 +69,7 @@ def bars(rows: Mapping[str, Mapping[str, Value]]) -> Figure:
             if not numbers:
                 axes.text(0.02, y, "n/a", va="center", fontsize=style.SMALL, color=style.FAINT,
                           transform=axes.get_yaxis_transform())  # fmt: skip
-            if value.low is not None:
+            if value.low is not None and value.high is not None:
                 axes.barh(y, value.high - value.low, 0.5, left=value.low, color=style.COLOURS[0],
                           alpha=0.35, lw=0, zorder=2)  # fmt: skip
             if value.official is not None:

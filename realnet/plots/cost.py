@@ -62,7 +62,9 @@ def cost_figure(costs: Mapping[str, Cost], variants: list[str]) -> Figure:
                 continue
             index = variants.index(variant)
             value, low, high = costs[variant].metrics[metric]
-            bars = None if low is None else [[max(0, value - low)], [max(0, high - value)]]
+            bars = None
+            if low is not None and high is not None:
+                bars = [[max(0, value - low)], [max(0, high - value)]]
             axes.errorbar(x / scale, value, yerr=bars, fmt=style.marker(index), mec="white",
                           ms=5.5 * style.size(index),
                           color=style.colour(index), mew=0.5, elinewidth=0.9,
@@ -109,7 +111,7 @@ def _apart(totals: Mapping[str, float], least: float) -> dict[str, float]:
     """The totals, moved to the right where markers would overlap, at least ``least`` apart."""
     moved: dict[str, float] = {}
     last = -least
-    for variant in sorted(totals, key=totals.get):
+    for variant in sorted(totals, key=totals.__getitem__):
         last = max(totals[variant], last + least)
         moved[variant] = last
     return moved

@@ -114,7 +114,8 @@ def curve_grid(
 def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """Pages, from ``curves.npz`` of every evaluation."""
     name, heading = f"curves_{dataset}", f"ROC, precision-recall and PRO curves, {title(dataset)}"
-    variants, cells = found.matrix.variants[:8], {}
+    variants = found.matrix.variants[:8]
+    cells: dict[str, dict[str, dict[str, list[Curve]]]] = {}
     for run in found.runs:
         if run.dataset != dataset or run.variant not in variants:
             continue
@@ -156,12 +157,13 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
 
 def _mean(found: Results, dataset: str, category: str, metric: str) -> float | None:
     """The metric of the reference, mean over seeds; None where it is missing or undefined."""
-    cells = [
-        values.get(metric)
-        for run, values in found.runs.items()
+    values = [
+        measured.get(metric)
+        for run, measured in found.runs.items()
         if (run.dataset, run.category, run.variant) == (dataset, category, found.matrix.variants[0])
     ]
-    return None if not cells or None in cells else float(np.mean(cells))
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def _limit(found: Results, dataset: str) -> float:

@@ -9,13 +9,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from realnet.config.params import stage_params
+from realnet.config.stage_params import DataParams
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.images import load_images
 from realnet.datasets.items import Entry, read_manifest
 from realnet.datasets.layouts import Own, list_categories, list_category
 from realnet.plots.style import FAINT, INK, bare, save_figure
-from realnet.registry import params_of
 from realnet.synthesis.foreground import describe, foregrounds, rule_for
 
 TITLES = {"mvtec_ad": "MVTec-AD", "mpdd": "MPDD", "btad": "BTAD", "visa": "VisA", "demo": "Demo"}
@@ -46,7 +46,7 @@ def run(names: Sequence[str], root: Path, manifests: Path, out: Path, params: st
     Raises:
         UserError: no such dataset or category, no data, or an image that cannot be read.
     """
-    own = stage_params(params, params_of("data")).prepare.layouts
+    own = stage_params(params, DataParams).prepare.layouts
     targets = list(_targets(names, root, manifests, own))
     if not targets:
         raise UserError(

@@ -159,7 +159,9 @@ def loss_grid(
 def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """Pages, from ``history.csv`` of the stages `ddpm` and `realnet`."""
     name, heading = f"losses_{dataset}", f"Training losses, {title(dataset)}"
-    variants, cells, seen = found.matrix.variants[:8], {}, set()
+    variants = found.matrix.variants[:8]
+    cells: dict[str, dict[str, dict[str, list[Loss]]]] = {}
+    seen: set[tuple[str, Path, str]] = set()
     for run, stages in chains(found, results, dataset).items():
         if run.variant not in variants:
             continue

@@ -183,7 +183,8 @@ def _tile(canvas: style.Canvas, left: float, top: float, tile: float, row: int, 
     if row == 2:
         canvas.picture(*place, strip.margin, cmap=style.HEAT, norm=strip.scale)
     elif row == 1:
-        grey = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-        canvas.picture(*place, strip.mask, "no mask", **grey)
+        canvas.picture(
+            *place, strip.mask, "no mask", cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+        )
     else:
         canvas.picture(*place, strip.image, "no image")

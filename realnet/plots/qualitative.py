@@ -69,9 +69,10 @@ def heat_map_panels(
             lower = (left, top + WORDS + tile + GAP, tile, tile)
             canvas.picture(*upper, one.image, "no image")
             canvas.picture(*lower, one.margin, cmap=style.HEAT, norm=one.scale)
-            for place in (upper, lower) if one.mask is not None else ():
-                if place is lower or one.image is not None:
-                    canvas.outline(*place, one.mask)
+            if one.mask is not None:
+                if one.image is not None:
+                    canvas.outline(*upper, one.mask)
+                canvas.outline(*lower, one.mask)
             if one.threshold is not None and one.image is not None:
                 _prediction(canvas, upper, one.margin, one.threshold)
     return canvas.figure

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
@@ -98,7 +99,7 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
 
 
-def _layers(axes: object, data: list[Statistics]) -> None:
+def _layers(axes: Axes, data: list[Statistics]) -> None:
     layers = sorted(set(data[0]["layers"].tolist()))
     used = [bar for bar in BARS if any(one[bar[1]].sum() for one in data)]
     for k, (label, key, row, colour) in enumerate(used):
@@ -128,7 +129,7 @@ def _layers(axes: object, data: list[Statistics]) -> None:
                 borderaxespad=0, labelspacing=0.25, handletextpad=0.4)  # fmt: skip
 
 
-def _frequencies(axes: object, data: list[Statistics]) -> None:
+def _frequencies(axes: Axes, data: list[Statistics]) -> None:
     """Slots per image of each map by either rule, sorted; faint: single categories."""
     total = len(data[0]["layers"])
     for row, colour, label in (

@@ -96,14 +96,16 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     if not cells:
         yield Skipped(name, heading, f"no images.csv of variant {variant}", dataset)
         return
-    parts, height, members = [], 0.0, []
+    parts: list[list[str]] = []
+    members: list[str] = []
+    height = 0.0
     for start in range(0, len(cells), ACROSS):
-        row = list(cells)[start : start + ACROSS]
-        tall = max(UPPER + ROW * len(cells[c]) + 0.52 for c in row)
+        beside = list(cells)[start : start + ACROSS]
+        tall = max(UPPER + ROW * len(cells[c]) + 0.52 for c in beside)
         if members and height + tall > style.PAGE:
             parts.append(members)
             members, height = [], 0.0
-        members, height = members + row, height + tall
+        members, height = members + beside, height + tall
     parts.append(members)
     for page, names in enumerate(parts):
         caption = (

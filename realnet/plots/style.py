@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -18,6 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from realnet.core.io import atomic
+
+T = TypeVar("T")
 
 WIDTH, PAGE = 7.0, 9.4  # inches: width of a figure, and its largest height on a page
 DPI, PICTURES = 200, 150  # of figures, and of figures made of photographs
@@ -235,11 +237,11 @@ def bare(axes: Axes) -> None:
         spine.set(visible=True, linewidth=0.4, color="#999999")
 
 
-def pages(names: Sequence[str], most: int) -> list[tuple[str, ...]]:
-    """The names in groups of at most ``most``, as even as possible."""
-    count = max(1, -(-len(names) // most))
-    size = -(-len(names) // count)
-    return [tuple(names[i : i + size]) for i in range(0, len(names), size)]
+def pages(items: Sequence[T], most: int) -> list[tuple[T, ...]]:
+    """The items in groups of at most ``most``, as even as possible."""
+    count = max(1, -(-len(items) // most))
+    size = -(-len(items) // count)
+    return [tuple(items[i : i + size]) for i in range(0, len(items), size)]
 
 
 @styled

@@ -51,7 +51,7 @@ def synthesis_methods(rows: list[tuple[str, Row]], sources: list[str]) -> Figure
                     color=style.FAINT)  # fmt: skip
     for number, (_, row) in enumerate(rows):
         top = HEAD + number * (tile + GAP)
-        pictures = [next(iter(row.values())).normal]
+        pictures: list[np.ndarray | None] = [next(iter(row.values())).normal]
         for source in sources:
             one = row.get(source)
             pictures += [None, None] if one is None else [one.mask, one.anomalous]
@@ -116,7 +116,7 @@ def _rows(sources: dict[str, dict[int, Anomaly]], count: int) -> list[Row]:
     """The first items among those that most sources have."""
     times = Counter(item for mine in sources.values() for item in mine)
     items = sorted(times, key=lambda item: (-times[item], item))[:count]
-    rows = []
+    rows: list[Row] = []
     for item in sorted(items):
         row = {source: mine[item] for source, mine in sources.items() if item in mine}
         first = next(iter(row.values())).normal

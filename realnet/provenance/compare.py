@@ -124,8 +124,8 @@ def _mean(members: list[Compared], metric: str, level: float) -> Move:
     a, b = (float(np.mean([getattr(move, side) for move in moves])) for side in "ab")
     if all(move.moved == SAME for move in moves):
         return Move(a, b, 0.0, 0.0, 0.0, None, SAME)
-    drawn = [found.samples.get(metric) for found in members]
-    return _judged(a, b, None if any(s is None for s in drawn) else np.mean(drawn, axis=0), level)
+    drawn = [found.samples[metric] for found in members if metric in found.samples]
+    return _judged(a, b, np.mean(drawn, axis=0) if len(drawn) == len(members) else None, level)
 
 
 def _compared(

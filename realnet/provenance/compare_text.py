@@ -149,8 +149,9 @@ def _beyond_noise(found: Comparison) -> Table | None:
 
 def _numbers(move: Move) -> list[object]:
     a, b = (Stat(math.nan if x is None else x, None, 1) for x in (move.a, move.b))
-    known = move.low is not None and move.high is not None and move.moved != SAME
-    bounds = (move.low, move.high) if known else None
+    bounds = None
+    if move.low is not None and move.high is not None and move.moved != SAME:
+        bounds = (move.low, move.high)
     return [a, b, None if move.difference is None else Delta(move.difference, bounds)]
 
 
@@ -165,9 +166,10 @@ def _inputs(found: Comparison) -> Iterator[str]:
         alike: dict[tuple[str, str, tuple[Run, ...]], list[str]] = {}
         for change, runs in items:
             alike.setdefault((change.a, change.b, runs), []).append(change.name)
+        groups = [(key, names) for key, names in alike.items()]
         if kind == "params":  # one line per parameter
-            alike = {(*key, name): [name] for key, names in alike.items() for name in names}
-        lines = sorted(_line(names, *key[:3], len(found.runs)) for key, names in alike.items())
+            groups = [(key, [name]) for key, names in groups for name in names]
+        lines = sorted(_line(names, *key, len(found.runs)) for key, names in groups)
         more = [f"- and {len(lines) - SHOWN} more; --json FILE has all of them"]
         shown = lines[:SHOWN] + (more if len(lines) > SHOWN else [])
         yield "\n".join([f"{KINDS[kind]}:", *shown])

@@ -50,13 +50,14 @@ def trace(results: Path, evaluations: Iterable[Path]) -> Trace:
                 record = {"stage": str(record["stage"]), "params": {}} | record
             except (KeyError, TypeError, AttributeError):
                 raise UserError(f"{path}: not the record of a stage; rerun the stage") from None
-            numbers[folder] = len(found.records)
+            number = len(found.records)
+            numbers[folder] = number
             found.folders.append(folder)
             found.records.append(record)
             for source in sources:
                 if source not in places:
                     places[source] = moved(results, source)
-            causes[numbers[folder]] = [p for s in sources if (p := places[s]) is not None]
+            causes[number] = [p for s in sources if (p := places[s]) is not None]
         return numbers[folder]
 
     def chain(folder: Path, done: dict[int, None]) -> None:

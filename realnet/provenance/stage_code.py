@@ -180,7 +180,7 @@ def _read_once(path: Path, _changed: int, _size: int) -> _Module:
 
 
 def _re_exports(tree: ast.Module) -> dict[str, tuple[str, str]] | None:
-    exported = {}
+    exported: dict[str, tuple[str, str]] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             exported |= {a.asname or a.name: (node.module, a.name) for a in node.names}

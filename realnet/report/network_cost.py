@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def count_parts(params: Params) -> list[Row]:
         for block, net, feature in pairs:
             layers = "+".join(str(layer + 1) for layer in block.layers)
             name = f"Reconstruction, stage {layers} (stride {block.stride}, m {feature.shape[1]})"
-            rows.append(_part(name, net, lambda net=net, feature=feature: net(feature)))
+            rows.append(_part(name, net, partial(net, feature)))
         rows.append(
             _part(
                 "RRS and discriminator",
@@ -240,7 +241,8 @@ def _realnet_training(params: Params, batch: int, runtime: Runtime) -> Callable[
             anomalous = selector(extractor(images))
         with runtime.autocast():
             logits, rebuilt = model(anomalous)
-        sum(realnet_loss(logits, masks, rebuilt, normal)).backward()
+        segmentation, reconstruction = realnet_loss(logits, masks, rebuilt, normal)
+        (segmentation + reconstruction).backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 

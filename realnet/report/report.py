@@ -64,7 +64,8 @@ def all_figures(
 ) -> tuple[list[Drawn | Skipped], list[str]]:
     """Every figure, or why it is skipped; and the missing files of the overview."""
     picture, absent = overview(found)
-    figures = [Drawn("summary", "Metrics at a glance", SUMMARY, summary(found))]
+    figures: list[Drawn | Skipped] = []
+    figures.append(Drawn("summary", "Metrics at a glance", SUMMARY, summary(found)))
     heading = "Test images, ground truth and heat maps"
     if picture is not None:
         figures.append(Drawn("overview", heading, OVERVIEW, picture, dpi=PICTURES))

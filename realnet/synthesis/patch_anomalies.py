@@ -34,11 +34,13 @@ def cutpaste(
         return None
     if rng.random() < params.scars:
         width, height = (
-            rng.uniform(*bounds) * size / 256 for bounds in (params.scar_width, params.scar_length)
+            rng.uniform(low, high) * size / 256
+            for low, high in (params.scar_width, params.scar_length)
         )
         degrees = rng.uniform(-params.scar_rotation, params.scar_rotation)
     else:
-        area, aspect = rng.uniform(*params.area) * size**2, _aspect(params.aspect, rng)
+        smallest, largest = params.area
+        area, aspect = rng.uniform(smallest, largest) * size**2, _aspect(params.aspect, rng)
         width, height, degrees = np.sqrt(area * aspect), np.sqrt(area / aspect), 0.0
     width, height = (int(np.clip(round(side), 1, size - 1)) for side in (width, height))
     top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
@@ -101,7 +103,7 @@ def _placed(footprint: np.ndarray, centre: np.ndarray, size: int) -> tuple[np.nd
     inside = [(at >= 0) & (at < size) for at in (rows, columns)]
     here, there = np.ix_(rows[inside[0]], columns[inside[1]]), np.ix_(*inside)
     mask[here] = footprint[there]
-    source[here] = np.stack(np.indices(footprint.shape), axis=-1)[there]
+    source[here] = np.moveaxis(np.indices(footprint.shape), 0, -1)[there]
     return mask, source
 
 
@@ -156,7 +158,8 @@ def _patch(
     size = other.shape[0]
     sides = params.smallest + rng.gamma(params.gamma_shape, params.gamma_scale, 2)
     height, width = np.rint(np.minimum(sides, params.largest) * size).astype(int).clip(1, size)
-    factor = float(np.clip(rng.normal(1, 0.5), *params.resize))
+    least, most = params.resize
+    factor = float(np.clip(rng.normal(1, 0.5), least, most))
     top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
     centre = places[rng.integers(len(places))]
     if other_foreground[top : top + height, left : left + width].mean() < params.object_share:

@@ -51,7 +51,7 @@ def build_pools(
     The source `nsa` takes its patches from ``normal``, so its pools are ``nsa`` and
     ``nsa_foregrounds``, bool ``[N, S, S]``; no other source needs it. `cutpaste` needs no pool.
     """
-    pools = {}
+    pools: dict[str, torch.Tensor] = {}
     for name, weight in params.sources.items():
         if weight <= 0 or name == "normal":
             continue
@@ -60,6 +60,8 @@ def build_pools(
                 raise UserError("synthesis.sources has sdas: give --sdas, the folder of that stage")
             pools[name] = sdas_pool(sdas, size)
         elif name == "dtd":
+            if params.dtd_root is None:
+                raise ValueError("the source dtd needs dtd_root")
             pools[name] = dtd_pool(params.dtd_root, size)
         elif name == "nsa":
             if normal is None:

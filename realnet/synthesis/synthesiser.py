@@ -63,7 +63,8 @@ class AnomalySynthesiser:
         weights = {n: p for n, p in params.sources.items() if p > 0}
         if anomalous_only:  # AFS: the normal type is removed, the others are equiprobable
             weights = {n: 1.0 for n in weights if n != "normal"}
-        self.types = list(weights)
+        self.types: list[str] = list(weights)
+        self.opacity: dict[str, list[float]] = {n: limits for n, limits in params.opacity.items()}
         self.cumulative = torch.tensor(list(weights.values())).cumsum(0)
         self.cumulative /= self.cumulative[-1].clone()
 
@@ -114,7 +115,7 @@ class AnomalySynthesiser:
                 continue
             numbers = self._pool_index(name, uniforms)
             pool, chosen = self._patches(name, rows, numbers, items)
-            low, high = self.params.opacity[name]
+            low, high = self.opacity[name]
             source_index[rows] = numbers[rows]
             opacities[rows] = low + (high - low) * uniforms[rows, 2]
             blended[name] = pool, chosen

@@ -64,9 +64,10 @@ def claims(dataset: str) -> list[dict[str, Any]]:
 
 def mean(numbers: list[Number | None], digits: int) -> Number | None:
     """Mean of several values, as certain as the least certain one; None if one is unknown."""
-    if None in numbers or not numbers:
+    known = [n for n in numbers if n is not None]
+    if not known or len(known) < len(numbers):
         return None
-    worst = max(numbers, key=lambda n: CERTAINTIES.index(n.certainty))
+    worst = max(known, key=lambda n: CERTAINTIES.index(n.certainty))
     return Number(
-        round(sum(n.value for n in numbers) / len(numbers), digits), worst.certainty, worst.source
+        round(sum(n.value for n in known) / len(known), digits), worst.certainty, worst.source
     )

@@ -58,9 +58,10 @@ def samples(
     means = []
     for name, categories in results.parts(dataset, category).items():
         found = [_of_category(results, name, c, variant, metric, tuple(seeds)) for c in categories]
-        if not found or any(part is None for part in found):
+        known = [part for part in found if part is not None]
+        if not known or len(known) < len(found):
             return None
-        means.append(np.mean(found, axis=0))
+        means.append(np.mean(known, axis=0))
     return np.mean(means, axis=0)
 
 

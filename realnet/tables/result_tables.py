@@ -196,13 +196,15 @@ def ablation_table(results: Results) -> Table:
         ]
     groups = []
     for dataset in results.matrix.datasets:
-        rows = {v: [_name(dataset), v] for v in results.matrix.variants}
+        rows: dict[str, list[object]] = {v: [_name(dataset), v] for v in results.matrix.variants}
         for m in METRICS:
             for variant, row in rows.items():
                 row.append(with_interval(results, dataset, variant, MEAN, m))
             rows[reference] += [None, None]
             for found in paired_differences(results, results.matrix.variants, m, dataset):
-                bounds = None if found.low is None else (found.low, found.high)
+                bounds = None
+                if found.low is not None and found.high is not None:
+                    bounds = (found.low, found.high)
                 delta = None if found.difference is None else Delta(found.difference, bounds)
                 rows[found.variant] += [delta, found.p_holm]
         groups.append(list(rows.values()))

@@ -111,8 +111,9 @@ class Results:
             for part, names in wanted.items():
                 runs = [self.runs.get(Run(part, name, seed, variant)) for name in names]
                 values = [None if run is None else number(run, metric) for run in runs]
-                if values and None not in values:
-                    means.append(statistics.fmean(values))
+                known = [value for value in values if value is not None]
+                if known and len(known) == len(values):
+                    means.append(statistics.fmean(known))
             if len(means) == len(wanted):
                 found[seed] = statistics.fmean(means)
         return found

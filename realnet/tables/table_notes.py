@@ -159,9 +159,10 @@ def _chosen(results: Results, datasets: Iterable[str]) -> tuple[list[str], list[
     protocols were not evaluated are in neither list.
     """
     reference = results.matrix.variants[0]
-    best, last = [], []
+    best: list[str] = []
+    last: list[str] = []
     for dataset in datasets:
-        found = {True: [], False: []}
+        found: dict[bool, list[str]] = {True: [], False: []}
         for category in results.categories[dataset]:
             there = [
                 results.stat(dataset, reference, category, under(protocol, METRICS[0])).value

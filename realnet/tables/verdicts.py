@@ -135,7 +135,10 @@ def _number(found: Results, dataset: str, category: str, metric: str, published:
     # No per-image statistics are stored for the checkpoint that was best on the test set, nor for
     # official metrics: the interval is that of the exact metric of the last checkpoint, shifted.
     exact = with_interval(found, dataset, reference, category, metric)
-    images = exact.interval and tuple(ours + 100 * (x - exact.value) for x in exact.interval)
+    images = None
+    if exact.interval is not None and exact.value is not None:
+        low, high = exact.interval
+        images = ours + 100 * (low - exact.value), ours + 100 * (high - exact.value)
     expected = next_run([100 * v for v in values.values()], found.matrix.level)
     verdict = judge_number(published.value, ours, images, expected)
     if len(values) == 1:
@@ -251,9 +254,10 @@ def _test(found: Results, claim: dict[str, Any], dataset: str, metric: str, in_k
     if missing:
         note = f"variant {' and '.join(missing)} not evaluated in all categories"
         return _Test(replace(result, note=note), in_kind, math.nan)
-    first, second = (found.by_seed(dataset, v, MEAN, metric) for v in chosen)
+    one, other = chosen
+    first, second = (found.by_seed(dataset, v, MEAN, metric) for v in (one, other))
     both = [seed for seed in first if seed in second]
-    samples = difference_samples(found, dataset, *chosen, MEAN, metric)
+    samples = difference_samples(found, dataset, one, other, MEAN, metric)
     if samples is None or np.isnan(samples).any():
         same = len(both) == len(first) == len(second)
         note = "no per-image statistics, or no masks" if same else "the variants have other seeds"

@@ -56,8 +56,14 @@ class Content:
     data: tuple[str, str, str] | None = None  # name, digest, path of the manifest
     seconds: float = 0.0
     finished: float = 0.0  # seconds since 1970
-    parent: str | None = None  # key of its parent run
-    model: Path | None = None  # folder of the trained detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellContent(Content):
+    """What the run of one evaluation shows."""
+
+    parent: str  # key of its parent run
+    model: Path  # folder of the trained detector
 
 
 def run_params(values: Mapping[str, Any]) -> dict[str, str]:
@@ -112,7 +118,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content:
+def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> CellContent:
     """The run of one evaluation, whose folder is ``results/evaluate/…/<variant>``.
 
     ``identity``: dataset, category, seed, variant, and further tags that identify the run.
@@ -154,7 +160,7 @@ def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content
         "model": str(model),
         **_of_model(model),
     }
-    return Content(
+    return CellContent(
         key=key,
         fingerprint=digest.hexdigest(),
         tags=tags,
@@ -169,6 +175,7 @@ def cell_content(folder: Path, key: str, identity: Mapping[str, Any]) -> Content
         ),
         seconds=seconds,
         finished=datetime.datetime.fromisoformat(last["finished"]).timestamp(),
+        parent=f"{identity['dataset']}/{identity['variant']}",
         model=model,
     )
 
@@ -181,7 +188,7 @@ def _of_model(folder: Path) -> dict[str, str]:
     return {"method": meta.get("method", "realnet"), "model_sha256": str(meta.get("sha256"))}
 
 
-def cells(results: Path, params: Params) -> Iterator[Content]:
+def cells(results: Path, params: Params) -> Iterator[CellContent]:
     """The evaluations of the matrix that exist, in the order of the matrix."""
     missing = 0
     drawn: set[Path] = set()
@@ -209,14 +216,13 @@ def cells(results: Path, params: Params) -> Iterator[Content]:
         print(f"realnet track: {missing} runs are not evaluated yet, left out", file=sys.stderr)
 
 
-def _drawn_once(content: Content, drawn: set[Path]) -> Content:
+def _drawn_once(content: CellContent, drawn: set[Path]) -> CellContent:
     """Without curves that an earlier run shows: a model that variants share is drawn once."""
     new = [curve for curve in content.curves if curve.path not in drawn]
     drawn.update(curve.path for curve in new)
     names = "".join(curve.prefix for curve in new)
     fingerprint = hashlib.sha256(f"{content.fingerprint}{names}".encode()).hexdigest()
-    parent = f"{content.tags['dataset']}/{content.tags['variant']}"
-    return dataclasses.replace(content, curves=new, fingerprint=fingerprint, parent=parent)
+    return dataclasses.replace(content, curves=new, fingerprint=fingerprint)
 
 
 def matrix_of(text: str) -> Params:

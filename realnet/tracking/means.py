@@ -10,14 +10,14 @@ from pathlib import Path
 from realnet.config.params import Params
 from realnet.core.errors import as_user_error
 from realnet.core.io import read_json
-from realnet.tracking.contents import LAYOUT, Content, run_params
+from realnet.tracking.contents import LAYOUT, CellContent, Content, run_params
 from realnet.tracking.names import QUALITY
 
 
-def variant_contents(cells: Iterable[Content], params: Params) -> list[Content]:
+def variant_contents(cells: Iterable[CellContent], params: Params) -> list[Content]:
     """A run per dataset and variant that has evaluations, in their order."""
     names = {name for overlay in params.variants.values() for name in run_params(overlay)}
-    groups: dict[str, list[Content]] = defaultdict(list)
+    groups: dict[str, list[CellContent]] = defaultdict(list)
     for cell in cells:
         groups[cell.parent].append(cell)
     return [mean_content(key, members, names) for key, members in groups.items()]
@@ -91,7 +91,7 @@ def mean_intervals(cells: Sequence[Content]) -> dict[str, float]:
         category: [load_per_image(folder / "per_image.npz") for folder in members]
         for category, members in groups.items()
     }
-    found = {}
+    found: dict[str, float] = {}
     for metric in BOOTSTRAPPED:
         with as_user_error(MetricInputError):
             samples = mean_samples(statistics_of, metric, drawn["count"], drawn["seed"])

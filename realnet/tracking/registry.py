@@ -21,7 +21,7 @@ from typing import Any
 
 from realnet.core.io import read_json, write_json
 from realnet.tracking.client import all_pages
-from realnet.tracking.contents import Content
+from realnet.tracking.contents import CellContent
 from realnet.tracking.files import link
 from realnet.tracking.names import HEADLINE
 from realnet.tracking.notes import model_note
@@ -36,14 +36,14 @@ REQUIRED = (
 
 
 def register(
-    client: Any, experiment: str, cells: Iterable[tuple[Content, str]], copy_limit: float
+    client: Any, experiment: str, cells: Iterable[tuple[CellContent, str]], copy_limit: float
 ) -> dict[str, str]:
     """Register the detectors of ``cells`` (with the ids of their runs); key -> ``name/version``.
 
     A detector that is registered already is not registered again. ``copy_limit``: MiB up to which a
     detector's files are copied; a larger one is read from the results.
     """
-    by_name: dict[str, list[tuple[Content, str]]] = {}
+    by_name: dict[str, list[tuple[CellContent, str]]] = {}
     missing = 0
     for cell, run_id in cells:
         if complete(cell.model):
@@ -68,12 +68,12 @@ def register(
     return registered
 
 
-def alias(cell: Content) -> str:
+def alias(cell: CellContent) -> str:
     """The name of a run's detector among the versions of its category's model."""
     return f"{cell.tags['variant']}-seed{cell.tags['seed']}"
 
 
-def identity(cell: Content, copy_limit: float) -> str:
+def identity(cell: CellContent, copy_limit: float) -> str:
     """A digest of a detector: weights, backbone and how images are scored.
 
     Where the files are read from the results, their path is part of it.
@@ -84,7 +84,7 @@ def identity(cell: Content, copy_limit: float) -> str:
     return hashlib.sha256(json.dumps(parts).encode() + content).hexdigest()
 
 
-def _versions(client: Any, name: str, cell: Content) -> dict[str, tuple[str, str]]:
+def _versions(client: Any, name: str, cell: CellContent) -> dict[str, tuple[str, str]]:
     """Digest -> (version, logged model) of the versions of ``name``, which is created if needed."""
     from mlflow.exceptions import MlflowException
 
@@ -110,7 +110,7 @@ def _add(
     client: Any,
     experiment: str,
     name: str,
-    cell: Content,
+    cell: CellContent,
     run_id: str,
     digest: str,
     copy_limit: float,
@@ -138,7 +138,9 @@ def _add(
     return made.version, logged.model_id
 
 
-def _show(client: Any, cell: Content, run_id: str, name: str, number: str, model_id: str) -> None:
+def _show(
+    client: Any, cell: CellContent, run_id: str, name: str, number: str, model_id: str
+) -> None:
     """Connect a run with its registered model, once."""
     from mlflow.entities import LoggedModelOutput, Metric
 
@@ -171,12 +173,12 @@ def _forget(client: Any, name: str) -> None:
 # --- the model's folder --------------------------------------------------------------------------
 
 
-def save(cell: Content, folder: Path, copied: bool, logged: Any, run_id: str) -> None:
+def save(cell: CellContent, folder: Path, copied: bool, logged: Any, run_id: str) -> None:
     """Write a pyfunc model: code, signature, input example, and the detector or its path."""
     import mlflow.pyfunc
     import numpy as np
     from mlflow.models import Model, ModelSignature
-    from mlflow.types.schema import ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
     size = read_json(cell.model / "model.json")["image_size"]
     pool = int(cell.params["evaluate.image_score_pool"])
@@ -191,7 +193,7 @@ def save(cell: Content, folder: Path, copied: bool, logged: Any, run_id: str) ->
         settings["folder"] = str(cell.model.resolve())
     # No input schema: it cannot express "an array or a list of paths", and MLflow would reject one
     # of them.
-    outputs = [
+    outputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype("float64"), (-1,), "score"),
         TensorSpec(np.dtype("float32"), (-1, size, size), "map"),
         TensorSpec(np.dtype("float32"), (-1, size, size), "margin"),

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 EXPECTED = (
     "expected uint8 images [H, W, 3] or [N, H, W, 3] in RGB, a list of images or of paths, or a"
@@ -16,7 +17,7 @@ EXPECTED = (
 )
 
 
-class Served(mlflow.pyfunc.PythonModel):
+class Served(PythonModel):
     """An anomaly detector: input images, output scores and anomaly maps."""
 
     def load_context(self, context: Any) -> None:
@@ -58,7 +59,9 @@ class Served(mlflow.pyfunc.PythonModel):
         size, batch = self.detector.image_size, self.settings["batch_size"]
         pictures = [_squashed(image, size) for image in _images(model_input)]
         nothing = np.empty((0, size, size), np.float32)
-        margins, levels, scores = [nothing], [nothing], [np.empty(0)]
+        margins: list[np.ndarray] = [nothing]
+        levels: list[np.ndarray] = [nothing]
+        scores: list[np.ndarray] = [np.empty(0)]
         for i in range(0, len(pictures), batch):
             pixels = torch.from_numpy(np.stack(pictures[i : i + batch]))
             found, score = self.detector.predict(pixels, self.runtime, batch, pool)
@@ -108,4 +111,4 @@ def _images(given: Any) -> Iterator[np.ndarray]:
     yield from pixels.astype(np.uint8).reshape(-1, *pixels.shape[-3:])
 
 
-mlflow.models.set_model(Served())
+set_model(Served())

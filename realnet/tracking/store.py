@@ -30,7 +30,7 @@ from realnet.tracking.client import (
     usable,
     without_password,
 )
-from realnet.tracking.contents import Content, Curves, cells, matrix_of
+from realnet.tracking.contents import CellContent, Content, Curves, cells, matrix_of
 from realnet.tracking.files import log_files
 from realnet.tracking.means import mean_intervals, variant_contents
 from realnet.tracking.notes import ABOUT, cell_note, variant_note
@@ -203,20 +203,20 @@ def _experiment(client: Any, uri: str, name: str, results: Path) -> str:
 
 
 def _upsert(
-    client: Any, experiment: str, parents: Sequence[Content], found: Sequence[Content]
+    client: Any, experiment: str, parents: Sequence[Content], found: Sequence[CellContent]
 ) -> tuple[dict[str, dict[str, str]], int]:
     """Write new runs; returns key -> {run_id, fingerprint}, and how many runs are new."""
     known = _active_runs(client, experiment)
     written: dict[str, dict[str, str]] = {}
     made = 0
-    members: dict[str, list[Content]] = defaultdict(list)
+    members: dict[str, list[CellContent]] = defaultdict(list)
     for cell in found:
         members[cell.parent].append(cell)
     for parent in parents:
         for content in (parent, *members[parent.key]):
             old = known.get(content.key, [])
             current = [run for run in old if run.data.tags.get(PRINT) == content.fingerprint]
-            above = written[parent.key]["run_id"] if content.parent else None
+            above = written[parent.key]["run_id"] if isinstance(content, CellContent) else None
             if current:
                 run_id = current[0].info.run_id
                 if above and current[0].data.tags.get("mlflow.parentRunId") != above:
@@ -249,8 +249,7 @@ def _create(
     start = end - round(content.seconds * 1000)  # the duration in the UI is the computing time
     if above is None:
         start = end = round(time.time() * 1000)  # the newest, which MLflow lists first
-        metrics = content.metrics | mean_intervals(members)
-        content = dataclasses.replace(content, metrics=metrics)
+        content = dataclasses.replace(content, metrics=content.metrics | mean_intervals(members))
     tags = {
         **content.tags,
         **({"mlflow.parentRunId": above} if above else {}),

@@ -122,7 +122,8 @@ def _state(
     order: str = "metrics.`image_auroc`",
 ) -> dict[str, Any]:
     """One view. Metrics without a chart get a deleted one, else MLflow adds a chart of each."""
-    charts, parts = [], []
+    charts: list[Chart] = []
+    parts: list[dict[str, Any]] = []
     for title, members in sections.items():
         identity = f"section-{len(parts)}"
         parts.append(_section(identity, title, 1 if len(members) == 1 else 3))

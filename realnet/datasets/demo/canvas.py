@@ -26,6 +26,14 @@ class Defect:
 
 
 @dataclass(frozen=True)
+class DefectInstance:
+    """One defect to paint: its type, and the generator that decides its place and shape."""
+
+    type: str
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
 class Frame:
     """The pixels at which a scene is evaluated: ``x`` right, ``y`` down, in u, ``[S, S]``."""
 
@@ -86,7 +94,9 @@ def box(x: Array, y: Array, half_w: float, half_h: float, radius: float = 0.0) -
     return outside + np.minimum(np.maximum(dx, dy), 0) - np.float32(radius)
 
 
-def stroke(frame: Frame, points: Array, half_widths: Sequence[float]) -> tuple[Array, Array]:
+def stroke(
+    frame: Frame, points: Array, half_widths: Array | Sequence[float]
+) -> tuple[Array, Array]:
     """Distance to a polyline of varying width, and the position along it (0..1), both ``[S, S]``.
 
     ``points``: ``[K, 2]`` in u; ``half_widths``: K values in u.
@@ -212,7 +222,7 @@ def gloss(n: tuple[Array, Array, Array], light: Light, sharpness: float) -> Arra
 def shadow(coverage: Array, frame: Frame, light: Light, height: float, blur: float) -> Array:
     """Part (0..1, ``[S, S]``) of the key light that an object ``height`` u tall keeps away."""
     shift = height / max(light.z, 0.2) / frame.pitch
-    matrix = np.float32([[1, 0, -light.x * shift], [0, 1, -light.y * shift]])
+    matrix = np.array([[1, 0, -light.x * shift], [0, 1, -light.y * shift]], np.float32)
     size = (frame.pixels, frame.pixels)
     moved = cv2.warpAffine(coverage, matrix, size, borderMode=cv2.BORDER_REPLICATE)
     return cv2.GaussianBlur(moved, (0, 0), blur / frame.pitch)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from realnet.datasets.demo import canvas
-from realnet.datasets.demo.canvas import Array, Defect, Frame, cover, ramp
+from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, cover, ramp
 from realnet.datasets.demo.circuit_parts import (
     INK,
     PARTS,
@@ -60,7 +60,7 @@ TRACKS = (
     [(64, 94), (34, 94), (28, 100), (28, 104)],
     [(84, 88), (84, 76), (90, 72)],
 )
-VIAS = (
+VIAS: tuple[tuple[float, float], ...] = (
     (24, 8),
     (70, 8),
     (66, 12),
@@ -89,13 +89,8 @@ SILK = (
 )
 
 
-def paint(
-    frame: Frame,
-    rng: np.random.Generator,
-    defect: str | None = None,
-    draw: np.random.Generator | None = None,
-) -> Array:
-    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, parts; ``draw``: defect."""
+def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None = None) -> Array:
+    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, parts."""
     light = canvas.make_light(rng, azimuth=-115, elevation=52, jitter=0.05)
     dx, dy = rng.uniform(-1, 1, 2)
     angle = rng.uniform(-0.5, 0.5)
@@ -113,19 +108,19 @@ def paint(
     shades = rng.uniform(0.95, 1.05, len(parts))
 
     surface = _bare_board(frame, dx, dy, angle, cloud)
-    if defect == "scratch":
-        _scratch(surface, draw)
+    if defect and defect.type == "scratch":
+        _scratch(surface, defect.rng)
     for part in PARTS:
         draw_pads(surface, part)
-    if defect in _SWAPS:
-        parts = _SWAPS[defect](parts, draw)
+    if defect and defect.type in _SWAPS:
+        parts = _SWAPS[defect.type](parts, defect.rng)
     for part, shade in zip(parts, shades, strict=True):
         if part.kind != "none":
             draw_part(surface, part, shade)
-    if defect == "solder_bridge":
-        _solder_bridge(surface, parts, draw)
-    if defect == "burn":
-        _burn(surface, parts, draw, grain)
+    if defect and defect.type == "solder_bridge":
+        _solder_bridge(surface, parts, defect.rng)
+    if defect and defect.type == "burn":
+        _burn(surface, parts, defect.rng, grain)
     return _light(surface, light, grain)
 
 
@@ -209,13 +204,13 @@ def _choose(parts: list[Part], draw: np.random.Generator, kinds: tuple[str, ...]
     return int(draw.choice([k for k, part in enumerate(parts) if part.kind in kinds]))
 
 
-def _changed(parts: list[Part], k: int, **changes: object) -> list[Part]:
-    return [dataclasses.replace(p, **changes) if i == k else p for i, p in enumerate(parts)]
+def _changed(parts: list[Part], k: int, changed: Part) -> list[Part]:
+    return [changed if i == k else p for i, p in enumerate(parts)]
 
 
 def _missing_part(parts: list[Part], draw: np.random.Generator) -> list[Part]:
     k = _choose(parts, draw, (*SMALL, "crystal", "can", "soic"))
-    return _changed(parts, k, kind="none")
+    return _changed(parts, k, dataclasses.replace(parts[k], kind="none"))
 
 
 def _shifted_part(parts: list[Part], draw: np.random.Generator) -> list[Part]:
@@ -223,18 +218,19 @@ def _shifted_part(parts: list[Part], draw: np.random.Generator) -> list[Part]:
     part, way = parts[k], draw.uniform(0, 2 * np.pi)
     far = draw.uniform(2.6, 4.6)
     turn = part.turn + draw.choice([-1, 1]) * draw.uniform(7, 24)
-    return _changed(parts, k, x=part.x + far * np.cos(way), y=part.y + far * np.sin(way), turn=turn)
+    x, y = part.x + far * np.cos(way), part.y + far * np.sin(way)
+    return _changed(parts, k, dataclasses.replace(part, x=x, y=y, turn=turn))
 
 
 def _wrong_part(parts: list[Part], draw: np.random.Generator) -> list[Part]:
     k = _choose(parts, draw, (*SMALL, "can"))
     part = parts[k]
     if part.kind == "can" or (part.kind in ("diode", "tantalum") and draw.random() < 0.6):
-        return _changed(parts, k, turn=part.turn + 180)
+        return _changed(parts, k, dataclasses.replace(part, turn=part.turn + 180))
     others = [kind for kind in SMALL if kind != part.kind]
     kind = others[draw.integers(len(others))]
     text = {"resistor": "331", "tantalum": "225"}.get(kind, "")
-    return _changed(parts, k, kind=kind, text=text)
+    return _changed(parts, k, dataclasses.replace(part, kind=kind, text=text))
 
 
 _SWAPS = {
@@ -257,7 +253,9 @@ def _scratch(surface: Surface, draw: np.random.Generator) -> None:
     whole = (slice(None), slice(None))
     alpha = (cover(d, 0.9) * (0.55 + 0.45 * skips)).astype(np.float32)
     bare = canvas.over(
-        np.broadcast_to(np.float32(LAMINATE), surface.colour.shape).copy(), COPPER, surface.copper
+        np.broadcast_to(np.array(LAMINATE, np.float32), surface.colour.shape).copy(),
+        COPPER,
+        surface.copper,
     )
     surface.put(whole, 0.9 * alpha, bare, 0.16)
     burr = cover(np.abs(d - 0.8) - 0.4, 0.8) * (1 - alpha)
@@ -294,7 +292,7 @@ def _burn(surface: Surface, parts: list[Part], draw: np.random.Generator, grain:
     char = ramp(-d + 0.5 * grain, -2.5, size * 0.55)
     toast = ramp(-d, -6.5, 0.5) * (1 - char)
     whole = (slice(None), slice(None))
-    surface.colour *= 1 - (0.55 * toast)[..., None] * np.float32([0.35, 0.75, 0.95])
+    surface.colour *= 1 - (0.55 * toast)[..., None] * np.array([0.35, 0.75, 0.95], np.float32)
     surface.put(whole, 0.22 * toast, (0.13, 0.075, 0.03), 0.06)
     soot = canvas.tint((0.011, 0.009, 0.008), 1 + 0.35 * grain)
     surface.put(whole, (draw.uniform(0.8, 0.95) * char).astype(np.float32), soot, 0.02)

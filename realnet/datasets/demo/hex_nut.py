@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from realnet.datasets.demo import canvas
-from realnet.datasets.demo.canvas import Array, Defect, Frame, cover, ramp
+from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, cover, ramp
 
 DEFECTS = {
     "chip": Defect("a piece has broken off a corner and left a coarse fracture"),
@@ -42,13 +42,8 @@ class _Body:
     fracture: Array  # 0..1, broken surface
 
 
-def paint(
-    frame: Frame,
-    rng: np.random.Generator,
-    defect: str | None = None,
-    draw: np.random.Generator | None = None,
-) -> Array:
-    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, grain; ``draw``: defect."""
+def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None = None) -> Array:
+    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, grain."""
     angle, cx, cy = rng.uniform(-6, 6), *(64 + rng.uniform(-2, 2, 2))
     light = canvas.make_light(rng, azimuth=-128, elevation=48, jitter=0.06)
     grain = canvas.grain(rng, frame, blur=0.35)
@@ -58,15 +53,22 @@ def paint(
     belt_phase = rng.uniform(0, 1, 2)
 
     x, y = canvas.rotate(frame.x - np.float32(cx), frame.y - np.float32(cy), angle)
-    flat = np.ones_like(x)
+    bore_x, bore_y = rng.uniform(-0.25, 0.25, 2)
     body = _Body(
-        *(x, y, _hexagon(x, y), *rng.uniform(-0.25, 0.25, 2)),
-        *(np.zeros_like(x), flat.copy(), flat.copy(), np.zeros_like(x)),
-        *(np.zeros((*x.shape, 3), np.float32), np.zeros_like(x)),
+        x=x,
+        y=y,
+        outline=_hexagon(x, y),
+        bore_x=bore_x,
+        bore_y=bore_y,
+        relief=np.zeros_like(x),
+        albedo=np.ones_like(x),
+        polish=np.ones_like(x),
+        stain=np.zeros_like(x),
+        stain_colour=np.zeros((*x.shape, 3), np.float32),
+        fracture=np.zeros_like(x),
     )
     if defect:
-        assert draw is not None
-        _DAMAGE[defect](body, frame, draw, grain)
+        _DAMAGE[defect.type](body, frame, defect.rng, grain)
 
     belt = _belt(frame, belt_grain, belt_phase)
     solid = cover(body.outline)
@@ -237,7 +239,8 @@ def _rust(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) ->
     strength = draw.uniform(0.7, 1.0)
     pits = (1 - bare) * strength
     dark = np.clip(pits + 0.18 * grain * pits, 0, 1)[..., None]
-    young, old = np.float32([0.26, 0.105, 0.035]), np.float32([0.115, 0.042, 0.018])
+    young = np.array([0.26, 0.105, 0.035], np.float32)
+    old = np.array([0.115, 0.042, 0.018], np.float32)
     body.stain_colour = (young + (old - young) * dark).astype(np.float32)
     body.stain = np.clip(0.9 * pits + 0.5 * (1 - halo) * strength, 0, 0.95).astype(np.float32)
     body.relief += (0.25 * pits * (1 + 0.8 * grain)).astype(np.float32)

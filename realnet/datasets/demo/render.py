@@ -1,5 +1,6 @@
 """One image of the demo set, with its exact mask."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -9,7 +10,14 @@ from realnet.core.errors import UserError
 from realnet.core.seeds import numpy_generator
 from realnet.datasets.categories import DEMO_CATEGORIES
 from realnet.datasets.demo import circuit_board, hex_nut, woven_fabric
-from realnet.datasets.demo.canvas import FIELD, develop, digitise, make_exposure, make_frame
+from realnet.datasets.demo.canvas import (
+    FIELD,
+    DefectInstance,
+    develop,
+    digitise,
+    make_exposure,
+    make_frame,
+)
 
 _SCENES = {"circuit_board": circuit_board, "hex_nut": hex_nut, "woven_fabric": woven_fabric}
 
@@ -55,16 +63,16 @@ def render(
         return Sample(digitise(good, shot), np.zeros((size, size), bool))
     kind = scene.DEFECTS[defect]
     largest = kind.largest or LARGEST
-    best: tuple[float, np.ndarray, np.ndarray] | None = None
+    best: tuple[float, np.ndarray, np.ndarray] = math.inf, good, np.zeros((size, size), bool)
     for attempt in range(_ATTEMPTS):
-        draw = numpy_generator(seed, *names, defect, attempt)
-        flawed = scene.paint(frame, numpy_generator(seed, *names), defect, draw)
+        one = DefectInstance(defect, numpy_generator(seed, *names, defect, attempt))
+        flawed = scene.paint(frame, numpy_generator(seed, *names), one)
         bad = develop(flawed, frame, shot)
         mask, area, contrast = _compare(good, bad, kind.closing)
         if SMALLEST <= area <= largest and contrast >= CLEAR:
             break
         badness = abs(np.log((area + 1e-6) / 0.012)) + max(0.0, CLEAR - contrast) * 20
-        if best is None or badness < best[0]:
+        if badness < best[0]:
             best = (badness, bad, mask)
     else:
         _, bad, mask = best

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from realnet.datasets.demo import canvas
-from realnet.datasets.demo.canvas import Array, Defect, Frame, cover, ramp
+from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, cover, ramp
 
 DEFECTS = {
     "colour_thread": Defect("a yarn of another dye lot was woven in", largest=0.08),
@@ -43,13 +43,8 @@ class _Cloth:
     slack: Array | None = None  # 0..1: yarns lie straight there, no neighbour to bend over
 
 
-def paint(
-    frame: Frame,
-    rng: np.random.Generator,
-    defect: str | None = None,
-    draw: np.random.Generator | None = None,
-) -> Array:
-    """The scene in linear light, ``[S, S, 3]``; ``rng``: phase, light, yarns, ``draw``: defect."""
+def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None = None) -> Array:
+    """The scene in linear light, ``[S, S, 3]``; ``rng``: phase, light, yarns."""
     light = canvas.make_light(rng, azimuth=-60, elevation=42, jitter=0.05)
     phase = rng.uniform(-0.09, 0.09, 2) * PITCH
     sway = [0.35 * canvas.smooth_noise(rng, frame, 40) for _ in range(2)]
@@ -68,8 +63,7 @@ def paint(
         stain=np.ones((*zero.shape, 3), np.float32),
     )
     if defect:
-        assert draw is not None
-        _DAMAGE[defect](cloth, frame, draw)
+        _DAMAGE[defect.type](cloth, frame, defect.rng)
 
     i, s = _yarn(cloth.x)
     j, t = _yarn(cloth.y)
@@ -105,12 +99,12 @@ def paint(
     cloth_colour += 0.03 * canvas.gloss(n, light, 14)[..., None] * cloth.stain
     backing = canvas.tint((0.018, 0.018, 0.020), 1 + 0.2 * grain)
     picture = canvas.over(cloth_colour, backing, bare)
-    for points, rgb in cloth.fibres:
+    for points, fibre_rgb in cloth.fibres:
         half = np.linspace(0.75, 0.4, len(points))
         d, _ = canvas.stroke(frame, points, half)
         dark = canvas.shadow(cover(d), frame, light, 1.6, 0.8)
         picture = picture * (1 - 0.5 * dark)[..., None]
-        picture = canvas.over(picture, rgb, 0.9 * cover(d, 0.9))
+        picture = canvas.over(picture, fibre_rgb, 0.9 * cover(d, 0.9))
     return picture.astype(np.float32)
 
 
@@ -222,7 +216,7 @@ def _colour_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> No
         [0.62, 0.60, 0.56],
         [0.24, 0.17, 0.11],
     )
-    rgb = np.float32(dyes[draw.integers(len(dyes))])
+    rgb = np.array(dyes[draw.integers(len(dyes))], np.float32)
     where = np.ones_like(along)
     if draw.random() < 0.5:  # the wrong yarn was knotted in on the way
         start = draw.uniform(35, 93)
@@ -245,7 +239,7 @@ def _stain(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
     d = canvas.puddle(frame, centres, size * draw.uniform(0.45, 1.0, count), merge=1.8)
     # A yarn wicks the oil along itself.
     d = d + 0.9 * np.sin(cloth.x * 2 * np.pi / PITCH) * np.sin(cloth.y * 2 * np.pi / PITCH)
-    tone = np.float32([[0.42, 0.36, 0.27], [0.35, 0.35, 0.36], [0.62, 0.47, 0.25]])
+    tone = np.array([[0.42, 0.36, 0.27], [0.35, 0.35, 0.36], [0.62, 0.47, 0.25]], np.float32)
     absorbed = tone[draw.integers(3)] ** np.float32(draw.uniform(0.75, 1.15))
     rim = 0.45 * np.exp(-np.square((d + 0.9) / 1.3))
     amount = np.clip(cover(d, 2.6) * (0.75 + rim), 0, 1)

@@ -5,6 +5,7 @@ The bytes decide what an archive is, not its name. Permissions, owners and times
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import stat
@@ -15,14 +16,29 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, Self
 
 from realnet.core.errors import UserError
 from realnet.datasets.fetch.transfer import byte_progress, disk_errors, in_words, require_room
 
 CHUNK = 1 << 20
 TAR_BLOCK = 512
-COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+
+
+class _Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+Opener = Callable[[BinaryIO], _Readable]  # decompresses a stream
+COMPRESSED: dict[bytes, Opener] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+# The zeros that end an archive. Undocumented, so the stubs lack it.
+EOFHeaderError = tarfile.EOFHeaderError  # type: ignore[attr-defined]
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError),
@@ -71,23 +87,23 @@ class _StrictInfo(tarfile.TarInfo):
     """Python's tarfile takes a broken or missing header for the end; only an end mark is one."""
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:
+        except EOFHeaderError:
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None
 
 
-class _Counted:
+class _Counted(io.BufferedIOBase):
     """A stream of bytes whose length is counted against a budget."""
 
-    def __init__(self, stream: BinaryIO, budget: _Budget) -> None:
+    def __init__(self, stream: _Readable, budget: _Budget) -> None:
         self.stream, self.budget = stream, budget
 
-    def read(self, size: int) -> bytes:
-        data = self.stream.read(size)
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = self.stream.read(-1 if size is None else size)
         self.budget.spend(len(data))
         return data
 
@@ -132,9 +148,7 @@ def find_data(folder: Path, names: Iterable[str], depth: int = 3) -> tuple[Path,
 # --- tar -----------------------------------------------------------------------------------------
 
 
-def _unpack_tar(
-    archive: Path, folder: Path, budget: _Budget, opener: Callable[..., BinaryIO] | None
-) -> None:
+def _unpack_tar(archive: Path, folder: Path, budget: _Budget, opener: Opener | None) -> None:
     _require_tar(archive, opener)
     with archive.open("rb") as packed:
         # What tar.gz and tar.xz hold is only known at their end; images hardly shrink.
@@ -151,10 +165,12 @@ def _unpack_tar(
                     kind = "link" if member.issym() or member.islnk() else "device or pipe"
                     raise UserError(f"{archive}: refused: {member.name!r} is a {kind}")
                 path = _place(archive, folder, member.name)
-                if path is not None and member.isdir():
-                    _make_folder(path)
-                elif path is not None:
-                    _write(path, tar.extractfile(member))
+                if path is not None:
+                    content = tar.extractfile(member)  # None: a folder
+                    if content is None:
+                        _make_folder(path)
+                    else:
+                        _write(path, content)
                 update(packed.tell() - read)
                 read = packed.tell()
             while stream.read(CHUNK):  # to the end: that is where gz and xz keep their checksums
@@ -162,12 +178,12 @@ def _unpack_tar(
             update(packed.tell() - read)
 
 
-def _require_tar(archive: Path, opener: Callable[..., BinaryIO] | None) -> None:
+def _require_tar(archive: Path, opener: Opener | None) -> None:
     with archive.open("rb") as packed:
         header = (opener(packed) if opener else packed).read(TAR_BLOCK)
     try:
         tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except tarfile.EOFHeaderError:
+    except EOFHeaderError:
         raise UserError(f"{archive}: an archive with nothing in it") from None
     except tarfile.HeaderError:
         page = header.lstrip()[:1] == b"<"
@@ -231,7 +247,7 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def _write(path: Path, content: BinaryIO | _Counted) -> None:
+def _write(path: Path, content: _Readable) -> None:
     _make_folder(path.parent)
     with disk_errors(path.parent):
         target = path.open("wb")

@@ -88,12 +88,12 @@ def compare_manifest(path: Path, seen: Sequence[Seen], root: Path) -> list[Probl
             found.append(problem("manifest-unreadable", path, f"lists {item.path} twice"))
         listed[key] = item
     for image in seen:
-        item = listed.pop(_key(image.entry.path, root), None)
-        if item is None:
+        row = listed.pop(_key(image.entry.path, root), None)
+        if row is None:
             message = f"{path} does not list it"
             found.append(problem("manifest-unlisted", image.entry.path, message))
         else:
-            found += _compare(image, item, root)
+            found += _compare(image, row, root)
     for key in listed:
         there = (root / key).is_file()
         kind = "manifest-differs" if there else "manifest-missing"
@@ -109,17 +109,17 @@ def _compare(image: Seen, item: Item, root: Path) -> list[Problem]:
         (entry.path, image.sha256, item.sha256),
         (entry.mask_path, image.mask_sha256, item.mask_sha256),
     ):
-        if now and then and now != then:
+        if path is not None and now and then and now != then:
             message = f"SHA-256 {now[:12]}…, in the manifest {then[:12]}…"
             found.append(problem("manifest-hash", path, message))
     if image.width and (image.width, image.height) != (item.width, item.height):
         message = f"{image.width}x{image.height}, in the manifest {item.width}x{item.height}"
         found.append(problem("manifest-size", entry.path, message))
-    now, then = (
-        (x.split, x.defect, x.mask_path and _key(x.mask_path, root)) for x in (entry, item)
-    )
-    if now != then:
-        said = (f"{split}/{defect}, {mask or 'no mask'}" for split, defect, mask in (now, then))
+    roles = [
+        (x.split, x.defect, _key(x.mask_path, root) if x.mask_path else None) for x in (entry, item)
+    ]
+    if roles[0] != roles[1]:
+        said = (f"{split}/{defect}, {mask or 'no mask'}" for split, defect, mask in roles)
         message = ", in the manifest ".join(said)
         found.append(problem("manifest-differs", entry.path, message))
     return found

@@ -126,10 +126,9 @@ def verify(
             for (dataset, category), listing in zip(targets, listings, strict=True):
                 folder = _folder(root, dataset, category)
                 if isinstance(listing, UserError):
-                    problems = (
-                        problem("layout", folder, str(listing).removeprefix(f"{folder}: ")),
-                    )
-                    checked.append(Checked(dataset, category, None, 0, 0, (), problems, 0.0))
+                    message = str(listing).removeprefix(f"{folder}: ")
+                    only = (problem("layout", folder, message),)
+                    checked.append(Checked(dataset, category, None, 0, 0, (), only, 0.0))
                     continue
                 bar.set_description(f"{dataset}/{category}")
                 manifest = Path(manifests) / dataset / category / "manifest.csv"

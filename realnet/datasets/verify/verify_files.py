@@ -101,7 +101,7 @@ def see(entry: Entry, has_masks: bool) -> Seen:
             mask = _decode(entry.mask_path, raw, problems, "mask-unreadable")
             if mask is not None:
                 size = (facts["width"], facts["height"]) if "width" in facts else None
-                problems += _judge_mask(mask, entry, size)
+                problems += _judge_mask(mask, entry.mask_path, entry.path, size)
                 facts["mask_read"] = True
     elif entry.label and has_masks:
         message = f"no mask for this image of defect type {entry.defect}"
@@ -161,20 +161,21 @@ def _image_facts(image: Image.Image, path: Path, problems: list[Problem]) -> dic
         problems.append(problem("unreadable", path, _without(path, error)))
         return facts
     digest = hashlib.sha256(repr(rgb.shape).encode())
-    digest.update(rgb)
+    digest.update(rgb.data)
     return facts | {"pixels": digest.hexdigest()}
 
 
-def _judge_mask(mask: Image.Image, entry: Entry, size: tuple[int, int] | None) -> list[Problem]:
-    path = entry.mask_path
+def _judge_mask(
+    mask: Image.Image, path: Path, image: Path, size: tuple[int, int] | None
+) -> list[Problem]:
     values = mask_values(mask)
     found = []
     if size is not None and mask.size != size:
-        message = f"{_x(mask.size)} pixels, its image {entry.path} {_x(size)}"
+        message = f"{_x(mask.size)} pixels, its image {image} {_x(size)}"
         found.append(problem("mask-size", path, message))
     marked = values > mask_threshold(mask)
     if not marked.any():
-        message = f"marks nothing, but {entry.path} counts as anomalous"
+        message = f"marks nothing, but {image} counts as anomalous"
         found.append(problem("mask-empty", path, message))
     elif marked.all():
         found.append(problem("mask-full", path, "marks every pixel; is it inverted?"))

@@ -50,7 +50,7 @@ class Checked:
 
 def report(checked: Sequence[Checked]) -> dict[str, Any]:
     """The machine-readable report; its schema is at the top of this module."""
-    categories = []
+    categories: list[dict[str, Any]] = []
     for one in checked:
         decoded = [s for s in one.seen if s.pixels]
         categories.append(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def open_images(request: Request) -> Images:
         truth, defects = read_labels(labels, count, names)
         defects = defects or _agreeing(images.defects, truth)
         images = replace(images, labels=truth, defects=defects)
-        bare = [k for k in np.flatnonzero(truth) if k in images.without_mask]
+        bare = [k for k in np.flatnonzero(truth).tolist() if k in images.without_mask]
         if bare:
             raise UserError(f"{images.names[bare[0]]}: anomalous in {labels}, but without a mask")
     if request.image_scores is not None:
@@ -165,18 +166,19 @@ def _from_stacks(scores: Path, masks: Path | None) -> Images:
 def _stacked(
     path: Path, maps: np.ndarray, mask_path: Path | None, masks: np.ndarray | None
 ) -> Images:
-    def mask_of(index: int) -> np.ndarray:
-        values = np.asarray(masks[index])
-        if values.dtype.kind == "f" and np.isnan(values).any():
-            raise UserError(f"{mask_path}[{index}]: the mask contains NaN")
-        return values > 0
-
     name = named_array(path)[0]
     return Images(
         names=[f"{name}[{index}]" for index in range(len(maps))],
         map_of=lambda index: np.asarray(maps[index]),
-        mask_of=None if masks is None else mask_of,
+        mask_of=None if masks is None else partial(_mask_of, mask_path, masks),
     )
+
+
+def _mask_of(path: Path | None, masks: np.ndarray, index: int) -> np.ndarray:
+    values = np.asarray(masks[index])
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UserError(f"{path}[{index}]: the mask contains NaN")
+    return values > 0
 
 
 class Reader:

@@ -25,7 +25,7 @@ from realnet.provenance.trace.chain import SHORT, manifests
 from realnet.provenance.trace.selection import Selection
 from realnet.registry import STAGES
 from realnet.tables import formats, result_tables
-from realnet.tables.runs import Run
+from realnet.tables.runs import Results, Run
 
 Kind = Literal["mismatch", "differs", "unknown"]
 
@@ -86,14 +86,14 @@ def check(selection: Selection, params: Params | None) -> tuple[list[Finding], i
         text = f"missing, with {len(selection.lost)} evaluations that the table shows"
         found.add("mismatch", selection.results / "evaluate", text, "tables")
     for folder in () if gone else selection.lost.values():
-        record = str(folder / "stage.json")
-        found.add("mismatch", folder, "the table shows this evaluation, but it is missing", record)
+        text = "the table shows this evaluation, but it is missing"
+        found.add("mismatch", folder, text, str(folder / "stage.json"))
     if params is None:
         found.add("unknown", "parameters", "not compared, since they are not a file")
     _data(found, manifests(selection.results, traced.records))
     checked = _compare_digests(found)
-    if selection.table and not gone:
-        _table(found, selection)
+    if selection.table and selection.found is not None and not gone:
+        _table(found, selection, selection.found)
     other = selection.target.suffix in (".md", ".tex", ".html")
     if other or (selection.found is not None and not selection.table):
         found.add(
@@ -255,9 +255,9 @@ def _surroundings(found: _Found, record: Mapping[str, Any]) -> None:
             found.add("differs", package, f"{here} now, {version} when the stages ran")
 
 
-def _table(found: _Found, selection: Selection) -> None:
+def _table(found: _Found, selection: Selection, results: Results) -> None:
     """The table against one that is rebuilt from the evaluations."""
-    name, results = selection.target.stem, selection.found
+    name = selection.target.stem
     if name == "verdicts":
         found.add("unknown", selection.target, "verdicts are not checked; check the other tables")
         return

@@ -155,9 +155,10 @@ def _joined(found: Results, groups: Sequence[Results], claimed: Results | None) 
     for other in groups:
         files |= {run: path for run, path in other.files.items() if run not in files}
         runs |= {run: values for run, values in other.runs.items() if run not in runs}
-    for run, values in claimed.runs.items() if claimed else ():
-        if run not in files:
-            files[run], runs[run] = claimed.files[run], values
+    if claimed is not None:
+        for run, values in claimed.runs.items():
+            if run not in files:
+                files[run], runs[run] = claimed.files[run], values
     return replace(found, files=files, runs=runs, drawn={})
 
 

@@ -57,12 +57,10 @@ def _index(folder: Path) -> list[dict[str, Any]]:
             if (folder / f"{name}.png").is_file()
         ]  # fmt: skip
     index = read_json(path)
-    entries = [
-        entry
-        for key in ("figures", "skipped")
-        for entry in (index.get(key, ()) if isinstance(index, dict) else [None])
-    ]
-    if not all(isinstance(entry, dict) and "name" in entry for entry in entries):
+    entries = None
+    if isinstance(index, dict):
+        entries = [entry for key in ("figures", "skipped") for entry in index.get(key, ())]
+    if entries is None or not all(isinstance(each, dict) and "name" in each for each in entries):
         raise UserError(
             f"{path}: expected figures and skipped, lists of named entries; rerun realnet report"
         )

@@ -197,7 +197,7 @@ def _measured(value: Stat | Delta, digits: int, rank: str, of: str) -> Field:
         return Field(text, style="n dim", of=of)
     signed = isinstance(value, Delta)
     small = []
-    if not signed and value.std is not None:
+    if isinstance(value, Stat) and value.std is not None:
         small.append(f"± {percent(value.std, digits)}")
     if value.interval:
         low, high = (percent(bound, digits) for bound in value.interval)
