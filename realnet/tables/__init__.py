@@ -1,0 +1,1 @@
+"""The table of runs, and what is computed and written from it: intervals, tables, verdicts."""
