@@ -127,12 +127,12 @@ def test_imports_point_downwards():
     assert not new, f"upward imports: {sorted(new)}"
 
 
-def test_no_circles():
+def test_no_circular_imports():
     new = circular_modules() - CIRCULAR
     assert not new, f"modules in a circle of imports: {sorted(new)}"
 
 
-def test_exceptions_are_needed():
+def test_listed_exceptions_are_needed():
     """An exception that is no longer needed must go."""
     gone = UPWARD - upward_imports(), CIRCULAR - circular_modules()
     assert not any(gone), f"no longer needed: {gone}"

@@ -29,7 +29,7 @@ def by_chance() -> None:
     torch.zeros(4).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]), accumulate=False)
 
 
-def test_an_operation_that_depends_on_chance_is_named_in_the_record(asked, tmp_path):
+def test_nondeterministic_operations_are_recorded(asked, tmp_path):
     record = Record("afs", {}, {})
     record.write(tmp_path, "cpu")
     assert "nondeterministic" not in json.loads((tmp_path / "stage.json").read_text())
@@ -64,11 +64,11 @@ def test_an_operation_that_depends_on_chance_is_named_in_the_record(asked, tmp_p
         ("a deterministic algorithm was used", None),
     ],
 )
-def test_torch_has_three_ways_to_say_it(said, name):
+def test_the_operation_is_parsed_from_each_form_of_torchs_message(said, name):
     assert determinism.kernel(said) == name
 
 
-def test_backward_passes_are_strict_and_forward_passes_warn(asked):
+def test_nondeterminism_is_an_error_in_backward_and_a_warning_in_forward(asked):
     seen = []
 
     class Layer(torch.autograd.Function):
@@ -95,7 +95,7 @@ def test_backward_passes_are_strict_and_forward_passes_warn(asked):
     assert told.startswith("the gradient of an operation depends on chance") and "put_" in told
 
 
-def test_the_two_forms_of_the_cross_entropy_have_one_value_and_gradient():
+def test_both_forms_of_the_cross_entropy_are_equal():
     """That of the CPU, and the one for CUDA, whose kernel for the mean adds in any order."""
     draw = torch.Generator().manual_seed(1)
     logits = torch.randn(3, 2, 17, 19, generator=draw).requires_grad_()
@@ -108,7 +108,7 @@ def test_the_two_forms_of_the_cross_entropy_have_one_value_and_gradient():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_cuda_training_steps_repeat_to_the_bit(asked):
+def test_cuda_training_steps_are_reproducible(asked):
     def gradients() -> list[torch.Tensor]:
         torch.manual_seed(0)
         x = torch.randn(2, 8, 64, 64, device="cuda", requires_grad=True)

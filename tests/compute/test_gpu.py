@@ -69,7 +69,7 @@ def clashes(rows):
     ]
 
 
-def test_jobs_at_once_get_different_devices_and_the_rest_wait(start, tmp_path):
+def test_concurrent_jobs_get_different_devices_and_the_rest_wait(start, tmp_path):
     notes = tmp_path / "notes"
     jobs = [start("a,b", sys.executable, "-c", JOB, notes, 0.4) for _ in range(5)]
     said = [job.communicate(timeout=60)[1] for job in jobs]
@@ -81,7 +81,7 @@ def test_jobs_at_once_get_different_devices_and_the_rest_wait(start, tmp_path):
     assert sum("waiting for 1 of 2 GPUs" in text for text in said) >= 1
 
 
-def test_two_devices_are_taken_together_or_not_at_all(start, tmp_path):
+def test_two_devices_are_leased_together_or_not_at_all(start, tmp_path):
     notes = tmp_path / "notes"
     jobs = [start("a,b,c", sys.executable, "-c", JOB, notes, 0.2, count=2) for _ in range(4)]
     for job in jobs:
@@ -107,7 +107,7 @@ def test_a_killed_job_leaves_no_lease(start, tmp_path):
     assert [device for device, _, _ in use(notes)] == ["a"]
 
 
-def test_exit_status_and_arguments_are_the_command_s_own(start):
+def test_exit_status_and_arguments_are_passed_through(start):
     job = start(
         "a", sys.executable, "-c", "import sys; print(sys.argv[1:]); sys.exit(7)", "--count", "x y"
     )
@@ -125,7 +125,7 @@ def test_without_a_gpu_the_command_runs_on_the_cpu(start):
     assert "on the CPU" in said
 
 
-def test_stands_aside_where_a_scheduler_has_chosen(start):
+def test_devices_chosen_by_a_scheduler_are_kept(start):
     job = start("a,b", sys.executable, "-c", SHOW, SLURM_JOB_ID="1", CUDA_VISIBLE_DEVICES="5")
     assert job.communicate(timeout=30)[0].strip() == "'5'"
 
@@ -136,25 +136,25 @@ def test_count_zero_leases_nothing(start, tmp_path):
     assert not (tmp_path / "locks").exists()
 
 
-def test_more_than_there_are_is_one_line(start):
+def test_more_gpus_than_available_is_one_line(start):
     _, said = start("a,b", "true", count=3).communicate(timeout=30)
     assert said.count("\n") == 1
     assert "3 GPUs asked for, but there are 2 (a, b)" in said
 
 
-def test_pool_order():
+def test_order_of_the_device_pool():
     assert devices({"REALNET_GPU_POOL": "0, 2", "CUDA_VISIBLE_DEVICES": "7"}) == ["0", "2"]
     assert devices({"CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2"}) == ["GPU-1", "GPU-2"]
     assert devices({"CUDA_VISIBLE_DEVICES": ""}) == []
     assert devices({"CUDA_VISIBLE_DEVICES": "-1"}) == []
 
 
-def test_confined():
+def test_confined_device_list():
     assert confined({"SLURM_JOB_ID": "12"}) and confined({"KUBERNETES_SERVICE_HOST": "h"})
     assert not confined({})
 
 
-def test_lease_takes_the_first_free_one(tmp_path):
+def test_lease_takes_the_first_free_device(tmp_path):
     first = lease(1, ["a", "b"], tmp_path)
     second = lease(1, ["a", "b"], tmp_path)
     assert (list(first), list(second)) == (["a"], ["b"])

@@ -30,7 +30,7 @@ def no_large_files():
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "weights", "json"])
-def test_a_file_that_finds_no_room_is_named_and_leaves_nothing(tmp_path, no_large_files, kind):
+def test_full_disk_names_the_file_and_leaves_no_partial_file(tmp_path, no_large_files, kind):
     big = {"weight": torch.zeros(2**16)}
     checkpoints = Checkpoints(tmp_path, "x")
     checkpoints.save(step=1, model={"weight": torch.zeros(8)})
@@ -60,7 +60,7 @@ def nobody(tmp_path):
     os.seteuid(before)
 
 
-def test_a_folder_that_does_not_take_a_file_is_named(tmp_path, nobody):
+def test_unwritable_folder_is_named(tmp_path, nobody):
     """No right to write into it, or, as another user than its owner, not even to look."""
     with pytest.raises(PermissionError) as caught, atomic(tmp_path / "x"):
         pass
@@ -68,7 +68,7 @@ def test_a_folder_that_does_not_take_a_file_is_named(tmp_path, nobody):
     assert line.startswith(str(tmp_path)) and "Permission denied; give this user" in line
 
 
-def test_too_little_memory_for_the_libraries_is_one_line():
+def test_too_little_memory_to_import_torch_is_one_line():
     """An address space in which Python starts, and torch is not even loaded."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30));"
     code = f"{limit} import sys; sys.argv = ['realnet', 'afs', *sys.argv[1:]];"
@@ -97,7 +97,7 @@ def test_too_little_memory_for_the_libraries_is_one_line():
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
     ],
 )
-def test_every_kind_of_too_little_memory_names_what_to_lower(error):
+def test_out_of_memory_errors_name_the_parameters_to_lower(error):
     line = explain(error)
     assert "give the job more memory, or lower batch sizes" in line
 
@@ -111,13 +111,13 @@ def test_every_kind_of_too_little_memory_names_what_to_lower(error):
         RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 999: unknown error"),
     ],
 )
-def test_a_gpu_that_fails_is_named(error):
+def test_gpu_failures_are_explained(error):
     assert explain(error).startswith("the GPU failed or is gone (see nvidia-smi)")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no CUDA")
-def test_a_leased_gpu_that_does_not_answer_is_no_reason_to_go_on_on_the_cpu(monkeypatch):
+def test_an_unusable_leased_gpu_does_not_fall_back_to_the_cpu(monkeypatch):
     compute = stage_params("params.yaml", params_of("afs")).compute
     assert compute.device == "auto"
     for nothing in ("", "-1"):
@@ -130,7 +130,7 @@ def test_a_leased_gpu_that_does_not_answer_is_no_reason_to_go_on_on_the_cpu(monk
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_get_into_no_file(tmp_path, value):
+def test_non_finite_weights_are_not_saved(tmp_path, value):
     good, bad = torch.zeros(3), torch.tensor([0.0, value])
     checkpoints = Checkpoints(tmp_path, "x")
     checkpoints.save(step=1, model={"a": good})
@@ -154,7 +154,7 @@ def _train(folder, rounds):
         checkpoints.finish()
 
 
-def test_of_many_processes_one_at_a_time_makes_a_result(tmp_path):
+def test_the_lock_admits_one_process_at_a_time(tmp_path):
     """Also while the one before removes its checkpoints, with the lock that others wait for."""
     context = multiprocessing.get_context("fork")
     jobs = [context.Process(target=_train, args=(tmp_path / "out", 5)) for _ in range(6)]

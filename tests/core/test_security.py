@@ -81,14 +81,14 @@ def sources() -> dict[str, str]:
     return {p.relative_to(PROJECT).as_posix(): p.read_text(encoding="utf-8") for p in paths}
 
 
-def test_no_module_runs_what_it_reads():
+def test_no_module_executes_data():
     texts = sources()
     assert len(texts) > 100
     found = {where: found for where, text in texts.items() if (found := findings(text, where))}
     assert not found
 
 
-def test_exceptions_are_still_needed():
+def test_allowed_exceptions_are_still_needed():
     texts = sources()
     for where, what in ALLOWED:
         assert what in texts[where].replace("yaml.load(path", "yaml.load"), (where, what)
@@ -120,11 +120,11 @@ def test_exceptions_are_still_needed():
         "import subprocess\nsubprocess.Popen(command, shell=flag)",
     ],
 )
-def test_the_rule_finds_an_addition(text):
+def test_the_rule_finds_each_forbidden_call(text):
     assert findings(text, "realnet/new.py")
 
 
-def test_shell_text_quotes_what_it_is_given():
+def test_shell_commands_quote_their_values():
     """Snakemake puts values into the text of a command; `:q` quotes them."""
     texts = [p.read_text() for p in [*PROJECT.glob("workflow/rules/*.smk"), PROJECT / "Snakefile"]]
     fields = re.findall(r"{((?:params|input|output)\b[^{}]*)}", "\n".join(texts))
@@ -135,7 +135,7 @@ def test_shell_text_quotes_what_it_is_given():
     assert "\n".join(texts).count("shlex.quote(") >= 4
 
 
-def test_wildcards_match_plain_names_alone():
+def test_wildcards_match_only_plain_names():
     text = (PROJECT / "workflow/rules/common.smk").read_text()
     block = text.partition("wildcard_constraints:\n")[2].partition("\n\n")[0]
     constraints = dict(re.findall(r'(\w+)=r"(.*)"', block))
@@ -170,7 +170,7 @@ def trap(tmp_path) -> Path:
 @pytest.mark.parametrize(
     "kind", ["zip", "legacy", "plain pickle", "in a list", "named safetensors"]
 )
-def test_checkpoints_of_others_run_nothing(tmp_path, trap, reader, kind):
+def test_foreign_checkpoints_execute_no_code(tmp_path, trap, reader, kind):
     path = tmp_path / ("w.safetensors" if kind == "named safetensors" else "w.pt")
     if kind == "plain pickle":
         path.write_bytes(pickle.dumps({"w": Bomb(trap)}))
@@ -184,7 +184,7 @@ def test_checkpoints_of_others_run_nothing(tmp_path, trap, reader, kind):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_backbone_s_file_runs_nothing(tmp_path, trap, suffix, zipped):
+def test_backbone_files_execute_no_code(tmp_path, trap, suffix, zipped):
     path = tmp_path / f"w{suffix}"
     torch.save({"w": Bomb(trap)}, path, _use_new_zipfile_serialization=zipped)
     params = load(PROJECT / "params.yaml").backbone
@@ -195,7 +195,7 @@ def test_a_backbone_s_file_runs_nothing(tmp_path, trap, suffix, zipped):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_training_s_checkpoint_runs_nothing(tmp_path, trap, zipped, capsys):
+def test_training_checkpoints_execute_no_code(tmp_path, trap, zipped, capsys):
     checkpoints = Checkpoints(tmp_path / "out", "identity")
     torch.save(
         {"identity": "identity", "processes": 1, "x": Bomb(trap)},
@@ -206,7 +206,7 @@ def test_a_training_s_checkpoint_runs_nothing(tmp_path, trap, zipped, capsys):
     assert not trap.exists()
 
 
-def test_arrays_run_nothing(tmp_path, trap):
+def test_arrays_execute_no_code(tmp_path, trap):
     objects = np.array([[[Bomb(trap)]]], dtype=object)
     np.save(tmp_path / "o.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "o.npz", margins=objects, masks=objects, scores=objects)
@@ -229,7 +229,7 @@ def test_arrays_run_nothing(tmp_path, trap):
         "!!python/object:subprocess.Popen {}",
     ],
 )
-def test_yaml_runs_nothing(tmp_path, tag, monkeypatch):
+def test_yaml_executes_no_code(tmp_path, tag, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(f"preset: {tag}\n")
     with pytest.raises(UserError, match="not valid YAML"):
@@ -243,7 +243,7 @@ def test_yaml_runs_nothing(tmp_path, tag, monkeypatch):
 # --- servers --------------------------------------------------------------------------------------
 
 
-def test_what_serves_listens_to_this_machine_alone(tmp_path):
+def test_servers_listen_on_localhost_only(tmp_path):
     done = subprocess.run(
         ["make", "-n", "mlflow"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -286,7 +286,7 @@ NASTY = [
 
 
 @pytest.mark.parametrize("name", [*NASTY, "{x}", "my-part", "_x", "ok\n"])
-def test_a_category_of_such_a_name_is_refused_in_one_line(tmp_path, name, monkeypatch):
+def test_unsafe_category_names_are_refused_in_one_line(tmp_path, name, monkeypatch):
     for part in ("train/good", "test/good", "test/bent"):
         (tmp_path / "raw/bolts" / name / part).mkdir(parents=True)
         (tmp_path / "raw/bolts" / name / part / "0.png").write_bytes(b"x")
@@ -299,7 +299,7 @@ def test_a_category_of_such_a_name_is_refused_in_one_line(tmp_path, name, monkey
         assert str(error.value).isprintable()
 
 
-def test_a_file_name_that_snakemake_would_take_for_a_wildcard_is_refused(tmp_path):
+def test_file_names_with_wildcards_are_refused(tmp_path):
     for part in ("train/good", "test/good", "test/bent"):
         (tmp_path / "bolts/m8" / part).mkdir(parents=True)
         (tmp_path / "bolts/m8" / part / "{x}.png").write_bytes(b"x")
@@ -375,7 +375,7 @@ def project(tmp_path_factory) -> Project:
     return project
 
 
-def test_files_of_any_name_are_listed_and_nothing_is_run(project):
+def test_files_of_any_name_are_listed_and_nothing_is_executed(project):
     results = project.root / "results/data/bolts/m8"
     items = read_manifest(results / "manifest.csv")
     names = {f"{name}.png" for name in NASTY}
@@ -423,7 +423,7 @@ class Nothing(BaseHTTPRequestHandler):
         pass
 
 
-def test_no_secret_is_written_or_said(project):
+def test_secrets_are_neither_written_nor_printed(project):
     project.run("realnet", "track", status=2)
     with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

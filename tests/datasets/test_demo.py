@@ -88,7 +88,7 @@ def test_counts_sizes_and_layout(rendered, tmp_path):
     assert read_image(rendered / "contact_sheet.png").shape[1] > 6 * 128
 
 
-def test_defaults_have_four_of_each_kind():
+def test_defaults_have_four_images_per_defect_type():
     settings = DemoData(seed=0, image_size=128, train=80, test_good=16, test_defective=24)
     for category in DEMO_CATEGORIES:
         kinds = dataset.describe(settings)["categories"][category]["test_defective"]
@@ -97,7 +97,7 @@ def test_defaults_have_four_of_each_kind():
 
 
 @pytest.mark.parametrize(("category", "kind"), KINDS)
-def test_outside_the_mask_nothing_differs(category, kind):
+def test_images_differ_only_inside_the_mask(category, kind):
     """Not even the noise: the picture is the defect-free one wherever the mask says so."""
     split = f"test/{kind}"
     good = demo.render(category, split, 0, seed=5, size=128).image
@@ -140,7 +140,7 @@ def test_a_larger_image_shows_the_same_scene():
     assert abs(large.mask.mean() - small.mask.mean()) < 0.2 * small.mask.mean()
 
 
-def test_masks_are_black_and_white(rendered):
+def test_masks_are_binary(rendered):
     paths = sorted(rendered.glob("*/ground_truth/*/*_mask.png"))
     assert len(paths) == 21
     for path in paths:
@@ -148,7 +148,7 @@ def test_masks_are_black_and_white(rendered):
         assert read_mask(path).any()
 
 
-def test_a_set_is_replaced_as_a_whole(tmp_path):
+def test_an_existing_dataset_is_replaced_completely(tmp_path):
     out = tmp_path / "demo"
     tiny = SETTINGS.model_copy(update={"test_defective": 1})
     dataset.make_demo(tiny, out)
@@ -160,7 +160,7 @@ def test_a_set_is_replaced_as_a_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["demo"]
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path):
+def test_an_interrupted_run_leaves_no_files(tmp_path):
     command = [sys.executable, "-m", "realnet", "data", "demo", "--out", str(tmp_path / "demo")]
     run = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
     try:

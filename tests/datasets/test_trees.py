@@ -145,7 +145,7 @@ def test_mask_values(tmp_path):
         assert there.read_bytes() == path.read_bytes()
 
 
-def test_a_file_is_its_picture_whatever_else_is_drawn(tmp_path):
+def test_an_image_does_not_depend_on_the_other_images(tmp_path):
     root = make_tree("mpdd", tmp_path, ["tubes"], counts=3, size=(40, 24))
     for number in range(3):
         made = pictures("mpdd", "tubes", "test", "anomalous", [number], (40, 24))

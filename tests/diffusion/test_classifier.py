@@ -71,7 +71,7 @@ def guided_and_not(scheduler, t, output, sample, guidance, strength):
 
 
 @pytest.mark.parametrize("strength", [0.0, 3.0])
-def test_the_mean_moves_by_the_variance_before_inflation(strength):
+def test_guidance_shifts_the_mean_by_the_variance_before_inflation(strength):
     """At every step, the last one too, where no noise is added."""
     scheduler = official("learned_range")
     draw = torch.Generator().manual_seed(0)
@@ -135,7 +135,7 @@ def draw(labels=None, guide=None, size=8, steps=20):
     return sample_images(Silent(), official("learned_range"), RUNTIME, chain, batch, guide)
 
 
-def test_scale_zero_is_no_guidance_bit_for_bit():
+def test_scale_zero_is_identical_to_no_guidance():
     model, labels = Linear(), torch.tensor([2, 0])
     plain = draw(labels)
     assert torch.equal(draw(labels, partial(log_gradient, model, labels, 0.0, RUNTIME)), plain)
@@ -191,7 +191,7 @@ def guide_of(folder, **schedule):
     return load_guide(folder, RUNTIME, config, section)
 
 
-def test_it_learns_to_tell_dark_from_light(trained):
+def test_the_classifier_separates_dark_from_light(trained):
     history = [float(row["loss"]) for row in read_csv(trained / "history.csv")]
     assert np.mean(history[:5]) > 0.5 and np.mean(history[-20:]) < 0.4
     accuracy = read_json(trained / "stage.json")["accuracy_by_timestep"]
@@ -222,7 +222,7 @@ class Mixture(torch.nn.Module):
         return torch.cat([noise, torch.zeros_like(noise)], 1)
 
 
-def test_guided_samples_go_to_their_class(trained):
+def test_guided_samples_belong_to_their_class(trained):
     """The diffusion model draws dark and light images as it happens; guided, those asked for."""
     classifier, scheduler, count = guide_of(trained), official("learned_range"), 12
 
@@ -243,7 +243,7 @@ def test_guided_samples_go_to_their_class(trained):
     assert light(0, 20.0) <= chance - 3 and light(1, 20.0) >= chance + 3
 
 
-def test_a_small_step_along_the_gradient_makes_the_class_likelier(trained):
+def test_the_gradient_increases_the_class_probability(trained):
     model, labels = guide_of(trained), torch.tensor([0, 1])
     sample, when = torch.randn(2, 3, 32, 32) * 0.5, torch.tensor([100, 300])
 
@@ -259,7 +259,7 @@ def test_a_small_step_along_the_gradient_makes_the_class_likelier(trained):
     assert torch.allclose(gain, 0.01 * length.flatten(), rtol=0.05)  # first order
 
 
-def test_a_stopped_training_goes_on_to_the_same_bits(manifests, tmp_path, monkeypatch, capsys):
+def test_a_stopped_training_resumes_to_identical_weights(manifests, tmp_path, monkeypatch, capsys):
     section = {"steps": 5, "checkpoint_every": 2, "accumulation": 2}
     whole = train(manifests, tmp_path / "whole", **section)
     progress, opened = loop.progress, []
@@ -297,7 +297,7 @@ def test_accumulated_batches_are_averaged(manifests, tmp_path):
     assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
 
 
-def test_it_starts_from_other_weights(manifests, trained, tmp_path, capsys):
+def test_training_starts_from_other_weights(manifests, trained, tmp_path, capsys):
     """Of the same classes whole, of others without the last layer."""
     three = tmp_path / "three"
     three.mkdir()
@@ -341,7 +341,7 @@ def sampled(ddpm, manifests, out, scale, classifier=None, category="dark"):
     return [(out / row["path"]).read_bytes() for row in rows]
 
 
-def test_from_the_classifier_s_command_to_guided_images(manifests, ddpm, tmp_path):
+def test_classifier_and_guided_sampling_by_command(manifests, ddpm, tmp_path):
     params = {"preset": "smoke", "ddpm": {"scope": "dataset"}, "classifier": {"steps": 2}}
     inputs = [w for c in CATEGORIES for w in ("--manifest", manifests[c], "--category", c)]
     out = tmp_path / "classifier"
@@ -360,14 +360,14 @@ def refused(said, ddpm, manifests, tmp_path, **sdas):
     assert not (tmp_path / "refused").exists()
 
 
-def test_guidance_and_classifier_go_together(ddpm, manifests, trained, tmp_path):
+def test_guidance_requires_a_classifier_and_vice_versa(ddpm, manifests, trained, tmp_path):
     said = "guidance_scale is 2, which needs the folder of the stage classifier"
     refused(said, ddpm, manifests, tmp_path, scale=2.0)
     said = "guidance_scale is 0, which needs no classifier"
     refused(said, ddpm, manifests, tmp_path, scale=0.0, classifier=trained)
 
 
-def test_a_classifier_of_other_classes_or_another_schedule(ddpm, manifests, trained, tmp_path):
+def test_an_incompatible_classifier_is_refused(ddpm, manifests, trained, tmp_path):
     swapped = tmp_path / "swapped"
     train(manifests, swapped, categories=CATEGORIES[::-1], steps=1)
     said = r"its categories is \['light', 'dark'\], the diffusion model's is \['dark', 'light'\]"
@@ -377,7 +377,7 @@ def test_a_classifier_of_other_classes_or_another_schedule(ddpm, manifests, trai
     refused("not of a classifier", ddpm, manifests, tmp_path, scale=1.0, classifier=ddpm)
 
 
-def test_one_category_cannot_be_guided(manifests, trained, tmp_path):
+def test_a_model_of_one_category_cannot_be_guided(manifests, trained, tmp_path):
     alone = tmp_path / "alone"
     params = stage("ddpm", ddpm={"scope": "category", "steps": 1})
     train_ddpm(params, [manifests["dark"]], "mine", ["dark"], 0, alone)

@@ -43,7 +43,7 @@ def lively(net):
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
-def test_patches_and_variance_channels_are_where_they_belong(patch):
+def test_order_of_prediction_and_variance_channels(patch):
     """Prediction first, variance logits behind, each unshuffled for itself."""
     net = lively(Denoiser(smoke(patch=patch).ddpm, 32, classes=1))
     sample, when = torch.randn(2, 3, 32, 32), torch.tensor([3, 700])
@@ -68,7 +68,7 @@ def test_time_and_class_change_the_output():
     assert Denoiser(params, 32, classes=1).unet.class_embedding is None
 
 
-def test_texture_only_touches_the_prediction():
+def test_texture_changes_only_the_prediction():
     """With `texture_std` the posterior mean of x_0; the variance logits pass unchanged."""
     params = smoke(prediction_type="sample", texture_std=0.05).ddpm
     net = lively(Denoiser(params, 32, classes=1))
@@ -85,7 +85,7 @@ def test_texture_only_touches_the_prediction():
         assert torch.allclose(got[i, :3], mean, atol=1e-4)
 
 
-def test_a_size_that_does_not_halve_is_refused():
+def test_an_indivisible_image_size_is_refused():
     with pytest.raises(UserError, match=r"multiple of ddpm.patch x.* = 8"):
         Denoiser(smoke().ddpm, 36, classes=1)
 
@@ -111,7 +111,7 @@ def sampled(labels=None, start_images=None, **options):
     return images, net.asked, scheduler
 
 
-def test_sampling_walks_all_the_way_down_with_its_labels():
+def test_sampling_visits_every_timestep_with_its_labels():
     images, asked, _ = sampled(labels=torch.tensor([1, 0]))
     assert [when for _, when, _ in asked] == [[t] * 2 for t in range(900, -1, -100)]
     assert asked[0][2].tolist() == [1, 0]
@@ -120,14 +120,14 @@ def test_sampling_walks_all_the_way_down_with_its_labels():
     assert torch.equal(asked[0][0][1], first)
 
 
-def test_samples_are_rounded_or_truncated_as_the_official_ones():
+def test_samples_are_rounded_or_truncated_as_configured():
     rounded, cut = sampled()[0], sampled(rounding="truncate")[0]
     step = rounded.int() - cut.int()
     assert set(step.unique().tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize(("fraction", "first"), [(0.3, 200), (0.01, 0), (1.0, 900)])
-def test_sampling_from_images_starts_on_the_way(fraction, first):
+def test_sampling_from_images_starts_at_the_fraction(fraction, first):
     clean = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     images, asked, scheduler = sampled(start_images=clean, start_fraction=fraction)
     assert asked[0][1] == [first] * 2 and len(asked) == first // 100 + 1
@@ -196,7 +196,7 @@ def initial_weights(seed=0, category="dark"):
     return Denoiser(smoke().ddpm, 32, classes=1).state_dict()
 
 
-def test_official_average_starts_at_the_initial_weights_and_has_one_decay(noisy_set, tmp_path):
+def test_official_ema_starts_at_the_initial_weights_with_constant_decay(noisy_set, tmp_path):
     ema = {"decay": 0.75, "warmup": False, "power": 0.75}
     made = train(noisy_set, tmp_path / "made", **plain(ema=ema))
     raw = [initial_weights()]
@@ -214,7 +214,7 @@ def test_official_average_starts_at_the_initial_weights_and_has_one_decay(noisy_
     assert {decay(step) for step in (1, 2, 10, 10**6)} == {0.9999}
 
 
-def test_average_with_warm_up_is_the_documented_one(noisy_set, tmp_path):
+def test_ema_warmup_follows_the_documented_schedule(noisy_set, tmp_path):
     """What `ema` in the parameters promises: 1 - (1 + n)^-power, capped at `decay`."""
     params = smoke(ema={"decay": 0.9, "warmup": True, "power": 0.75}).ddpm.ema
     ema = moving_average([torch.nn.Parameter(torch.zeros(1))], params)
@@ -227,7 +227,7 @@ def test_average_with_warm_up_is_the_documented_one(noisy_set, tmp_path):
     assert recorded["raw_sha256"] == sha256(tmp_path / "raw.safetensors")
 
 
-def test_an_update_is_divided_as_one_likes(noisy_set, tmp_path):
+def test_accumulation_and_micro_batches_do_not_change_an_update(noisy_set, tmp_path):
     """Batch, accumulation and micro-batch: the same images, draws and mean, up to rounding."""
     whole = train(noisy_set, tmp_path / "whole", **plain(batch_size=6, accumulation=1))
     for number, (batch, accumulation, micro) in enumerate(((2, 3, None), (6, 1, 4), (3, 2, 2))):
@@ -284,7 +284,7 @@ def test_official_accumulation_clips_the_running_sum(noisy_set, tmp_path):
     assert column(tmp_path / "mean", "grad_norm")[0] < norms[-1] and not same(mean, made)
 
 
-def test_epochs_are_passes_over_the_images_rounded_up_to_updates(noisy_set, tmp_path):
+def test_epochs_are_rounded_up_to_updates(noisy_set, tmp_path):
     options = {"steps": None, "epochs": 3, "batch_size": 5, "accumulation": 1}
     train(noisy_set, tmp_path, **options)
     assert len(read_csv(tmp_path / "history.csv")) == 5  # 3 x 8 images / 5
@@ -308,7 +308,7 @@ def kept_for_backward():
         yield sizes
 
 
-def test_recomputed_activations_give_the_same_gradients_on_less_memory(noisy_set, tmp_path):
+def test_activation_checkpointing_gives_the_same_gradients_in_less_memory(noisy_set, tmp_path):
     with kept_for_backward() as all_of_them:
         kept = train(noisy_set, tmp_path / "kept", **plain(steps=1))
     with kept_for_backward() as some:
@@ -356,7 +356,7 @@ def test_seeds_and_clipping(noisy_set, tmp_path):
     assert not same(train(noisy_set, tmp_path / "d", grad_clip=1e-9), first)
 
 
-def test_joint_model_learns_both_classes_and_reloads(noisy_set, tmp_path):
+def test_joint_model_trains_and_reloads(noisy_set, tmp_path):
     weights = train(noisy_set, tmp_path, ("dark", "light"), scope="dataset")
     config = read_json(tmp_path / "config.json")
     assert config["categories"] == ["dark", "light"]
@@ -373,7 +373,7 @@ def test_joint_model_learns_both_classes_and_reloads(noisy_set, tmp_path):
         load_ddpm(tmp_path, runtime)
 
 
-def test_conditional_training_sees_the_right_label(noisy_set, tmp_path, monkeypatch):
+def test_conditional_training_uses_the_labels_of_the_images(noisy_set, tmp_path, monkeypatch):
     """Dark images come with class 0 and light ones with class 1, in every batch."""
     seen = []
     forward = Denoiser.forward
@@ -393,7 +393,7 @@ def test_conditional_training_sees_the_right_label(noisy_set, tmp_path, monkeypa
     assert torch.equal(level[early] > 0, labels[early] == 1)
 
 
-def test_a_data_set_s_categories_train_together_as_they_are_many(tmp_path, monkeypatch):
+def test_joint_training_shows_every_image_of_each_category_once_per_epoch(tmp_path, monkeypatch):
     """MPDD's smallest category and one twice as large: a pass shows every image of both once."""
     counts, categories = {"metal_plate": 54, "tubes": 122}, ["metal_plate", "tubes"]
     make_tree("mpdd", tmp_path / "raw", categories, size=(48, 40))
@@ -437,7 +437,7 @@ def _training(manifest):
     return [item for item in read_manifest(manifest) if item.split == "train"]
 
 
-def test_arguments_that_do_not_match(noisy_set, tmp_path):
+def test_mismatched_arguments_are_refused(noisy_set, tmp_path):
     command = ["ddpm", "--manifest", str(noisy_set / "dark/manifest.csv"), "--dataset", "mine"]
     command += ["--category", "dark", "--category", "light", "--out", str(tmp_path / "out")]
     error = CliRunner().invoke(app, command).exception
@@ -456,7 +456,7 @@ def test_tiles_are_in_reading_order():
 # --- what both loops share -----------------------------------------------------------------------
 
 
-def test_every_pass_shows_each_image_once_in_another_order():
+def test_every_epoch_is_a_new_permutation():
     batch = shuffled_epochs(10, 4, 0, "x")
     stream = torch.cat([batch(step) for step in range(10)])
     passes = stream.view(4, 10)
@@ -468,7 +468,7 @@ def test_every_pass_shows_each_image_once_in_another_order():
     assert len(shuffled_epochs(3, 8, 0, "x")(1)) == 8
 
 
-def test_a_short_last_batch_ends_each_pass():
+def test_each_epoch_ends_with_a_short_batch():
     batch = shuffled_epochs(10, 4, 0, "x", short_last=True)
     assert [len(batch(step)) for step in range(6)] == [4, 4, 2] * 2
     passes = [torch.cat([batch(3 * k + j) for j in range(3)]) for k in range(2)]
@@ -486,7 +486,7 @@ def test_learning_rate_warms_up_and_then_follows_its_schedule():
     assert [constant(s) for s in (0, 9)] == [1.0, 1.0]
 
 
-def test_checkpoints_keep_what_fits_and_forget_after_success(tmp_path, capsys, monkeypatch):
+def test_checkpoints_load_if_intact_and_are_removed_on_success(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(checkpoint, "PATIENCE", 0)
     mine = checkpoint.fingerprint(params={"a": 1}, seed=0)
     assert mine == checkpoint.fingerprint(seed=0, params={"a": 1})

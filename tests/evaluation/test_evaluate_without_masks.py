@@ -52,7 +52,7 @@ def results(made, name):
     return made / name / "results/evaluate/mine/nut/seed0/base"
 
 
-def test_image_metrics_are_given_and_pixel_metrics_are_null(made):
+def test_image_metrics_are_defined_and_pixel_metrics_are_null(made):
     bare, full = (read_json(results(made, name) / "metrics.json") for name in ("bare", "full"))
     assert (bare["has_masks"], full["has_masks"]) == (False, True)
     names = PIXEL_METRICS + COUNTS
@@ -66,12 +66,12 @@ def test_image_metrics_are_given_and_pixel_metrics_are_null(made):
     assert bare["image_auroc"] == pytest.approx(auroc, abs=1e-9)
 
 
-def test_the_null_metrics_are_all_that_is_measured_on_pixels():
+def test_all_pixel_metrics_are_null():
     mask = np.arange(16).reshape(1, 4, 4) > 12
     assert {*pixel_metrics(mask.astype(np.float32), mask), "aupimo"} == {*PIXEL_METRICS, *COUNTS}
 
 
-def test_scores_have_labels_of_the_manifest_and_say_that_there_are_no_masks(made, capsys):
+def test_scores_npz_has_labels_and_has_masks_is_false(made, capsys):
     with np.load(results(made, "bare") / "scores.npz") as bare:
         items = read_manifest(made / "bare/data/manifest.csv")
         labels = [item.label for item in items if item.split == "test"]
@@ -101,7 +101,7 @@ def test_the_figure_orders_by_image_score_and_has_no_ground_truth():
     assert len(sheet.images) == 2 * 4  # best, median, worst; nearest false alarm
 
 
-def test_tables_and_overview_say_so(made, capsys):
+def test_tables_and_overview_note_missing_masks(made, capsys):
     params = (
         '{"experiment": {"name": "t", "datasets": {"mine": ["nut"]}, "seeds": [0],'
         ' "variants": ["base"]}, "variants": {"base": {}},'
@@ -119,7 +119,7 @@ def test_tables_and_overview_say_so(made, capsys):
     assert "no masks" not in (made / "full/results/tables/mine.md").read_text()
 
 
-def test_a_tracked_run_leaves_undefined_metrics_out(made):
+def test_a_tracked_run_omits_undefined_metrics(made):
     identity = {"dataset": "mine", "category": "nut", "seed": 0, "variant": "base"}
     metrics = cell_content(results(made, "bare"), "key", identity).metrics
     assert "image_auroc" in metrics

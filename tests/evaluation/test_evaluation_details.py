@@ -36,7 +36,7 @@ def maps() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("points", [30, 10_000])
-def test_every_point_lies_on_the_whole_curve(maps, points: int):
+def test_every_stored_point_lies_on_the_full_curve(maps, points: int):
     margins, masks = maps
     truth, scores = masks.ravel(), margins.ravel()
     x, y = roc_curve(margins, masks, points)
@@ -52,7 +52,7 @@ def test_every_point_lies_on_the_whole_curve(maps, points: int):
     assert set(zip(np.round(recall[1:], 12), np.round(precision[1:], 12), strict=True)) <= whole
 
 
-def test_curves_enclose_the_areas_that_the_metrics_have(maps):
+def test_areas_under_the_curves_equal_the_metrics(maps):
     margins, masks = maps
     x, y = roc_curve(margins, masks, 10_000)
     assert np.trapezoid(y, x) == pytest.approx(pixel_metrics(margins, masks)["pixel_auroc"], 1e-3)
@@ -69,7 +69,7 @@ def test_a_curve_without_both_classes_is_empty():
         assert len(x) == len(y) == 0
 
 
-def test_regions_are_where_the_masks_are(maps, tmp_path: Path):
+def test_regions_match_the_masks(maps, tmp_path: Path):
     margins, masks = maps
     found = localise(margins, masks)
     names = [f"{k}.png" for k in range(24)]
@@ -95,7 +95,7 @@ def assembled(margins, masks, labels, name: str = "nut"):
     return assemble(localisation(margins, masks, labels, 0.3), statistics, Resampling(name))
 
 
-def test_intervals_contain_the_value_and_repeat(maps):
+def test_intervals_contain_the_value_and_are_reproducible(maps):
     margins, masks = maps
     labels = masks.any((1, 2))
     first = assembled(margins, masks, labels)
@@ -107,7 +107,7 @@ def test_intervals_contain_the_value_and_repeat(maps):
     assert other.intervals["intervals"] != first.intervals["intervals"]  # other draws
 
 
-def test_stored_statistics_are_the_same_bytes(maps, tmp_path: Path):
+def test_stored_statistics_are_reproducible(maps, tmp_path: Path):
     margins, masks = maps
     statistics = per_image(margins, masks, margins.max((1, 2)), masks.any((1, 2)), KINDS)
     for name in ("a.npz", "b.npz"):
@@ -117,7 +117,7 @@ def test_stored_statistics_are_the_same_bytes(maps, tmp_path: Path):
         np.testing.assert_array_equal(value, getattr(statistics, key), strict=True)
 
 
-def test_without_masks_there_are_intervals_of_images_alone(maps, tmp_path: Path):
+def test_without_masks_only_image_metrics_have_intervals(maps, tmp_path: Path):
     margins, masks = maps
     labels, scores = masks.any((1, 2)), margins.max((1, 2))
     found = assembled(margins, None, labels)

@@ -56,7 +56,7 @@ def test_every_table_is_on_the_page(script):
     assert set(re.findall(r"<!-- table: (\w+) -->", text)) == set(script.TABLES) == set(NAMES)
 
 
-def test_the_comparison_sees_other_numbers_and_words():
+def test_the_comparison_detects_changed_numbers_and_words():
     assert_same("| a | 0.1234 |", "| a | 0.1235 |")
     for other in ("| a | 0.1236 |", "| b | 0.1234 |", "| a | 0.1234 | 1 |"):
         with pytest.raises((AssertionError, ValueError)):
@@ -67,7 +67,7 @@ def test_the_example_of_the_command(script):
     assert_same(shown("metrics.md", "example"), f"```\n{script.example()}\n```")
 
 
-def test_what_the_page_claims_of_the_tables(script):
+def test_the_claims_of_the_page_hold(script):
     """The sentences around the tables, in numbers."""
     linear = {row[0]: row[1:] for row in script.linear()[1:]}
     assert abs(float(linear["exact (ranks)"][-1])) <= 2e-4
@@ -99,7 +99,7 @@ def test_the_options_in_the_examples_exist():
 
 
 @pytest.mark.parametrize("page", ["metrics.md", "metrics_pitfalls.md"])
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     text = (DOCS / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):
         file, _, anchor = target.partition("#")

@@ -32,7 +32,7 @@ def test_no_image_is_shown_twice(defects: int):
     assert sum(index < defects for index in shown) == min(defects, 9)
 
 
-def test_a_defect_lost_at_this_resolution_is_among_the_worst():
+def test_a_defect_lost_in_resizing_is_among_the_worst():
     separation = np.array([0.9, np.nan, 0.8])
     assert _choose(separation, np.zeros(3), np.ones(3, bool), 1)["Worst"] == [1]
 
@@ -47,7 +47,7 @@ def test_heat_scale_ignores_a_hot_pixel_and_constants():
 
 
 @pytest.mark.parametrize("anomalous", [0, 1, 5])
-def test_figure_is_drawn_and_repeats_bit_for_bit(tmp_path: Path, anomalous: int):
+def test_figure_is_reproducible(tmp_path: Path, anomalous: int):
     generator = np.random.default_rng(0)
     labels = np.arange(5) < anomalous
     masks = np.zeros((5, 16, 16), bool)

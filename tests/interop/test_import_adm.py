@@ -76,7 +76,7 @@ def largest(a, b):
     ],
     ids=["all", "no-classes", "3-out", "one-block", "convolutions", "three-blocks", "one-level"],
 )
-def test_the_output_is_the_reference_s(sizes, tmp_path):
+def test_the_output_matches_the_reference(sizes, tmp_path):
     """Random weights everywhere, also where the original starts at zero."""
     state = adm.random_state(sizes)
     file = saved(tmp_path, state)
@@ -99,7 +99,7 @@ def test_the_output_is_the_reference_s(sizes, tmp_path):
     [ENCODER, but(ENCODER, blocks_resample=False, attention=(False, False, False), blocks=1)],
     ids=["all", "convolutions"],
 )
-def test_the_classifier_s_logits_are_the_reference_s(sizes, tmp_path):
+def test_the_logits_of_the_classifier_match_the_reference(sizes, tmp_path):
     state = adm.random_state(sizes)
     import_classifier(saved(tmp_path, state), tmp_path / "out", categories=NAMES, head_channels=16)
     config = read_json(tmp_path / "out/config.json")
@@ -112,7 +112,7 @@ def test_the_classifier_s_logits_are_the_reference_s(sizes, tmp_path):
     assert largest(model(x, when), expected) < 1e-4
 
 
-def test_published_sizes():
+def test_parameter_counts_match_the_published_ones():
     """The restatement has the published parameter counts, so its keys are those of the files."""
 
     def count(sizes):
@@ -131,7 +131,7 @@ class EasyDict(dict):
 EasyDict.__module__ = "easydict"
 
 
-def test_a_checkpoint_of_the_authors(tmp_path, monkeypatch):
+def test_a_checkpoint_of_the_authors_is_imported(tmp_path, monkeypatch):
     """Distributed training's prefix, settings and a numpy loss beside the weights."""
     state = adm.random_state(SMALL)
     content = {
@@ -151,7 +151,7 @@ def test_a_checkpoint_of_the_authors(tmp_path, monkeypatch):
     assert weights[0] == weights[1]
 
 
-def test_half_precision_and_safetensors(tmp_path):
+def test_half_precision_and_safetensors_are_imported(tmp_path):
     state = {key: value.half() for key, value in adm.random_state(SMALL).items()}
     safetensors.torch.save_file(state, tmp_path / "half.safetensors")
     import_ddpm(tmp_path / "half.safetensors", tmp_path / "out", categories=NAMES, **OPTIONS)
@@ -162,7 +162,7 @@ def test_half_precision_and_safetensors(tmp_path):
     assert largest(model(x, when, when % 3), expected) < 1e-4
 
 
-def test_other_classes_are_drawn_anew_and_nothing_else(tmp_path):
+def test_only_the_embedding_of_other_classes_is_reinitialised(tmp_path):
     state = adm.random_state(SMALL)
     file = saved(tmp_path, state)
     told = import_ddpm(file, tmp_path / "own", **OPTIONS)
@@ -187,7 +187,7 @@ def test_other_classes_are_drawn_anew_and_nothing_else(tmp_path):
         assert all(torch.equal(weights[name], own[name]) for name in own)
 
 
-def test_one_class_is_not_lost(tmp_path):
+def test_the_embedding_of_a_single_class_is_kept(tmp_path):
     """One category's checkpoint has an embedding too, which is always added."""
     sizes = but(SMALL, classes=1)
     state = adm.random_state(sizes)
@@ -199,7 +199,7 @@ def test_one_class_is_not_lost(tmp_path):
     assert largest(model(x, when), expected) < 1e-4
 
 
-def test_a_classifier_for_other_classes(tmp_path):
+def test_the_last_layer_is_reinitialised_for_other_classes(tmp_path):
     file = saved(tmp_path, adm.random_state(ENCODER))
     told = import_classifier(file, tmp_path / "a", classes=4, head_channels=16)
     assert "last layer of 3 classes replaced by 4 reinitialised" in told
@@ -230,7 +230,7 @@ def denoiser(classes, **changes):
     ("classes", "told"),
     [(3, "taken over (3 classes)"), (5, "reinitialised (3 classes there, 5 here)"), (1, "ignored")],
 )
-def test_a_model_starts_from_imported_weights(classes, told, tmp_path, capsys):
+def test_training_starts_from_imported_weights(classes, told, tmp_path, capsys):
     import_ddpm(saved(tmp_path, adm.random_state(SMALL)), tmp_path / "out", **OPTIONS)
     model, params = denoiser(classes)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -333,7 +333,7 @@ def replaced(name, make):
         (lambda s: s.clear(), "no state dict"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit(change, said, tmp_path):
+def test_an_incompatible_checkpoint_is_refused(change, said, tmp_path):
     file = saved(tmp_path, spoilt(change))
     with pytest.raises(UserError) as error:
         import_ddpm(file, tmp_path / "out", **OPTIONS)
@@ -354,14 +354,14 @@ def test_a_checkpoint_that_does_not_fit(change, said, tmp_path):
         ({"image_size": 30}, "--image-size 30: .* takes multiples of 4"),
     ],
 )
-def test_options_that_do_not_fit(options, said, tmp_path):
+def test_incompatible_options_are_refused(options, said, tmp_path):
     file = saved(tmp_path, adm.random_state(SMALL))
     with pytest.raises(UserError, match=said):
         import_ddpm(file, tmp_path / "out", **OPTIONS | options)
     assert not (tmp_path / "out").exists()
 
 
-def test_files_of_another_kind(tmp_path):
+def test_other_files_are_refused(tmp_path):
     encoder = saved(tmp_path, adm.random_state(ENCODER), "classifier.pt")
     unet = saved(tmp_path, adm.random_state(SMALL), "unet.pt")
     with pytest.raises(UserError, match="a classifier; use realnet import-classifier"):
@@ -415,7 +415,7 @@ def stage_json(stage, **sections):
     return load(overrides={"preset": "smoke"} | sections).section_json(stage)
 
 
-def test_from_a_checkpoint_of_the_authors_to_anomalous_images(tmp_path, manifests):
+def test_sampling_from_a_checkpoint_of_the_authors(tmp_path, manifests):
     """A dataset's joint model; each category's images are drawn with its class."""
     state = adm.random_state(SMALL)
     file = saved(tmp_path, {"state_dict": {f"module.{k}": v for k, v in state.items()}})
@@ -444,7 +444,7 @@ def test_from_a_checkpoint_of_the_authors_to_anomalous_images(tmp_path, manifest
     assert images["ddpm", "hex_nut"] != images["twin", "hex_nut"]
 
 
-def test_imported_classifier_and_model_go_together(tmp_path, manifests):
+def test_guided_sampling_with_imported_networks(tmp_path, manifests):
     """The official sampling: both of the authors' networks, 20 steps of their schedule."""
     options = ("--dataset", "demo", "--head-channels", 16)
     model, judge = adm.random_state(SMALL), adm.random_state(ENCODER)
@@ -463,7 +463,7 @@ def test_imported_classifier_and_model_go_together(tmp_path, manifests):
     assert images[0] != images[1]
 
 
-def test_nameless_classes_are_no_model_to_sample_from(tmp_path, manifests):
+def test_a_model_without_category_names_cannot_be_sampled(tmp_path, manifests):
     import_ddpm(saved(tmp_path, adm.random_state(SMALL)), tmp_path / "ddpm", **OPTIONS)
     with pytest.raises(UserError, match=r"name no categories.*ddpm\.init"):
         call(
@@ -474,7 +474,7 @@ def test_nameless_classes_are_no_model_to_sample_from(tmp_path, manifests):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_training_starts_from_imagenet_s_weights(tmp_path, manifests):
+def test_training_starts_from_imagenet_weights(tmp_path, manifests):
     """As the official run: imported without names, all but the class embedding kept."""
     state = adm.random_state(but(SMALL, classes=20))
     call(

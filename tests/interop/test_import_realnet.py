@@ -95,7 +95,7 @@ def made(tmp_path_factory):
     ],
     ids=["two blocks", "default structure", "own order", "resnet50", "efficientnet"],
 )
-def test_map_is_the_official_one(tmp_path, runtime, size, options):
+def test_map_matches_the_official_one(tmp_path, runtime, size, options):
     numbers = (48,) if "modes" in options else (32, 32)
     model = official(size, numbers=numbers, **options)
     bring(save_official(tmp_path / "c.pth.tar", model), tmp_path / "out", size)
@@ -107,7 +107,7 @@ def test_map_is_the_official_one(tmp_path, runtime, size, options):
 
 
 @pytest.mark.skipif("REALNET_FULL_SIZE" not in os.environ, reason="8 GB; set REALNET_FULL_SIZE=1")
-def test_map_is_the_official_one_at_the_paper_s_size(tmp_path, runtime):
+def test_map_matches_the_official_one_at_the_papers_size(tmp_path, runtime):
     layers = zip(range(1, 5), (256, 512, 512, 256), strict=True)
     structure = single(*((f"layer{n}", m) for n, m in layers))
     options = {"structure": structure, "backbone": "wide_resnet50_2", "numbers": (256, 256)}
@@ -166,7 +166,7 @@ class Bomb:
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("where", ["arch", "state_dict", "extra"])
 @pytest.mark.parametrize("function", ["os.mkdir", "eval", "in an EasyDict"])
-def test_a_hostile_checkpoint_runs_nothing(made, tmp_path, function, where, zipped):
+def test_a_malicious_checkpoint_executes_no_code(made, tmp_path, function, where, zipped):
     trap = tmp_path / "trap"
     call = Bomb(eval, f"__import__('os').mkdir({str(trap)!r})")
     bomb = {
@@ -243,7 +243,7 @@ def changed(state, action, key):
         (lambda v: v / 0, "recon.block2_recon.out.0.bias", "not finite"),
     ],
 )
-def test_a_key_that_does_not_fit_is_named(made, tmp_path, action, key, said):
+def test_an_incompatible_key_is_named(made, tmp_path, action, key, said):
     _, model = made
     state = changed(OrderedDict(model.state_dict()), action, key)
     save_official(tmp_path / "c.pth.tar", model, state=state)
@@ -263,7 +263,7 @@ def test_a_key_that_does_not_fit_is_named(made, tmp_path, action, key, said):
         ({"structure": paired((8, ("layer2", 64)), (16, ("layer2", 64)))}, "layer2 is in two"),
     ],
 )
-def test_what_this_program_cannot_express_is_refused(tmp_path, options, said):
+def test_unsupported_options_are_refused(tmp_path, options, said):
     model = OfficialRealNet(**{"structure": PAIRS} | options)
     save_official(tmp_path / "c.pth.tar", model)
     with pytest.raises(UserError, match=said):
@@ -278,7 +278,7 @@ def test_what_this_program_cannot_express_is_refused(tmp_path, options, said):
         (4, 64, "its tensors say"),
     ],
 )
-def test_settings_that_contradict_the_tensors(made, tmp_path, stride, planes, said):
+def test_settings_that_contradict_the_tensors_are_refused(made, tmp_path, stride, planes, said):
     state = made[1].state_dict()
     block = {"name": "block1", "stride": stride}
     block["layers"] = [{"idx": "layer1", "planes": planes}, {"idx": "layer2", "planes": 32}]
@@ -288,7 +288,7 @@ def test_settings_that_contradict_the_tensors(made, tmp_path, stride, planes, sa
         bring(tmp_path / "c.pth.tar", tmp_path / "out")
 
 
-def test_an_image_size_that_the_official_network_cannot_take(made, tmp_path):
+def test_an_image_size_that_the_official_network_does_not_support_is_refused(made, tmp_path):
     with pytest.raises(UserError, match=r"--image-size 96: .* multiples of 64"):
         bring(made[0], tmp_path / "out", 96)
 
@@ -326,7 +326,7 @@ def test_wrong_files_are_one_line(made, tmp_path, capsys):
         assert name in err and not (tmp_path / "out").exists()
 
 
-def test_import_and_predict_by_hand(made, tmp_path, capsys, monkeypatch):
+def test_import_and_predict_by_command(made, tmp_path, capsys, monkeypatch):
     params = json.loads(load().section_json("evaluate"))
     monkeypatch.chdir(tmp_path)
     params["compute"] |= {"device": "cpu", "precision": "fp32"}

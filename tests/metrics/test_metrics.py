@@ -58,7 +58,7 @@ def by_pixels(found: Localisation) -> dict[tuple[int, ...], np.ndarray]:
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
-def test_pro_of_every_region_is_the_pair_count(kind: str, seed: int):
+def test_pro_of_every_region_matches_pair_counts(kind: str, seed: int):
     margins, masks = case(kind, seed)
     found = localise(margins, masks)
     values = by_pixels(found)
@@ -74,7 +74,7 @@ def test_pro_of_every_region_is_the_pair_count(kind: str, seed: int):
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("seed", range(5))
-def test_pro_is_the_area_under_the_sorted_curve(kind: str, seed: int):
+def test_pro_matches_the_area_under_the_sorted_curve(kind: str, seed: int):
     margins, masks = case(kind, seed, images=8, side=40)
     limits = (*LIMITS, 0.002, 0.77)
     found = localise(margins, masks, limits)
@@ -85,7 +85,7 @@ def test_pro_is_the_area_under_the_sorted_curve(kind: str, seed: int):
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
-def test_pixels_as_pairs_and_as_sklearn_counts_them(kind: str, seed: int):
+def test_pixel_metrics_match_pair_counts_and_sklearn(kind: str, seed: int):
     margins, masks = case(kind, seed)
     found = localise(margins, masks)
     truth, scores = masks.ravel(), margins.ravel()
@@ -111,7 +111,7 @@ def test_pixels_as_pairs_and_as_sklearn_counts_them(kind: str, seed: int):
 
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_images_as_sklearn_counts_them(rounded: bool, seed: int):
+def test_image_metrics_match_sklearn(rounded: bool, seed: int):
     rng = np.random.default_rng(seed)
     labels = rng.random(70) < 0.7
     scores = rng.normal(size=70) + labels
@@ -125,7 +125,7 @@ def test_images_as_sklearn_counts_them(rounded: bool, seed: int):
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_kinds_and_sizes_are_means_over_their_regions(kind: str):
+def test_metrics_by_defect_and_size_are_means_over_their_regions(kind: str):
     margins, masks = case(kind, 7, images=6)
     kinds = ["good", "hole", "cut", "hole", "cut", "cut"]
     found = localise(margins, masks)
@@ -153,7 +153,7 @@ _masks = hnp.arrays(np.bool_, (2, 5, 5)).filter(lambda m: m.any() and not m.all(
 
 @settings(max_examples=40, deadline=None)
 @given(_levels, _masks, st.floats(0.01, 1.0))
-def test_any_small_case_equals_pair_counts_and_the_curve(levels, masks, limit: float):
+def test_arbitrary_small_cases_match_pair_counts_and_the_curve(levels, masks, limit: float):
     result = pixel_metrics(levels, masks, limit)
     curve = plain.pro_curve(levels.astype(np.float64), masks)
     assert result["pro"] == pytest.approx(plain.area_below(*curve, limit), abs=1e-9)
@@ -181,7 +181,7 @@ def pimo_case() -> tuple[np.ndarray, np.ndarray]:
     return margins, masks
 
 
-def test_aupimo_is_the_published_one_up_to_its_thresholds(pimo_case):
+def test_aupimo_matches_the_published_one_up_to_its_thresholds(pimo_case):
     expected = plain.aupimo_of_thresholds(*pimo_case)
     found = localise(*pimo_case).aupimo
     assert np.isnan(found[:18]).all()
@@ -286,7 +286,7 @@ def test_diagonal_scratch_is_one_region():
     assert localise(margins, masks).pro[0.3] == pytest.approx((20 / 40 + 1) / 2, abs=1e-15)
 
 
-def test_regions_are_those_that_grow_from_pixel_to_pixel():
+def test_regions_match_plain_connected_components():
     masks = np.random.default_rng(0).random((6, 30, 30)) < 0.33
     regions = label_regions(masks)
     ends = regions.starts + regions.areas
@@ -303,7 +303,7 @@ def test_regions_are_those_that_grow_from_pixel_to_pixel():
 
 
 @pytest.mark.parametrize("value", [False, True])
-def test_no_defect_and_nothing_but_defect(value: bool):
+def test_no_defect_and_all_defect(value: bool):
     masks = np.full((2, 4, 4), value)
     with pytest.warns(UndefinedMetricWarning):
         found = localise(np.arange(32.0).reshape(masks.shape), masks)
@@ -323,7 +323,7 @@ def test_perfect_and_inverted_scores_are_one_and_zero():
     assert inverted["pro"] == 0
 
 
-def test_every_region_weighs_the_same_whatever_its_area():
+def test_every_region_has_equal_weight():
     masks = np.zeros((1, 10, 10), bool)
     masks[0, :4, :4] = True  # 16 pixels, found
     masks[0, 9, 9] = True  # 1 pixel, below all normal ones
@@ -338,7 +338,7 @@ def test_infinities_are_scores():
     assert pixel_metrics(margins, masks)["pro"] == 1
 
 
-def test_ring_at_the_border_and_neighbouring_images_stay_apart():
+def test_neighbouring_images_are_not_connected():
     masks = np.zeros((2, 4, 4), bool)
     masks[0, 3], masks[1, 0] = True, True
     assert pixel_metrics(np.zeros(masks.shape), masks)["regions"] == 2
@@ -358,7 +358,7 @@ def test_one_class_only_is_undefined_not_zero(value: bool):
         assert np.isnan(image_ap([0.1, 0.2], [value, value]))
 
 
-def test_nothing_warns_when_everything_is_defined():
+def test_no_warnings_if_everything_is_defined():
     margins, masks = case("coarse", 7)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -381,7 +381,7 @@ def test_image_score_is_the_maximum_of_average_pooled_probabilities(pool: int):
     np.testing.assert_array_equal(image_score(torch.from_numpy(margins), pool), scores)
 
 
-def test_equal_windows_score_equally_wherever_they_are():
+def test_equal_windows_have_equal_scores_at_any_position():
     """A running sum would drift along the row and break the tie."""
     maps = np.full((2, 64, 64), 0.1)
     maps[0, :, :8] = 0.7
@@ -390,7 +390,7 @@ def test_equal_windows_score_equally_wherever_they_are():
     assert first == second
 
 
-def test_confident_margins_still_rank_in_float64():
+def test_saturated_margins_rank_in_float64():
     margins = np.array([20.0, 25.0, 30.0], np.float32).reshape(3, 1, 1)
     assert len(set(image_score(margins, 1))) == 3
     assert len(set(image_score(margins, 1).astype(np.float32))) == 1  # why float64 is asked for
@@ -438,7 +438,7 @@ def test_a_single_nan_among_many_scores_is_found():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 0.01])
-def test_nothing_is_lost_over_26_million_pixels(step: float):
+def test_counts_are_exact_over_26_million_pixels(step: float):
     rng = np.random.default_rng(0)
     margins = rng.standard_normal((400, 256, 256), dtype=np.float32)
     masks = np.zeros(margins.shape, bool)

@@ -52,7 +52,7 @@ def sets(images: int):
 
 @settings(max_examples=30, deadline=None)
 @given(sets(3), st.lists(st.floats(-1e300, 1e300), min_size=19, max_size=19, unique=True))
-def test_any_strictly_monotone_map(made, ladder: list[float]):
+def test_metrics_are_invariant_to_strictly_monotone_maps(made, ladder: list[float]):
     """Any 19 ascending numbers may stand for the 19 levels."""
     levels, masks = made
     steps = np.sort(np.array(ladder))
@@ -65,7 +65,7 @@ def test_any_strictly_monotone_map(made, ladder: list[float]):
     "change",
     [np.arctan, np.cbrt, np.exp, lambda v: 1 / (1 + np.exp(-v)), lambda v: 5 - 3 / (v + 99)],
 )
-def test_smooth_monotone_maps(change):
+def test_metrics_are_invariant_to_smooth_monotone_maps(change):
     rng = np.random.default_rng(0)
     margins, masks = rng.normal(size=(4, 20, 20)).astype(np.float32), rng.random((4, 20, 20)) < 0.2
     changed = change(margins.astype(np.float64))
@@ -78,7 +78,7 @@ def test_smooth_monotone_maps(change):
 
 @settings(max_examples=30, deadline=None)
 @given(sets(6), st.permutations(range(6)))
-def test_order_of_images(made, order: list[int]):
+def test_metrics_are_invariant_to_the_order_of_images(made, order: list[int]):
     levels, masks = made
     here, there = measured(levels, masks), measured(levels[order], masks[order])
     assert [value.hex() for value in (here.auroc, here.ap, here.f1_max, *here.pro.values())] == [
@@ -99,7 +99,7 @@ def cuts(draw, count: int) -> list[list[int]]:
 
 @settings(max_examples=30, deadline=None)
 @given(sets(6), cuts(6), cuts(6), st.data())
-def test_batches_and_merging_are_one_pass(made, first_cuts, second_cuts, data):
+def test_batches_and_merging_equal_one_pass(made, first_cuts, second_cuts, data):
     """Each pass is cut in its own way and shared by three workers, merged in any order."""
     levels, masks = made
     labels = masks.any((1, 2)) | data.draw(hnp.arrays(np.bool_, 6))  # some lack their mask
@@ -125,7 +125,7 @@ def test_batches_and_merging_are_one_pass(made, first_cuts, second_cuts, data):
 
 @settings(max_examples=20, deadline=None)
 @given(sets(4))
-def test_torch_is_numpy(made):
+def test_torch_equals_numpy(made):
     levels, masks = made
     margins = levels.astype(np.float32) / 3
     expected = everything(measured(margins, masks))
@@ -134,7 +134,7 @@ def test_torch_is_numpy(made):
     assert everything(measured(*tensors, on="torch")) == expected
 
 
-def test_a_category_in_one_pass_in_batches_and_by_torch():
+def test_a_large_category_in_one_pass_in_batches_and_by_torch():
     """Continuous scores, many regions; large enough for several pieces and threads."""
     rng = np.random.default_rng(1)
     margins = rng.normal(size=(23, 64, 64)).astype(np.float32)
@@ -172,7 +172,7 @@ def exact(margins: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> tuple[f
         [1 + k * 2**-23 for k in range(9)],  # neighbours in float32
     ],
 )
-def test_every_float32_is_a_score_of_its_own(on: str, ladder: list[float]):
+def test_adjacent_float32_are_distinct_scores(on: str, ladder: list[float]):
     rng = np.random.default_rng(2)
     levels, masks = rng.integers(0, 9, (3, 8, 8)), rng.random((3, 8, 8)) < 0.25
     margins = np.array(ladder, np.float32)[levels]
@@ -184,7 +184,7 @@ def test_every_float32_is_a_score_of_its_own(on: str, ladder: list[float]):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("on", ["numpy", "torch"])
-def test_minus_zero_is_zero(dtype, on: str):
+def test_minus_zero_equals_zero(dtype, on: str):
     rng = np.random.default_rng(3)
     levels, masks = rng.integers(-1, 2, (3, 8, 8)), rng.random((3, 8, 8)) < 0.25
     margins = levels.astype(dtype)
@@ -208,7 +208,7 @@ def test_dtypes(dtype):
         assert everything(measured(levels, mask)) == everything(measured(levels, masks))
 
 
-def test_integers_and_doubles_beyond_the_next_smaller_type():
+def test_int64_and_float64_are_not_rounded():
     rng = np.random.default_rng(5)
     levels, masks = rng.integers(0, 9, (3, 8, 8)), rng.random((3, 8, 8)) < 0.25
     expected = everything(measured(levels, masks))

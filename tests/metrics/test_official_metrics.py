@@ -48,12 +48,12 @@ def odd_shapes(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["plain", "saturated", "grid"])
 @pytest.mark.parametrize("seed", range(2))
-def test_pro_is_the_plain_one_threshold_by_threshold(kind: str, seed: int):
+def test_official_pro_matches_the_plain_implementation(kind: str, seed: int):
     maps, masks = odd_shapes(kind, seed)
     assert pro_official(maps, masks) == pytest.approx(plain.official_pro(maps, masks), abs=1e-6)
 
 
-def test_a_hit_hole_counts_beyond_one():
+def test_a_false_positive_in_a_hole_exceeds_one():
     _, masks = case(0)
     maps = (ndimage.binary_fill_holes(masks[0]) * 0.9).astype(np.float32)[None]
     maps += np.linspace(0, 0.1, maps.size, dtype=np.float32).reshape(maps.shape)
@@ -77,7 +77,7 @@ def test_image_and_pixel_auroc_are_flipped_and_labels_come_from_masks():
     assert "pro_official" not in official_metrics(maps, masks, 4, pro=False)
 
 
-def test_undefined_is_nan_and_named():
+def test_undefined_metrics_are_nan_and_named():
     maps, masks = case(0)
     with pytest.warns(UndefinedMetricWarning, match="no region"):
         assert np.isnan(pro_official(maps, np.zeros_like(masks)))

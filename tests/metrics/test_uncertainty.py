@@ -62,7 +62,7 @@ def recomputed(metric: str, made, weights: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("metric", IMAGE)
-def test_image_metrics_are_exact(metric: str):
+def test_resampled_image_metrics_are_exact(metric: str):
     made = small_set(0)
     samples = bootstrap(per_image(*made), metric, count=60, seed=5, name="nut")
     weights = resample(made[4], 60, 5, "nut")
@@ -74,7 +74,7 @@ def test_image_metrics_are_exact(metric: str):
 @pytest.mark.parametrize(
     ("metric", "tolerance"), [("pixel_auroc", 5e-4), ("pixel_ap", 1e-3), ("pro", 5e-4)]
 )
-def test_pixel_metrics_are_exact_to_a_small_part_of_their_deviation(metric: str, tolerance: float):
+def test_resampled_pixel_metrics_are_accurate(metric: str, tolerance: float):
     made = small_set(1)
     samples = bootstrap(per_image(*made), metric, count=20, seed=5, name="nut")
     expected = [recomputed(metric, made, w) for w in resample(made[4], 20, 5, "nut")]
@@ -83,7 +83,7 @@ def test_pixel_metrics_are_exact_to_a_small_part_of_their_deviation(metric: str,
 
 
 @pytest.mark.parametrize(("metric", "tolerance"), [("pixel_auroc", 1e-12), ("pro", 1e-6)])
-def test_with_a_threshold_for_every_score_pixel_metrics_are_exact(metric: str, tolerance: float):
+def test_resampled_pixel_metrics_are_exact_with_all_thresholds(metric: str, tolerance: float):
     made = small_set(2, levels=20)
     samples = bootstrap(per_image(*made), metric, count=20)
     expected = [recomputed(metric, made, w) for w in resample(made[4], 20)]
@@ -91,7 +91,7 @@ def test_with_a_threshold_for_every_score_pixel_metrics_are_exact(metric: str, t
 
 
 @pytest.mark.parametrize("limit", [0.05, 1.0])
-def test_the_limit_of_pro(limit: float):
+def test_resampled_pro_uses_its_limit(limit: float):
     made = small_set(3)
     ones = np.ones((1, len(made[0])), np.int64)
     found = metric_of(per_image(*made, pro_limit=limit), "pro", ones)[0]
@@ -115,7 +115,7 @@ def test_the_order_of_images_changes_no_value_and_no_distribution(metric: str):
 # --- which images are drawn -----------------------------------------------------------------------
 
 
-def test_strata_keep_their_size_and_every_image_its_chance():
+def test_strata_keep_their_sizes_and_images_are_sampled_uniformly():
     strata = np.array(["good"] * 6 + ["cut"] * 3 + ["hole"])
     weights = resample(strata, 5000, seed=1, name="nut")
     assert weights.shape == (5000, 10)
@@ -127,7 +127,7 @@ def test_strata_keep_their_size_and_every_image_its_chance():
         np.testing.assert_allclose(own.var(0), 1 - 1 / size, atol=0.1)
 
 
-def test_draws_are_decided_by_seed_name_and_strata_alone():
+def test_resamples_depend_only_on_seed_name_and_strata():
     first, second = small_set(5), small_set(6, lift=0.4)
     assert np.array_equal(first[4], second[4])
     one, two = per_image(*first), per_image(*second)
@@ -148,7 +148,7 @@ def test_draws_are_decided_by_seed_name_and_strata_alone():
         assert sample == pytest.approx(expected, abs=1e-12)
 
 
-def test_pairs_of_like_variants_differ_less_than_strangers():
+def test_paired_differences_have_less_variance():
     made = small_set(7)
     worse = (made[0], made[1], made[2] - 0.3 * made[3], *made[3:])
     one, two = per_image(*made), per_image(*worse)
@@ -217,7 +217,7 @@ def test_coverage_of_pixel_metrics():
 
 
 @pytest.mark.slow
-def test_false_alarms_of_the_paired_test():
+def test_false_positive_rate_of_the_paired_test():
     """Two variants that are equally good: at 5 % about ten of 200 trials are wrong."""
     labels = np.arange(80) >= 30
     strata, rng, alarms = np.where(labels, "bad", "good"), np.random.default_rng(3), 0
@@ -235,7 +235,7 @@ def test_false_alarms_of_the_paired_test():
 # --- formulas by hand -----------------------------------------------------------------------------
 
 
-def test_interval_is_that_of_percentiles():
+def test_interval_matches_percentiles():
     samples = np.random.default_rng(0).permutation(1001) / 1000
     assert interval(samples) == pytest.approx((0.025, 0.975), abs=1e-12)
     assert interval(samples, level=0.8) == pytest.approx((0.1, 0.9), abs=1e-12)
@@ -265,7 +265,7 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_rejects_step_by_step(p: list[float]):
+def test_holm_matches_the_step_down_procedure(p: list[float]):
     """The procedure itself: up from the smallest until one is above level / how many are left."""
     corrected = holm(p)
     for level in (0.01, 0.05, 0.2, 0.9):
@@ -294,7 +294,7 @@ def test_undefined_samples_are_nan():
     assert math.isnan(two_sided_p(bootstrap(normal, "pro", 10)))
 
 
-def test_stored_statistics_give_the_same_bits(tmp_path):
+def test_stored_statistics_give_the_same_resamples(tmp_path):
     stats = per_image(*small_set(9))
     save_per_image(tmp_path / "per_image.npz", stats)
     again = load_per_image(tmp_path / "per_image.npz")

@@ -65,7 +65,7 @@ def normal_images(root):
 
 
 @pytest.mark.parametrize("size", [4, 8])
-def test_scores_against_a_loop_over_channels(size):
+def test_afs_scores_match_a_loop_over_channels(size):
     """Maps brought to the block's size, masks shrunk to it; min and max over the whole batch."""
     draw = torch.Generator().manual_seed(0)
     both = torch.rand(6, 5, 4, 4, generator=draw)
@@ -87,7 +87,7 @@ def test_scores_against_a_loop_over_channels(size):
         assert scores[channel].item() == pytest.approx(total, rel=1e-5)
 
 
-def test_the_channel_that_shows_the_mask_wins():
+def test_the_channel_that_matches_the_mask_is_selected():
     """Channel 2 changes exactly inside the mask, the others anywhere, everywhere or never."""
     draw = torch.Generator().manual_seed(0)
     masks = torch.rand(4, 16, 16, generator=draw) > 0.8
@@ -104,7 +104,7 @@ def test_the_channel_that_shows_the_mask_wins():
     assert torch.allclose(scaled[:, 2], masks.float(), atol=1e-3)
 
 
-def test_choices():
+def test_selection_modes():
     scores = torch.tensor([0.5, 0.1, float("nan"), 0.3, 0.1])
     first = torch.Generator().manual_seed(0)
     assert choose(scores, 3, "afs", first) == [1, 3, 4]
@@ -116,7 +116,7 @@ def test_choices():
     assert choose(torch.zeros(50), 5, "random", again) == picks[0]
 
 
-def test_maps_are_scored_at_their_block_s_size():
+def test_maps_are_scored_at_the_size_of_their_block():
     blocks = [Block(layers=[0, 2], stride=4), Block(layers=[3], stride=16)]
     assert map_sizes(blocks, 4, 50) == [13, None, 13, 4]
 
@@ -124,7 +124,7 @@ def test_maps_are_scored_at_their_block_s_size():
 # --- the stage -----------------------------------------------------------------------------------
 
 
-def test_one_pass_gives_what_one_pass_per_layer_gives(made):
+def test_one_pass_equals_one_pass_per_layer(made):
     """The stored scores against each layer on its own, batch by batch, from the same anomalies."""
     stored = read_json(made / "out/afs.json")["layers"]
     params = stage("afs")
@@ -149,7 +149,7 @@ def test_one_pass_gives_what_one_pass_per_layer_gives(made):
         assert stored[layer]["indices"] == best.tolist()
 
 
-def test_the_official_passes_have_anomalies_of_their_own(made, tmp_path):
+def test_each_official_pass_has_its_own_anomalies(made, tmp_path):
     """Each block's scores come from its own batches: of the pass named after it. 6 images make
     a batch of 4 and one of 2, which count the same."""
     own = run(made, tmp_path, afs={"passes": "per_block"})["layers"]
@@ -173,13 +173,13 @@ def test_the_official_passes_have_anomalies_of_their_own(made, tmp_path):
     assert all(a["scores"] != b["scores"] for a, b in zip(own, shared, strict=True))
 
 
-def test_passes_cover_every_layer_of_a_block_once():
+def test_passes_include_every_layer_once():
     blocks = [Block(layers=[0, 2], stride=4), Block(layers=[3], stride=16)]
     assert passes("shared", blocks) == [((), [0, 2, 3])]
     assert passes("per_block", blocks) == [(("block", 0), [0, 2]), (("block", 1), [3])]
 
 
-def test_spreads_are_the_standard_deviations_of_normal_maps_with_a_floor(made):
+def test_standard_deviations_of_normal_maps_have_a_floor(made):
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
     many = torch.cat([normal] * 4)  # more than one part of 16
     got = standard_deviations(extractor, many, start(stage("afs").compute))
@@ -189,7 +189,7 @@ def test_spreads_are_the_standard_deviations_of_normal_maps_with_a_floor(made):
         assert torch.allclose(torch.tensor(found).double(), plain.clamp(min=floor), rtol=1e-3)
 
 
-def test_the_artefact_reloads_and_names_its_causes(made):
+def test_the_artifact_reloads_and_records_its_inputs(made):
     stored = read_json(made / "out/afs.json")
     selection = load_selection(made / "out")
     assert selection.indices == [layer["indices"] for layer in stored["layers"]]
@@ -206,7 +206,7 @@ def test_the_artefact_reloads_and_names_its_causes(made):
     }
 
 
-def test_scales_belong_to_the_chosen_channels_in_every_mode(made, tmp_path):
+def test_scales_belong_to_the_selected_channels_in_every_mode(made, tmp_path):
     normal = normal_images(made)
     extractor, runtime = load_backbone(made / "backbone"), start(stage("afs").compute)
     spread = standard_deviations(extractor, normal, runtime)
@@ -222,6 +222,6 @@ def test_scales_belong_to_the_chosen_channels_in_every_mode(made, tmp_path):
     assert chosen["afs"] != chosen["random"] != chosen["first"]
 
 
-def test_the_same_seed_selects_the_same(made, tmp_path):
+def test_the_same_seed_selects_the_same_channels(made, tmp_path):
     run(made, tmp_path)
     assert (tmp_path / "afs.json").read_bytes() == (made / "out/afs.json").read_bytes()

@@ -29,7 +29,7 @@ def detector_sizes(params):
     return parameter_count(backbone), parts, head
 
 
-def test_paper_sizes_are_the_official_ones(paper):
+def test_paper_parameter_counts_are_the_official_ones(paper):
     """Counts of the authors' network: 590.9 M in all, of which 524.1 M are trained."""
     backbone, parts, head = detector_sizes(paper)
     assert parts == [51_846_144, 207_271_936, 207_271_936, 51_846_144]
@@ -45,14 +45,14 @@ def test_paper_sizes_are_the_official_ones(paper):
     ]
 
 
-def test_sizes_of_architecture_c(paper):
+def test_parameter_counts_of_architecture_c(paper):
     """Two networks over 768 maps each; backbone and discriminator stay the same."""
     backbone, parts, head = detector_sizes(load(overrides={"preset": "architecture_c"}))
     assert round(sum(parts) / 1e6, 1) == 932.6 and parts[0] == parts[1]
     assert (backbone, head) == detector_sizes(paper)[::2]
 
 
-def test_attention_against_the_plain_formula():
+def test_attention_matches_its_formula():
     torch.manual_seed(0)
     net = Attention(8, head_channels=4, groups=2)
     nn.init.normal_(net.out.weight)

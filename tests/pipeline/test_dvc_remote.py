@@ -76,7 +76,7 @@ def s3(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_data_through_s3_give_the_same_results(origin, s3, monkeypatch, tmp_path):
+def test_data_through_s3_give_identical_results(origin, s3, monkeypatch, tmp_path):
     origin.run("dvc", "remote", "add", "-d", "store", "s3://bench/realnet")
     origin.run("dvc", "remote", "modify", "store", "endpointurl", s3)
     assert "credentials" in origin.run("dvc", "push", RAW, ok=False).stdout
@@ -169,7 +169,7 @@ def test_a_flipped_byte_in_the_cache_is_named_and_pulled_again(origin, tmp_path)
     other.snakemake("--", ddpm)
 
 
-def test_records_of_downloads_are_no_data(origin):
+def test_download_records_are_not_tracked_as_data(origin):
     """They name dates, so that two clones of the same data would differ."""
     record = origin.root / "data/raw/mine.fetch.json"
     archives = origin.root / "data/raw/.archives/mine"

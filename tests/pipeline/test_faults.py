@@ -98,7 +98,7 @@ def test_a_full_disk_stops_one_category(copy, place, file):
     assert [digests(folder) for folder in folders] == wanted
 
 
-def test_results_that_cannot_be_written_are_told_before_any_job(copy):
+def test_unwritable_results_are_reported_before_any_job(copy):
     folder = copy.root / REALNET.format("hex_nut")
     wanted = digests(folder)
     target = f"{REALNET.format('hex_nut')}/model.json"
@@ -133,7 +133,7 @@ def limited(copy, target: str, kind: int, value: int) -> str:
     ],
     ids=["file", "memory"],
 )
-def test_a_limit_of_the_kernel_is_one_line_and_nothing_is_half_written(copy, kind, value, said):
+def test_kernel_limits_are_one_line_and_leave_no_partial_files(copy, kind, value, said):
     folder, wanted, target = untrained(copy)
     told = limited(copy, target, kind, value)
     assert said in told and "Traceback" not in told, told
@@ -143,7 +143,7 @@ def test_a_limit_of_the_kernel_is_one_line_and_nothing_is_half_written(copy, kin
 
 
 @pytest.mark.slow
-def test_a_training_that_diverges_is_one_line_and_leaves_no_weights(copy):
+def test_a_diverging_training_is_one_line_and_saves_no_weights(copy):
     folder = copy.root / REALNET.format("hex_nut")
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
     wanted = digests(folder)
@@ -155,7 +155,7 @@ def test_a_training_that_diverges_is_one_line_and_leaves_no_weights(copy):
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_one_line(copy):
+def test_a_missing_gpu_is_one_line(copy):
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
     told = copy.snakemake("--config", "compute={device: cuda}", "--", target, ok=False)
     assert "realnet: compute.device: cuda, but torch sees no CUDA device" in told
@@ -163,7 +163,7 @@ def test_a_gpu_that_is_not_there_is_one_line(copy):
 
 
 @pytest.mark.slow
-def test_an_image_cut_off_after_it_was_listed_is_named(copy):
+def test_an_image_truncated_after_the_manifest_is_named(copy):
     raw = sorted((copy.root / "data/raw/demo/hex_nut/train/good").iterdir())[0]
     whole, times = raw.read_bytes(), raw.stat()
     raw.write_bytes(whole[: len(whole) // 2])
@@ -179,7 +179,7 @@ def test_an_image_cut_off_after_it_was_listed_is_named(copy):
     assert digests(folder) == wanted
 
 
-def test_a_second_workflow_is_refused_and_the_first_one_goes_on(copy):
+def test_a_second_workflow_is_refused_and_the_first_continues(copy):
     folder, wanted, target = untrained(copy)
     first = started(copy, "--", target)
     locks = copy.root / ".snakemake/locks"
@@ -192,7 +192,7 @@ def test_a_second_workflow_is_refused_and_the_first_one_goes_on(copy):
     assert digests(folder) == wanted
 
 
-def test_two_jobs_for_one_result_work_one_after_the_other(copy):
+def test_two_jobs_for_one_result_run_one_after_the_other(copy):
     """As from two machines that share the disk but no lock of Snakemake's."""
     folder, wanted, target = untrained(copy)
     jobs = [started(copy, "--nolock", "--", target) for _ in range(2)]
@@ -202,7 +202,7 @@ def test_two_jobs_for_one_result_work_one_after_the_other(copy):
 
 
 @pytest.mark.slow
-def test_an_empty_checkpoint_is_told_and_the_training_starts_anew(copy):
+def test_an_empty_checkpoint_is_reported_and_training_restarts(copy):
     folder, wanted, target = untrained(copy)
     (folder / "checkpoint").mkdir()
     (folder / "checkpoint/last.pt").touch()
@@ -212,7 +212,7 @@ def test_an_empty_checkpoint_is_told_and_the_training_starts_anew(copy):
     assert digests(folder) == wanted
 
 
-def test_a_job_that_the_kernel_kills_is_told(copy):
+def test_a_job_killed_by_the_kernel_is_reported(copy):
     """As for want of memory: no process can write its own last line then."""
     folder, wanted, target = untrained(copy)
     running = started(copy, "--retries", "0", "--", target)

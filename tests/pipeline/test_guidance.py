@@ -22,6 +22,6 @@ def test_one_classifier_for_all_guided_categories(finished):
         ([JOINT, GUIDED, "experiment={datasets: {demo: [hex_nut]}}"], "demo has only one category"),
     ],
 )
-def test_one_category_is_not_guided(finished, config, said):
+def test_guidance_of_one_category_is_refused(finished, config, said):
     output = finished.snakemake("--dry-run", "--config", *config, ok=False)
     assert said in output and "Traceback" not in output

@@ -98,7 +98,7 @@ FAST = {
         for number in SIGNALS
     ],
 )
-def test_a_killed_workflow_started_again_gives_the_same_bits(whole, stage, number):
+def test_a_restarted_workflow_gives_identical_results(whole, stage, number):
     copy, wanted, seconds = whole
     name, words = STAGES[stage]
     folder = copy.root / CELL.format(stage)
@@ -144,7 +144,7 @@ def stopped_and_started_again(
     [pytest.param(signal.SIGTERM, marks=SLOW), signal.SIGKILL],
     ids=["term", "kill"],
 )
-def test_killed_tables_are_made_whole_by_the_next_run(whole, number):
+def test_interrupted_tables_are_completed_by_the_next_run(whole, number):
     copy = whole[0]
 
     def rendered() -> dict[str, str]:
@@ -168,7 +168,7 @@ def test_killed_tables_are_made_whole_by_the_next_run(whole, number):
     assert rendered() == wanted and len(wanted) > 20
 
 
-def test_sigterm_saves_the_step_that_it_came_in(whole):
+def test_sigterm_saves_the_current_step(whole):
     copy, wanted, _ = whole
     folder = copy.root / CELL.format("realnet")
     subprocess.run(["rm", "-r", str(folder)], check=True)
@@ -199,7 +199,7 @@ def test_sigterm_saves_the_step_that_it_came_in(whole):
         ("realnet", f"{CELL.format('realnet')}/model.safetensors", "evaluate"),
     ],
 )
-def test_a_flipped_byte_is_named_before_it_is_used(whole, stage, file, by):
+def test_a_flipped_byte_of_an_input_is_reported_before_use(whole, stage, file, by):
     copy, wanted, _ = whole
     path = copy.root / file
     before, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
@@ -220,7 +220,7 @@ def test_a_flipped_byte_is_named_before_it_is_used(whole, stage, file, by):
     assert digests(copy.root, by) == wanted[by]
 
 
-def test_a_failing_category_leaves_the_others_alone(whole):
+def test_a_failing_category_does_not_affect_the_others(whole):
     copy, _, _ = whole
     cells = [f"demo/{name}/seed0/texture" for name in ("hex_nut", "woven_fabric")]
     targets = [f"results/evaluate/{cell}/metrics.json" for cell in cells]

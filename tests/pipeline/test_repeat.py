@@ -63,7 +63,7 @@ def contents(root: Path) -> dict[str, str]:
     return found
 
 
-def test_other_cores_folder_clock_and_order_of_files_change_no_bit(finished, tmp_path):
+def test_results_do_not_depend_on_cores_folder_clock_or_file_order(finished, tmp_path):
     """One core instead of two (so other numbers of threads where they may differ), another depth
     of folders, another zone, locale and hash seed, and directories listed in another order."""
     other = tmp_path / "another" / "and a much longer" / "name of the folder"

@@ -27,7 +27,7 @@ def source(finished):
     restore(finished)
 
 
-def test_other_words_layout_and_colours_rerun_no_computation(finished, source):
+def test_docstrings_layout_and_colours_rerun_no_computation(finished, source):
     for path in source.rglob("*.py"):
         reword(path)
     style = source / "plots/style.py"
@@ -35,7 +35,7 @@ def test_other_words_layout_and_colours_rerun_no_computation(finished, source):
     assert set(finished.planned()) == {"make_report"}
 
 
-def test_a_changed_operator_reruns_the_stages_that_have_it(finished, source):
+def test_a_changed_operator_reruns_its_stages(finished, source):
     flip_operator(finished.root / SCHEDULER)
     planned = finished.planned()
     assert set(planned) == BEHIND_SCHEDULER

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.pipeline
 ONE = "experiment={datasets: {demo: [hex_nut]}}"
 
 
-def test_sia_is_drawn_when_asked_for_and_once(finished):
+def test_sia_is_sampled_once_and_only_on_request(finished):
     assert "draw_sia_shard" not in finished.planned("--forceall")
     folder = finished.root / "results/sia"
     try:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.pipeline
 CELL = "demo/hex_nut/seed0/base"
 
 
-def test_a_finished_run_holds_and_damage_is_mended_by_the_command_that_is_told(finished, tmp_path):
+def test_trace_accepts_a_finished_run_and_names_the_repair_of_damage(finished, tmp_path):
     root = tmp_path / "project"
     subprocess.run(["cp", "-r", "--preserve=timestamps", str(finished.root), str(root)], check=True)
     copy = type(finished)(root)

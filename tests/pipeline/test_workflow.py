@@ -18,7 +18,7 @@ CELLS = [
 ]
 
 
-def test_every_cell_is_evaluated_and_reported(finished):
+def test_every_run_is_evaluated_and_reported(finished):
     results = finished.root / "results"
     table = json.loads((results / "metrics.json").read_text())
     assert list(table) == ["demo"] and list(table["demo"]) == ["base", "texture"]
@@ -38,7 +38,7 @@ def test_variants_share_what_they_do_not_change(finished):
     assert {p.name for p in results.glob("afs/*/*/*/*")} == {"base", "texture"}
 
 
-def test_each_stage_leaves_its_provenance_and_no_checkpoint(finished):
+def test_each_stage_leaves_its_record_and_no_checkpoint(finished):
     results = finished.root / "results"
     records = [json.loads(p.read_text()) for p in results.glob("*/**/stage.json")]
     stages = {"backbone", "ddpm", "sdas", "afs", "realnet", "evaluate"}
@@ -47,7 +47,7 @@ def test_each_stage_leaves_its_provenance_and_no_checkpoint(finished):
     assert not list(results.glob("**/checkpoint"))
 
 
-def test_mlflow_has_one_run_per_cell(finished):
+def test_mlflow_has_one_run_per_evaluation(finished):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{finished.root / 'mlflow.db'}")
@@ -60,7 +60,7 @@ def test_mlflow_has_one_run_per_cell(finished):
     assert all("image_auroc" in run.data.metrics for run in runs)
 
 
-def test_without_mlflow_a_run_ends_well_and_is_logged_by_one_command(finished, monkeypatch):
+def test_without_mlflow_a_run_succeeds_and_is_logged_later(finished, monkeypatch):
     receipt = finished.root / "results/tracking/runs.json"
     before = json.loads(receipt.read_text())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # nobody listens
@@ -100,7 +100,7 @@ def test_nothing_to_do_after_a_finished_run(finished):
         ),
     ],
 )
-def test_a_changed_parameter_reruns_what_reads_it(finished, override, rules):
+def test_a_changed_parameter_reruns_the_stages_that_read_it(finished, override, rules):
     planned = finished.planned("--config", override)
     assert set(planned) == rules
     if "sdas" in override:  # the variant on textures does not look at SDAS images
@@ -109,7 +109,7 @@ def test_a_changed_parameter_reruns_what_reads_it(finished, override, rules):
         assert planned["train_realnet"] == 4
 
 
-def test_both_checkpoints_are_kept_and_measured(finished):
+def test_both_checkpoints_are_kept_and_evaluated(finished):
     results = finished.root / "results"
     for cell in CELLS:
         rows = read_csv(results / "realnet" / cell / "selection.csv")
@@ -124,7 +124,7 @@ def test_both_checkpoints_are_kept_and_measured(finished):
     assert all(row["best_minus_last"] and row["official_best"] for row in rows)
 
 
-def test_without_the_choice_the_last_weights_are_the_same_and_are_evaluated_anew(finished):
+def test_without_selection_the_last_weights_are_identical_and_reevaluated(finished):
     """Though the file that the evaluation reads stays the same to the last bit."""
     model, scored = (finished.root / "results" / s / CELLS[0] for s in ("realnet", "evaluate"))
     before = (model / "model.safetensors").read_bytes()
@@ -175,7 +175,7 @@ def test_same_seed_gives_the_same_metrics(finished):
         (["backbone={source: file, file: weights/no.pth, sha256: abcd}"], ["weights/no.pth"]),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_runs(finished, override, names):
+def test_user_errors_are_one_line_before_any_job(finished, override, names):
     output = finished.snakemake("--config", *override, ok=False)
     lines = [line for line in output.splitlines() if line.startswith("realnet: ")]
     assert len(lines) == 1, output
@@ -209,7 +209,7 @@ def changed_in_dvc(copy) -> set[str]:
     return set(json.loads(copy.run("dvc", "status", "--json").stdout))
 
 
-def test_dvc_goes_through_the_same_dag(finished):
+def test_dvc_runs_the_same_dag(finished):
     metrics = finished.root / "results/metrics.json"
     before = metrics.read_bytes()
     finished.run("dvc", "repro", "-q")

@@ -204,7 +204,7 @@ def test_a_shared_evaluation_is_no_comparison(results):
     assert far == alone  # and is not counted in the correction
 
 
-def test_over_all_data_sets_and_with_cells_missing(results):
+def test_differences_over_all_datasets_and_with_missing_runs(results):
     found = gather(results)
     own = paired_differences(found, VARIANTS, "pro", "own")
     assert paired_differences(found, VARIANTS, "pro") == own  # there is but one dataset
@@ -253,7 +253,7 @@ def test_the_table_of_variants_has_all_of_it(results):
     assert "(see ±)" in text
 
 
-def test_intervals_stand_in_every_table_of_exact_metrics(results):
+def test_every_table_of_exact_metrics_has_intervals(results):
     found = gather(results)
     for table in (
         tables.main_table(found),
@@ -280,7 +280,7 @@ def test_the_effect_of_the_choice_has_an_interval_over_seeds(tmp_path):
     assert float(row["best_minus_last_high"]) == pytest.approx(1.5 + half, abs=0.06)
 
 
-def test_results_of_before_have_no_intervals_and_a_note(tmp_path):
+def test_results_without_statistics_have_no_intervals_and_a_note(tmp_path):
     folders = [
         write_cell(tmp_path, "own", category, variant=variant)
         for category in OWN["own"]
@@ -376,7 +376,7 @@ def test_best_is_bold_and_second_underlined():
         ([0.9004, 0.9, 0.8, 0.7], [1, 1, 2, 0]),
     ],
 )
-def test_places(values, expected):
+def test_ranks(values, expected):
     columns = [Column("k", "K", "text"), Column("x", "X", "percent")]
     rows = [["k", Stat(value, None, 1)] for value in values]
     table = Table("T", columns, [rows], [], 1, ("k",))

@@ -43,7 +43,7 @@ def rewritten(files, change):
 # --- what the tables say -------------------------------------------------------------------------
 
 
-def test_the_worth_of_the_choice_is_the_same_metric_best_minus_last(tmp_path):
+def test_the_effect_of_selection_is_best_minus_last_of_one_metric(tmp_path):
     write_results(tmp_path, WHOLE)
     report(tmp_path, matrix(datasets=WHOLE))
     rows = rows_of(tmp_path, "protocols")
@@ -56,7 +56,7 @@ def test_the_worth_of_the_choice_is_the_same_metric_best_minus_last(tmp_path):
         assert official - strict == pytest.approx(shift, abs=0.051)
 
 
-def test_the_paper_stands_beside_the_reference_under_its_own_protocol(tmp_path):
+def test_the_papers_numbers_are_beside_the_reference_in_their_protocol(tmp_path):
     write_results(tmp_path, WHOLE)
     report(tmp_path, matrix(datasets=WHOLE))
     for row in rows_of(tmp_path, "protocols"):

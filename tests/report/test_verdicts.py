@@ -58,7 +58,7 @@ PAPER = {"image_auroc": 0.961, "pixel_auroc": 0.979, "pro": 0.9}
         (math.nan, None, (90.0, 99.0), NOT_RUN),
     ],
 )
-def test_a_number(ours, images, another, expected):
+def test_verdict_of_a_number(ours, images, another, expected):
     assert judge_number(96.1, ours, images, another) == expected
 
 
@@ -77,7 +77,7 @@ def test_a_number(ours, images, another, expected):
         (math.nan, 0.01, NOT_RUN),
     ],
 )
-def test_a_claim(difference, p, expected):
+def test_verdict_of_a_claim(difference, p, expected):
     assert judge_claim(difference, p, 0.95) == expected
 
 
@@ -307,7 +307,7 @@ def test_without_a_variant_sdas_the_base_is_it(tmp_path):
     assert found.verdict == NOT_RUN and "variant sdas" in found.note
 
 
-def test_other_data_are_judged_in_kind_under_other_names(tmp_path):
+def test_own_data_get_in_kind_verdicts_with_their_own_labels(tmp_path):
     found = claimed(tmp_path, 1.5, datasets={"own": ["nut", "pcb"]}, dataset="own")
     assert [v.verdict for v in found] == ["in kind: holds"] * 2
     paper = claimed(tmp_path, 1.5, datasets={"own": ["nut", "pcb"]}, dataset="any")
@@ -320,7 +320,7 @@ def test_other_data_are_judged_in_kind_under_other_names(tmp_path):
     assert labels == {"in kind: within seed noise", "in kind: does not hold"}
 
 
-def test_in_kind_other_variants_may_stand_in_and_are_named(tmp_path):
+def test_in_kind_verdicts_name_substitute_variants(tmp_path):
     for variant, shift in (("base", 1.5), ("texture", 0.0)):
         write_cell(tmp_path, "own", "nut", variant=variant, shift=shift)
     text = params({"own": ["nut"]}, ["base", "texture"], declared=["sdas", "dtd"])

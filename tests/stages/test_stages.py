@@ -59,7 +59,7 @@ def fit(root, out, seed=0, **overrides):
     return sha256(out / "model.safetensors")
 
 
-def test_artefacts(made):
+def test_artifacts_of_each_stage(made):
     config = read_json(made / "ddpm/config.json")
     assert config["categories"] == ["hex_nut"] and len(read_csv(made / "ddpm/history.csv")) == 6
     rows = read_csv(made / "sdas/manifest.csv")
@@ -79,7 +79,7 @@ def test_artefacts(made):
     assert not list(made.glob("*/checkpoint"))
 
 
-def test_an_sdas_image_depends_on_its_index_alone(made, tmp_path):
+def test_an_sdas_image_depends_only_on_its_index(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
     params = stage("sdas", sdas={"batch_size": 3})
     sample_sdas(params, made / "ddpm", manifest, *CELL, tmp_path)
@@ -92,7 +92,7 @@ def test_an_sdas_image_depends_on_its_index_alone(made, tmp_path):
         assert np.abs(a.astype(int) - b).max() <= 1
 
 
-def test_official_sdas_images_one_strength_a_batch_and_the_losses_of_jpeg(made, tmp_path):
+def test_official_sdas_images_have_one_strength_per_batch_and_jpeg_losses(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
     from realnet.datasets.images import read_image
 
@@ -116,7 +116,7 @@ def test_official_sdas_images_one_strength_a_batch_and_the_losses_of_jpeg(made, 
     ]
 
 
-def test_start_from_images_and_class_conditional_scope(made, tmp_path):
+def test_sampling_from_images_and_joint_scope(made, tmp_path):
     manifests = [made / c / "manifest.csv" for c in ("hex_nut", "woven_fabric")]
     categories = ["hex_nut", "woven_fabric"]
     joint = stage("ddpm", ddpm={"scope": "dataset"})
@@ -131,7 +131,7 @@ def test_start_from_images_and_class_conditional_scope(made, tmp_path):
         train_ddpm(stage("ddpm"), manifests, "demo", categories, 0, tmp_path / "two")
 
 
-def test_same_seed_same_bits_other_seed_others(made, tmp_path):
+def test_results_are_reproducible_and_depend_on_the_seed(made, tmp_path):
     first = sha256(made / "realnet/model.safetensors")
     assert fit(made, tmp_path / "again") == first
     assert fit(made, tmp_path / "other", seed=1) != first
@@ -172,7 +172,7 @@ def killed_after_first_checkpoint(call, out, monkeypatch):
     assert (out / "checkpoint/last.pt").is_file() and not (out / "model.safetensors").exists()
 
 
-def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_to_identical_weights(made, tmp_path, monkeypatch):
     out = tmp_path / "realnet"
     text = load(overrides={"preset": "smoke"}).section_json("realnet")
     folders = {name: str(made / name) for name in ("backbone", "afs", "sdas")}
@@ -190,7 +190,7 @@ def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path, monkeypatch)
     assert (out / "history.csv").read_bytes() == (made / "realnet/history.csv").read_bytes()
 
 
-def test_a_killed_diffusion_training_resumes_to_the_same_bits(made, tmp_path, monkeypatch):
+def test_a_killed_diffusion_training_resumes_to_identical_weights(made, tmp_path, monkeypatch):
     out, manifest = tmp_path / "ddpm", made / "hex_nut/manifest.csv"
     text = load(overrides={"preset": "smoke"}).section_json("ddpm")
     call = (
@@ -213,7 +213,7 @@ def test_a_checkpoint_of_other_parameters_is_not_resumed(made, tmp_path, capsys)
     assert "starts from scratch" in capsys.readouterr().out
 
 
-def test_more_channels_than_there_are(made, tmp_path):
+def test_selecting_more_channels_than_available_is_refused(made, tmp_path):
     with pytest.raises(UserError, match=r"afs.channels\[0\] is 99"):
         select_features(
             stage("afs", afs={"channels": [99, 8, 8, 8]}),
@@ -225,7 +225,7 @@ def test_more_channels_than_there_are(made, tmp_path):
         )
 
 
-def test_metrics_can_be_computed_again_without_the_model(made, tmp_path):
+def test_metrics_can_be_recomputed_without_the_model(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
     evaluate(stage("evaluate"), manifest, made / "realnet", *CELL, "base", tmp_path)
     kept = np.load(tmp_path / "scores.npz")
@@ -257,7 +257,7 @@ def test_predict_gives_the_maps_of_the_evaluation(made, tmp_path):
         assert score == pytest.approx(kept["image_scores"][index], abs=1e-5)
 
 
-def test_backbone_of_another_training_is_refused(made, tmp_path):
+def test_a_backbone_of_another_training_is_refused(made, tmp_path):
     import shutil
 
     for name in ("realnet", "backbone"):

@@ -64,7 +64,7 @@ def files(out):
 
 
 @pytest.mark.parametrize("length", [{"steps": 5}, {"steps": None, "epochs": 2, "batch_size": 3}])
-def test_pairs_are_those_of_the_training(made, tmp_path, monkeypatch, length):
+def test_pairs_equal_those_of_the_training(made, tmp_path, monkeypatch, length):
     """A real training, of which every batch of anomalies is kept."""
     seen, draw = [], AnomalySynthesiser.__call__
 
@@ -92,7 +92,7 @@ def test_pairs_are_those_of_the_training(made, tmp_path, monkeypatch, length):
         assert np.array_equal(read_mask(tmp_path / "pairs" / row["mask"]), mask.numpy())
 
 
-def test_an_anomaly_is_the_blend_that_the_manifest_describes(made, tmp_path):
+def test_anomalies_equal_the_blend_in_the_manifest(made, tmp_path):
     rows = export(made, tmp_path / "out", 20)
     assert tuple(rows[0]) == FIELDS
     assert {row["source"] for row in rows} == {"sdas", "texture"}
@@ -116,7 +116,7 @@ def test_an_anomaly_is_the_blend_that_the_manifest_describes(made, tmp_path):
         assert np.array_equal(image[~mask], before[~mask])
 
 
-def test_equal_seeds_equal_files_and_a_smaller_count_a_prefix(made, tmp_path):
+def test_equal_seeds_give_equal_files_and_smaller_counts_a_prefix(made, tmp_path):
     export(made, tmp_path / "a")
     export(made, tmp_path / "b")
     first = files(tmp_path / "a")
@@ -131,7 +131,7 @@ def test_equal_seeds_equal_files_and_a_smaller_count_a_prefix(made, tmp_path):
 
 
 @pytest.mark.parametrize("size", ["model", "original"])
-def test_the_folder_is_a_category_of_one_s_own(made, tmp_path, size):
+def test_the_folder_can_be_used_as_a_category(made, tmp_path, size):
     rows = export(made, tmp_path / "raw/pairs/nut", size=size, normals=True)
     prepared = prepare("pairs", "nut", tmp_path / "raw/pairs", tmp_path)
     kinds = [row["source"] for row in rows]
@@ -207,13 +207,13 @@ def test_textures_of_a_folder(made, tmp_path):
         ({"images": "nowhere"}, "nowhere/manifest.csv: no such file"),
     ],
 )
-def test_what_cannot_be_exported(made, tmp_path, keys, said):
+def test_invalid_exports_are_refused(made, tmp_path, keys, said):
     with pytest.raises(UserError, match=said):
         export(made, tmp_path / "out", **keys)
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten_and_no_other_category_taken(made, tmp_path):
+def test_nothing_is_overwritten_and_other_categories_are_refused(made, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.png").write_bytes(b"x")
     with pytest.raises(UserError, match="full: not empty"):

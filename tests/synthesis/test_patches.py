@@ -62,7 +62,7 @@ def drawn(nuts, source, count=12, first=0, seed=0, **changes):
 
 
 @pytest.mark.parametrize("source", ["cutpaste", "nsa"])
-def test_every_item_changes_on_the_foreground_alone(nuts, source):
+def test_items_change_only_on_the_foreground(nuts, source):
     made = drawn(nuts, source)
     changed = (made.images != nuts[0]).any(1)
     assert made.masks.flatten(1).any(1).all() and changed.flatten(1).any(1).all()
@@ -72,7 +72,7 @@ def test_every_item_changes_on_the_foreground_alone(nuts, source):
 
 
 @pytest.mark.parametrize("source", ["cutpaste", "nsa"])
-def test_items_depend_on_seed_and_number_and_on_nothing_else(nuts, source):
+def test_items_depend_only_on_seed_and_index(nuts, source):
     whole = drawn(nuts, source, first=5)
     settings = params(source, source)
     pools = build_pools(settings, None, 0, *CELL, SIZE, NormalImages(*nuts))
@@ -85,7 +85,7 @@ def test_items_depend_on_seed_and_number_and_on_nothing_else(nuts, source):
         assert not same.any()
 
 
-def test_a_mixture_has_all_its_sources_and_leaves_normal_items_alone(nuts):
+def test_a_mixture_uses_all_its_sources_and_keeps_normal_items(nuts):
     sources = {"normal": 0.25, "texture": 0.25, "cutpaste": 0.25, "nsa": 0.25}
     settings = load().synthesis.model_copy(update={"sources": sources})
     pools = build_pools(settings, None, 0, *CELL, SIZE, NormalImages(*nuts))
@@ -139,7 +139,7 @@ def test_wrong_values_are_one_line(section, changes, said):
 
 
 @pytest.mark.parametrize("size", ["model", "original"])
-def test_exported_pairs_say_where_their_pieces_are_from(root, tmp_path, size):
+def test_exported_pairs_record_their_sources(root, tmp_path, size):
     values = {"synthesis": {"sources": {"cutpaste": 0.5, "nsa": 0.5}}}
     stage = stage_params(load(overrides=values).section_json("realnet"), params_of("realnet"))
     inputs = {"manifest": root / "manifest.csv"}
@@ -160,7 +160,7 @@ def test_exported_pairs_say_where_their_pieces_are_from(root, tmp_path, size):
 # --- CutPaste ------------------------------------------------------------------------------------
 
 
-def test_cutpaste_pastes_pixels_of_the_image_elsewhere(nuts):
+def test_cutpaste_moves_pixels_within_the_image(nuts):
     """Every pixel another, and no jitter: what is pasted is the image, shifted."""
     settings = params(scars=0.0, jitter=0.0, section="cutpaste").cutpaste
     codes = np.arange(SIZE * SIZE).reshape(SIZE, SIZE)
@@ -178,7 +178,7 @@ def test_cutpaste_pastes_pixels_of_the_image_elsewhere(nuts):
         assert shift.shape == (2, 1) and np.abs(shift).max() > 0
 
 
-def test_rectangles_have_the_areas_and_aspects_asked_for():
+def test_rectangles_have_the_configured_areas_and_aspects():
     settings = params("cutpaste", scars=0.0, area=[0.05, 0.06], aspect=[0.25, 0.25]).cutpaste
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     cover = np.zeros((128, 128), bool)
@@ -198,7 +198,7 @@ def test_rectangles_have_the_areas_and_aspects_asked_for():
     assert found > 5
 
 
-def test_scars_are_thin_and_turned():
+def test_scars_are_thin_and_rotated():
     settings = params(
         "cutpaste", scars=1.0, scar_width=[8, 8], scar_length=[60, 60], scar_rotation=45.0
     ).cutpaste
@@ -216,7 +216,7 @@ def test_scars_are_thin_and_turned():
     assert len(tilts) > 20 and min(tilts) < 20 and max(tilts) > 40
 
 
-def test_jitter_changes_colours_by_its_amount_and_not_the_place(nuts):
+def test_jitter_changes_colours_and_not_the_position(nuts):
     image, cover = pictures(nuts, 0)
     plain, strong = (params("cutpaste", jitter=j).cutpaste for j in (0.0, 0.3))
     a, b = (cutpaste(image, cover, p, numpy_generator(0, 1)) for p in (plain, strong))
@@ -233,7 +233,7 @@ def soft(seed, size=SIZE):
 
 
 @pytest.mark.parametrize("gradients", ["source", "mixed"])
-def test_cloning_leaves_the_outside_untouched_and_has_no_seam(gradients):
+def test_seamless_cloning_keeps_the_outside_and_has_no_seam(gradients):
     image, patch = soft(0), soft(1)
     patch = np.clip(patch.astype(int) + 60, 0, 255).astype(np.uint8)
     y, x = np.mgrid[:SIZE, :SIZE]
@@ -257,7 +257,7 @@ def test_cloning_an_image_into_itself_changes_nothing():
         assert np.abs(clone(image, image, mask, "source").astype(int) - image).max() <= 1
 
 
-def test_the_mask_is_where_the_grey_levels_differ(nuts):
+def test_the_nsa_mask_is_where_grey_levels_differ(nuts):
     image, cover = pictures(nuts, 0)
     other, other_cover = pictures(nuts, 1)
     areas = []
@@ -278,7 +278,7 @@ def test_the_mask_is_where_the_grey_levels_differ(nuts):
     assert areas[0] > 1.2 * areas[1] > 0
 
 
-def test_nsa_takes_another_image_and_its_own_only_where_it_is_alone(nuts):
+def test_nsa_sources_are_other_images_if_there_are_any(nuts):
     settings = params(source="nsa")
     pools = build_pools(settings, None, 0, *CELL, SIZE, NormalImages(*nuts))
     make = AnomalySynthesiser(settings, pools, 0, "x")
@@ -290,7 +290,7 @@ def test_nsa_takes_another_image_and_its_own_only_where_it_is_alone(nuts):
     assert AnomalySynthesiser(settings, alone, 0, "x").other(nuts[0][0], rows[3]) == 0
 
 
-def test_patches_have_the_sizes_asked_for():
+def test_nsa_patches_have_the_configured_sizes():
     """One patch, no resizing, a threshold of zero: the mask is the patch, less its rim."""
     image, other = soft(0, 128), soft(1, 128)
     whole = np.ones((128, 128), bool)

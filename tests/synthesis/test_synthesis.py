@@ -47,7 +47,7 @@ def plain_field(uniforms, size, params):
     return field
 
 
-def test_perlin_against_the_definition():
+def test_perlin_noise_matches_its_definition():
     params = OFFICIAL.model_copy(update={"max_exponent": 3})
     rows = torch.rand(3, uniforms_needed(params), generator=torch.Generator().manual_seed(1))
     fields = perlin_field(rows, 24, params)
@@ -64,7 +64,7 @@ def test_masks_have_the_official_statistics(turn):
     assert 0.02 < (areas == 0).float().mean() < 0.09  # 4.6 %
 
 
-def test_rotation_turns_about_the_centre():
+def test_rotation_is_about_the_centre():
     masks = torch.rand(2, 9, 9, generator=torch.Generator().manual_seed(0)) > 0.5
     quarter = rotate(masks, torch.tensor([90.0, -90.0]))
     assert torch.equal(quarter[0], masks[0].rot90(1))
@@ -74,7 +74,7 @@ def test_rotation_turns_about_the_centre():
     assert not corner[0, 0, 0] and corner[0, 4, 4]
 
 
-def test_the_official_rotation_turns_the_field_before_the_threshold():
+def test_the_official_rotation_precedes_the_threshold():
     """Bilinear with zeros outside: OpenCV's, whose positions are rounded to 1/32 of a pixel."""
     rows = torch.rand(8, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(3))
     fields, degrees = perlin_field(rows, 64, OFFICIAL), (2 * rows[:, 2] - 1) * 90
@@ -87,14 +87,14 @@ def test_the_official_rotation_turns_the_field_before_the_threshold():
     assert torch.equal(perlin_masks(rows, 64, OFFICIAL), turned > 0.5)
 
 
-def test_both_rotations_give_nearly_the_same_masks():
+def test_both_rotations_give_similar_masks():
     rows = torch.rand(60, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(3))
     field = perlin_masks(rows, 256, OFFICIAL)
     mask = perlin_masks(rows, 256, OFFICIAL.model_copy(update={"turn": "mask"}))
     assert 0.85 < ((field & mask).sum() / (field | mask).sum()).item() < 1
 
 
-def test_anomaly_is_the_formula_inside_and_the_image_outside():
+def test_anomalies_match_the_formula_inside_and_the_image_outside():
     params = load().synthesis.model_copy(
         update={"sources": {"sdas": 1.0}, "opacity": {"sdas": [0.3, 0.3]}}
     )
@@ -137,7 +137,7 @@ def test_items_do_not_depend_on_their_batch(synthesis, turn):
     assert torch.equal(whole.masks, torch.cat([p.masks for p in parts]))
 
 
-def test_sources_come_in_their_proportions(synthesis):
+def test_sources_have_their_proportions(synthesis):
     images, covers = batch(600)
     drawn = make(synthesis)(images, covers, 0)
     brighter = (drawn.images > 100).flatten(1).any(1).float().mean()
@@ -147,7 +147,7 @@ def test_sources_come_in_their_proportions(synthesis):
     assert only.masks.flatten(1).any(1).float().mean() > 0.99
 
 
-def test_empty_masks_are_drawn_again_unless_kept(synthesis):
+def test_empty_masks_are_resampled_unless_kept(synthesis):
     images, covers = batch(400)
     keep = synthesis.model_copy(update={"empty_masks": "keep", "perlin": OFFICIAL})
     redraw = keep.model_copy(update={"empty_masks": "redraw"})
@@ -158,7 +158,7 @@ def test_empty_masks_are_drawn_again_unless_kept(synthesis):
     assert empty[0] > 5 and empty[1] == 0
 
 
-def test_every_published_category_has_its_rule():
+def test_every_published_category_has_a_rule():
     for dataset in ("mvtec_ad", "mpdd", "btad", "visa"):
         for category in KNOWN_CATEGORIES[dataset]:
             assert rule_for("rules", dataset, category)["method"] in ("otsu", "triangle", "none")

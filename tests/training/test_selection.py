@@ -71,7 +71,7 @@ def equal(one, other):
 
 
 @pytest.mark.parametrize("ranking_norm", [True, False])
-def test_the_last_weights_are_the_same_bits_with_and_without(made, tmp_path, ranking_norm):
+def test_selection_does_not_change_the_last_weights(made, tmp_path, ranking_norm):
     """Statistics of BatchNorm included, which are among the weights."""
     model = {"rrs": {"ranking_norm": ranking_norm}}
     seen = {}
@@ -91,7 +91,7 @@ def test_the_last_weights_are_the_same_bits_with_and_without(made, tmp_path, ran
     assert not (tmp_path / "None/best.safetensors").exists()
 
 
-def test_two_processes_choose_as_one_does(made, tmp_path):
+def test_two_processes_select_the_same_checkpoint_as_one(made, tmp_path):
     """Only the first one looks, and the other waits for it."""
     one = fit(made, tmp_path / "one", select_every=4)
     two = fit(made, tmp_path / "two", processes=2, select_every=4)
@@ -106,7 +106,7 @@ def test_two_processes_choose_as_one_does(made, tmp_path):
 # --- what is chosen ------------------------------------------------------------------------------
 
 
-def test_rows_are_the_official_metrics_of_the_weights_at_that_step(made, tmp_path):
+def test_selection_csv_has_the_official_metrics_of_each_step(made, tmp_path):
     items = [item for item in read_manifest(made / "manifest.csv") if item.split == "test"]
     images, masks = load_images(items, SIZE), load_masks(items, SIZE)
     runtime = start(stage("evaluate").compute)
@@ -125,7 +125,7 @@ def test_rows_are_the_official_metrics_of_the_weights_at_that_step(made, tmp_pat
         assert row["key"] == pytest.approx((row["image_auroc"] + row["pixel_auroc"]) / 2)
 
 
-def test_the_best_weights_are_those_of_a_training_that_ends_there(made, tmp_path):
+def test_the_best_weights_equal_those_of_a_shorter_training(made, tmp_path):
     rows = rows_of(made / "every")
     best = [row for row in rows if row["is_best"]]
     assert len(best) == 1 and best[0]["key"] == max(row["key"] for row in rows)
@@ -148,7 +148,7 @@ def keys(monkeypatch):
     return script
 
 
-def test_of_equal_ones_the_later_is_kept(made, tmp_path, keys):
+def test_of_equal_checkpoints_the_later_is_kept(made, tmp_path, keys):
     keys([0.5, 0.9, 0.7, 0.9, 0.8, 0.6])
     fit(made, tmp_path / "tie", select_every=1)
     assert [row["is_best"] for row in rows_of(tmp_path / "tie")] == [0, 0, 0, 1, 0, 0]
@@ -157,7 +157,7 @@ def test_of_equal_ones_the_later_is_kept(made, tmp_path, keys):
 
 
 @pytest.mark.parametrize("broken_at", [4, 5])
-def test_a_killed_training_keeps_the_best_so_far(made, tmp_path, keys, monkeypatch, broken_at):
+def test_a_killed_training_keeps_the_best_checkpoint(made, tmp_path, keys, monkeypatch, broken_at):
     """Killed at step 5, after the checkpoint at 4, or while looking at 4, before it."""
     found = [0.5, 0.9, 0.9, 0.3, 0.2, 0.1]
     keys(found)
@@ -186,7 +186,7 @@ def test_a_killed_training_keeps_the_best_so_far(made, tmp_path, keys, monkeypat
     assert read_json(tmp_path / "again/model.json")["best"]["step"] == 3
 
 
-def test_how_often(made, tmp_path):
+def test_selection_interval(made, tmp_path):
     """In steps or, where the length is in epochs, in epochs; always after the last step."""
     fit(made, tmp_path / "steps", select_every=4)
     assert [row["step"] for row in rows_of(tmp_path / "steps")] == [4, 6]
@@ -206,7 +206,7 @@ def test_how_often(made, tmp_path):
         ("spots.csv", "no test image is normal"),
     ],
 )
-def test_without_both_classes_nothing_is_chosen_and_it_is_said(
+def test_without_both_classes_selection_is_skipped_with_a_notice(
     made, tmp_path, capsys, manifest, said
 ):
     for name in ("best.safetensors", "selection.csv"):  # of an earlier training
@@ -227,7 +227,7 @@ def scored(made, model, out):
     return read_json(out / "metrics.json")
 
 
-def test_four_protocols_from_one_run(made, tmp_path):
+def test_one_run_gives_four_protocols(made, tmp_path):
     metrics = scored(made, made / "every", tmp_path)
     found = metrics["protocols"]
     assert set(found) == {"strict_last", "strict_best", "official_last", "official_best"}
@@ -270,7 +270,7 @@ def test_four_protocols_from_one_run(made, tmp_path):
     assert found["official_best"]["image_auroc_official"] == rows[step]["image_auroc"]
 
 
-def test_without_a_choice_there_is_no_best_protocol(made, tmp_path):
+def test_without_selection_there_is_no_best_protocol(made, tmp_path):
     fit(made, tmp_path / "model", select_every=None)
     found = scored(made, tmp_path / "model", tmp_path / "out")["protocols"]
     assert found["strict_best"] is None and found["official_best"] is None
@@ -292,7 +292,7 @@ def test_official_metrics_need_masks(made, tmp_path):
     assert found["official_best"] is None
 
 
-def test_other_bytes_than_the_recorded_ones_are_refused(made, tmp_path):
+def test_weights_that_differ_from_their_digest_are_refused(made, tmp_path):
     fit(made, tmp_path / "model", steps=2, select_every=2)
     with (tmp_path / "model/best.safetensors").open("ab") as file:
         file.write(b"x")
@@ -303,7 +303,7 @@ def test_other_bytes_than_the_recorded_ones_are_refused(made, tmp_path):
 # --- parameters ----------------------------------------------------------------------------------
 
 
-def test_only_the_pool_of_the_image_score_and_only_where_used_retrains():
+def test_the_image_score_window_retrains_only_where_selection_uses_it():
     def given(**overrides):
         return load(overrides=overrides).section_json("realnet")
 
@@ -321,7 +321,7 @@ def test_only_the_pool_of_the_image_score_and_only_where_used_retrains():
     assert params.shared_variant("afs", "pool") == "base"
 
 
-def test_presets_choose_as_the_official_code_does():
+def test_presets_select_checkpoints_as_the_official_code():
     paper = load(overrides={"preset": "paper"}).training
     assert (paper.epochs, paper.select_every) == (1000, 5)
     with pytest.raises(UserError, match=r"training\.select_every"):

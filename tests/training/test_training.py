@@ -85,7 +85,7 @@ def history(out, column):
 # --- what a step sees ----------------------------------------------------------------------------
 
 
-def test_a_batch_is_features_of_the_anomalies_of_their_originals_and_masks(made):
+def test_a_batch_has_features_of_anomalies_and_originals_and_masks(made):
     params = stage("realnet")
     normal = load_images(
         [i for i in read_manifest(made / "manifest.csv") if i.split == "train"], 32
@@ -112,7 +112,7 @@ def test_a_batch_is_features_of_the_anomalies_of_their_originals_and_masks(made)
     assert all(torch.equal(a, b) for a, b in zip(original, again, strict=True))  # cache unharmed
 
 
-def test_every_step_draws_other_anomalies(made, tmp_path):
+def test_every_step_has_new_anomalies(made, tmp_path):
     """One image, weights that hardly move: what differs between steps is the anomaly."""
     options = {"lr": 1e-12, "warmup_steps": 0, "batch_size": 1}
     fit(made, tmp_path, "one.csv", {"sources": {"texture": 1.0}}, **options)
@@ -127,7 +127,7 @@ def test_every_step_draws_other_anomalies(made, tmp_path):
     assert history(tmp_path, "loss_reconstruction") == pytest.approx([squares] * 6, rel=1e-5)
 
 
-def test_weights_of_the_two_losses(made, tmp_path):
+def test_loss_weights(made, tmp_path):
     plain = {"weight_decay": 0.0, "steps": 2}
     both = fit(made, tmp_path / "both", **plain)
     head = [key for key in both if key.startswith("discriminate.") and key.endswith("weight")]
@@ -163,7 +163,7 @@ def test_epochs_end_with_a_short_batch(made, tmp_path):
             stage("realnet", training=wrong)
 
 
-def test_recomputed_activations_give_the_same_gradients_on_less_memory(made, tmp_path):
+def test_activation_checkpointing_gives_the_same_gradients_in_less_memory(made, tmp_path):
     kept = fit(made, tmp_path / "kept")
     again = fit(made, tmp_path / "again", gradient_checkpointing=True)
     assert kept.keys() == again.keys()
@@ -199,13 +199,13 @@ def test_bf16_stays_near_fp32_and_channels_last_changes_rounding(made, tmp_path)
         assert losses[0] == pytest.approx(losses[1], rel=tolerance)
 
 
-def test_learning_lowers_the_loss(made, tmp_path):
+def test_training_lowers_the_loss(made, tmp_path):
     fit(made, tmp_path, steps=40, checkpoint_every=100)
     losses = history(tmp_path, "loss_reconstruction")
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_a_result_that_cannot_be_written_keeps_the_checkpoint(made, tmp_path):
+def test_a_failed_write_keeps_the_checkpoint(made, tmp_path):
     """A folder in the history's place: no model is written either, and a rerun can go on."""
     (tmp_path / "history.csv").mkdir(parents=True)
     with pytest.raises(OSError, match="history"):
@@ -257,7 +257,7 @@ def test_results_folder_can_be_moved(made, tmp_path):
         load_detector(tmp_path / "elsewhere/model", runtime)
 
 
-def test_metrics_are_those_of_the_stored_scores(made, tmp_path):
+def test_metrics_match_the_stored_scores(made, tmp_path):
     manifest = made / "manifest.csv"
     evaluate(stage("evaluate"), manifest, made / "model", *CELL, "base", tmp_path)
     kept, metrics = np.load(tmp_path / "scores.npz"), read_json(tmp_path / "metrics.json")

@@ -23,7 +23,7 @@ def test_dvc_depends_on_every_parameter_that_a_stage_reads(stage):
     assert "preset" in named  # it is laid over all of them
 
 
-def test_dvc_finds_data_sets_and_git_ignores_the_data(tmp_path, monkeypatch):
+def test_dvc_finds_datasets_and_git_ignores_the_data(tmp_path, monkeypatch):
     """DVC reads .gitignore in its own way, and does not enter a folder that it takes for ignored:
     then `dvc push` and `dvc status` know nothing of a data set and say that all is well."""
     from dvc.repo import Repo

@@ -40,13 +40,13 @@ def test_a_layer_of_dvc_depends_on_the_results_of_upstream_stages(stage):
     assert found == set(stage.upstream)
 
 
-def test_stages_come_after_those_that_they_read():
+def test_stages_are_in_topological_order():
     names = list(STAGES)
     for stage in STAGES.values():
         assert all(names.index(before) < names.index(stage.name) for before in stage.upstream)
 
 
-def test_sections_are_those_of_the_parameters():
+def test_sections_match_the_parameters():
     for stage in STAGES.values():
         assert {*stage.sections, *stage.chosen_by} <= set(Params.model_fields)
     used = frozenset().union(*(depends_on(name) for name in STAGES))
