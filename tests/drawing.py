@@ -55,20 +55,20 @@ class Canvas:
         cos, sin = np.cos(angle) / grow, np.sin(angle) / grow
         self.x, self.y = cos * x + sin * y, cos * y - sin * x
 
-    def ground(self, colour, spread: float = 3) -> None:
+    def ground(self, colour, variation: float = 3) -> None:
         """Fill everything; the brightness differs a little from picture to picture."""
         self.rgb[:] = np.array(colour, np.float32)
-        self.rgb += self.u(-spread, spread)[..., None]
+        self.rgb += self.u(-variation, variation)[..., None]
 
     def paint(self, shape: Field, colour, opacity: float = 1, product: bool | None = True) -> None:
         """Lay a colour over a shape.
 
         ``product``: whether the shape then belongs to the product; None leaves that as it is.
         """
-        cover = np.clip(0.5 - shape / self.pixel, 0, 1)
-        self.rgb += (np.asarray(colour, np.float32) - self.rgb) * (opacity * cover)[..., None]
+        coverage = np.clip(0.5 - shape / self.pixel, 0, 1)
+        self.rgb += (np.asarray(colour, np.float32) - self.rgb) * (opacity * coverage)[..., None]
         if product is not None:
-            inside = np.broadcast_to(cover > 0.5, self.product.shape)
+            inside = np.broadcast_to(coverage > 0.5, self.product.shape)
             self.product = self.product | inside if product else self.product & ~inside
 
     def light(self, factor: Field, product_only: bool = True) -> None:

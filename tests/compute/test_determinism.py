@@ -37,13 +37,13 @@ def test_nondeterministic_operations_are_recorded(asked, tmp_path):
         by_chance()
     record.write(tmp_path, "cpu")
     assert json.loads((tmp_path / "stage.json").read_text())["nondeterministic"] == ["put_"]
-    assert [said.partition(",")[0] for said in asked] == [
+    assert [warning.partition(",")[0] for warning in asked] == [
         "put_ does not have a deterministic implementation"
     ]
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("warning", "name"),
     [
         (
             "nll_loss2d_forward_out_cuda_template does not have a deterministic implementation, but"
@@ -64,8 +64,8 @@ def test_nondeterministic_operations_are_recorded(asked, tmp_path):
         ("a deterministic algorithm was used", None),
     ],
 )
-def test_the_operation_is_parsed_from_each_form_of_torchs_message(said, name):
-    assert determinism.kernel(said) == name
+def test_the_operation_is_parsed_from_each_form_of_torchs_message(warning, name):
+    assert determinism.kernel(warning) == name
 
 
 def test_nondeterminism_is_an_error_in_backward_and_a_warning_in_forward(asked):
@@ -91,8 +91,8 @@ def test_nondeterminism_is_an_error_in_backward_and_a_warning_in_forward(asked):
     with pytest.raises(RuntimeError, match="put_ does not have") as failed:
         determinism.backward(-Layer.apply(x))
     assert torch.is_deterministic_algorithms_warn_only_enabled()
-    told = trouble.explain(failed.value)
-    assert told.startswith("the gradient of an operation depends on chance") and "put_" in told
+    line = trouble.explain(failed.value)
+    assert line.startswith("the gradient of an operation depends on chance") and "put_" in line
 
 
 def test_both_forms_of_the_cross_entropy_are_equal():

@@ -221,7 +221,7 @@ def test_a_checkpoint_of_another_number_of_processes_is_not_resumed(made, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "said"),
+    ("kind", "error", "message"),
     [
         ("user", UserError, r"^params\.yaml: line of rank 1$"),
         ("bug", RuntimeError, r"(?s)^process 1 of 2 failed:.*ZeroDivisionError: a bug of rank 1"),
@@ -229,8 +229,8 @@ def test_a_checkpoint_of_another_number_of_processes_is_not_resumed(made, tmp_pa
         ("sleep", UserError, "^process 1 of 2 was ended by SIGKILL; perhaps .* memory$"),
     ],
 )
-def test_the_first_failure_is_reported(kind, error, said):
-    with pytest.raises(error, match=said):
+def test_the_first_failure_is_reported(kind, error, message):
+    with pytest.raises(error, match=message):
         launch(members.fail, stage("ddpm", 2).compute, kind)
 
 
@@ -310,9 +310,9 @@ def test_command_with_two_processes_reports_an_error_once(made, tmp_path, monkey
     monkeypatch.setattr(sys, "argv", ["realnet", *map(str, command)])
     with pytest.raises(SystemExit) as end:
         main()
-    out, said = capfd.readouterr()
-    assert end.value.code == 2 and out == "" and said.count("\n") == 1
-    assert said.startswith("realnet: data.image_size 36 must be a multiple")
+    out, stderr = capfd.readouterr()
+    assert end.value.code == 2 and out == "" and stderr.count("\n") == 1
+    assert stderr.startswith("realnet: data.image_size 36 must be a multiple")
     assert not (tmp_path / "out").exists()
 
 

@@ -72,13 +72,13 @@ def clashes(rows):
 def test_concurrent_jobs_get_different_devices_and_the_rest_wait(start, tmp_path):
     notes = tmp_path / "notes"
     jobs = [start("a,b", sys.executable, "-c", JOB, notes, 0.4) for _ in range(5)]
-    said = [job.communicate(timeout=60)[1] for job in jobs]
+    logs = [job.communicate(timeout=60)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0] * 5
     rows = use(notes)
     assert {device for device, _, _ in rows} == {"a", "b"}
     assert len(rows) == 5
     assert clashes(rows) == []
-    assert sum("waiting for 1 of 2 GPUs" in text for text in said) >= 1
+    assert sum("waiting for 1 of 2 GPUs" in text for text in logs) >= 1
 
 
 def test_two_devices_are_leased_together_or_not_at_all(start, tmp_path):
@@ -120,9 +120,9 @@ SHOW = "import os; print(repr(os.environ.get('CUDA_VISIBLE_DEVICES')))"
 
 
 def test_without_a_gpu_the_command_runs_on_the_cpu(start):
-    out, said = start("", sys.executable, "-c", SHOW).communicate(timeout=30)
+    out, stderr = start("", sys.executable, "-c", SHOW).communicate(timeout=30)
     assert out.strip() == "''"
-    assert "on the CPU" in said
+    assert "on the CPU" in stderr
 
 
 def test_devices_chosen_by_a_scheduler_are_kept(start):
@@ -137,9 +137,9 @@ def test_count_zero_leases_nothing(start, tmp_path):
 
 
 def test_more_gpus_than_available_is_one_line(start):
-    _, said = start("a,b", "true", count=3).communicate(timeout=30)
-    assert said.count("\n") == 1
-    assert "3 GPUs asked for, but there are 2 (a, b)" in said
+    _, stderr = start("a,b", "true", count=3).communicate(timeout=30)
+    assert stderr.count("\n") == 1
+    assert "3 GPUs asked for, but there are 2 (a, b)" in stderr
 
 
 def test_order_of_the_device_pool():

@@ -81,11 +81,11 @@ def test_missing_and_circular_bases_are_refused(tmp_path, monkeypatch):
     (tmp_path / "workflow/presets").mkdir(parents=True)
     for name, base in {"a": "b", "b": "c", "c": "b", "d": "nowhere"}.items():
         (tmp_path / f"workflow/presets/{name}.yaml").write_text(f"base: {base}\n")
-    for name, said in {
+    for name, message in {
         "a": "is circular",
         "d": r"presets/d\.yaml: preset 'nowhere' is none of",
     }.items():
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             load(FILE, {"preset": name})
 
 
@@ -96,7 +96,7 @@ def test_merge_is_recursive_but_replaces_proportions_and_lists():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"training": {"stepz": 1}}, "unknown key training.stepz"),
         ({"trainning": {}}, "unknown key trainning"),
@@ -119,10 +119,10 @@ def test_merge_is_recursive_but_replaces_proportions_and_lists():
         ({"variants": {"x": {"report": {}}}}, "variants.x.report"),
     ],
 )
-def test_a_bad_value_is_one_line_that_names_the_key(overrides, said):
+def test_a_bad_value_is_one_line_that_names_the_key(overrides, message):
     with pytest.raises(UserError) as error:
         load(FILE, overrides)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
@@ -189,11 +189,11 @@ def test_the_published_schema_is_current():
 
 
 @pytest.mark.parametrize(
-    ("datasets", "said"),
+    ("datasets", "message"),
     [({"btad": [1]}, r"category 1 is a number; quote it"), ({"btad": "some"}, "expected `all` or")],
 )
-def test_invalid_category_names_are_refused(datasets, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_category_names_are_refused(datasets, message):
+    with pytest.raises(UserError, match=message):
         load(FILE, {"experiment": {"datasets": datasets}})
 
 

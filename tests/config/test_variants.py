@@ -204,13 +204,13 @@ def test_components_are_eigenvectors_of_the_covariance():
     moments = Moments(6)
     for part in maps.split(3):
         moments.add(part)
-    projection, spread = moments.principal(4)
+    projection, deviations = moments.principal(4)
     assert projection.components.shape == (4, 6) and projection.mean.shape == (6,)
     gram = projection.components @ projection.components.T
     assert torch.allclose(gram, torch.eye(4), atol=1e-6)
     centred = (rows - rows.mean(0)).double()
     _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
-    assert spread == pytest.approx((singular[:4] / math.sqrt(400)).tolist(), rel=1e-5)
+    assert deviations == pytest.approx((singular[:4] / math.sqrt(400)).tolist(), rel=1e-5)
     cosines = (projection.components.double() * axes[:4]).sum(1).abs()
     assert torch.allclose(cosines, torch.ones(4, dtype=torch.float64), atol=1e-5)
     largest = projection.components.abs().argmax(1, keepdim=True)

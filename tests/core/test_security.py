@@ -325,7 +325,7 @@ class Project:
     """A copy of the project with an own dataset of awkward names, and secrets around it."""
 
     def __init__(self, root: Path):
-        self.root, self.said = root, ""
+        self.root, self.output = root, ""
         for name in ("Snakefile", "params.yaml", "pyproject.toml"):
             shutil.copy(PROJECT / name, root / name)
         for name in ("realnet", "workflow"):
@@ -347,7 +347,7 @@ class Project:
             check=False,
         )
         assert done.returncode == status, done.stdout[-3000:]
-        self.said += done.stdout
+        self.output += done.stdout
         return done.stdout
 
 
@@ -432,8 +432,8 @@ def test_secrets_are_neither_written_nor_printed(project):
         words = ("mpdd", "--accept-licence", "--from", address)
         project.run("realnet", "data", "fetch", *words, status=2)
         server.shutdown()
-    assert place in project.said
-    assert "s3cr3t" not in project.said
+    assert place in project.output
+    assert "s3cr3t" not in project.output
     files = [path for path in project.root.rglob("*") if path.is_file()]
     assert any(path.name == "stage.json" for path in files)
     assert any(path.suffix == ".log" for path in files)

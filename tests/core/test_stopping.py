@@ -149,8 +149,8 @@ def test_images_are_checked_against_the_manifest(tmp_path):
     ],
 )
 def test_environment_errors_are_one_line(error, line):
-    said = explain(error)
-    assert said.startswith(line) and "\n" not in said
+    got = explain(error)
+    assert got.startswith(line) and "\n" not in got
 
 
 def test_bugs_keep_their_traceback():

@@ -146,12 +146,12 @@ def test_two_folders_of_normal_images_are_an_error(root):
 
 
 @pytest.mark.parametrize(
-    ("folder", "said"), [("train/good", "no training images"), ("test/good", "no normal test")]
+    ("folder", "message"), [("train/good", "no training images"), ("test/good", "no normal test")]
 )
-def test_a_folder_without_images_is_an_error(root, folder, said):
+def test_a_folder_without_images_is_an_error(root, folder, message):
     for path in (root / "bolt" / folder).iterdir():
         path.unlink()
-    refused(root, root / "bolt", said, f"bolt/{folder}/")
+    refused(root, root / "bolt", message, f"bolt/{folder}/")
 
 
 def test_no_defects_is_an_error(root):

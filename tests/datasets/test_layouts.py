@@ -1,4 +1,4 @@
-"""Layouts: VisA as published, own data by glob patterns, and what is said when none fit."""
+"""Layouts: VisA as published, own data by glob patterns, and the errors of wrong layouts."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def test_unused_masks_are_listed(visa):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("candle,valid,normal,candle/a.JPG,", "line 2: split 'valid'"),
         ("candle,train,normal,/etc/passwd,", "line 2: image and mask must be paths below"),
@@ -69,9 +69,9 @@ def test_unused_masks_are_listed(visa):
         ("candle,train,normal,candle/a.JPG,", "candle has no normal test images"),
     ],
 )
-def test_errors_in_a_split_table_are_named(visa, row, said):
+def test_errors_in_a_split_table_are_named(visa, row, message):
     (visa / "split_csv/1cls.csv").write_text(HEADER + row + "\n")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         list_category(visa, "visa", "candle")
 
 
@@ -147,7 +147,7 @@ def test_two_masks_for_one_image_are_refused(mine):
 
 
 @pytest.mark.parametrize(
-    ("patterns", "said"),
+    ("patterns", "message"),
     [
         ({"train": "{part}/*"}, "unknown field {part}"),
         ({"train": "normal/*"}, "{category}: in all of"),
@@ -158,10 +158,10 @@ def test_two_masks_for_one_image_are_refused(mine):
         ({"tests": "x"}, "Extra inputs"),
     ],
 )
-def test_invalid_patterns_are_refused(patterns, said):
+def test_invalid_patterns_are_refused(patterns, message):
     with pytest.raises(ValidationError) as error:
         own(**patterns)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_dataset_one_folder_too_deep_is_detected(tmp_path):

@@ -246,12 +246,12 @@ def test_fits_are_reproducible_and_depend_on_the_seed(made, tmp_path):
 
 
 def test_memory_has_the_configured_share_of_patches(made, tmp_path):
-    told = read_json(made / "model/model.json")["memory"]
+    config = read_json(made / "model/model.json")["memory"]
     share = stage("patchcore").patchcore.coreset_fraction
-    assert told["rows"] == int(told["patches"] * share)
+    assert config["rows"] == int(config["patches"] * share)
     fit(made, tmp_path / "all", coreset_fraction=1.0)
-    told = read_json(tmp_path / "all/model.json")["memory"]
-    assert told["rows"] == told["patches"] and told["radius"] == 0
+    config = read_json(tmp_path / "all/model.json")["memory"]
+    assert config["rows"] == config["patches"] and config["radius"] == 0
 
 
 def test_defects_score_higher_and_are_localised(made):
@@ -341,18 +341,18 @@ def test_a_corrupted_memory_is_one_line(made, tmp_path):
 
 def test_a_missing_or_different_backbone_is_one_line(made, tmp_path):
     model = copied(made, tmp_path)
-    told = read_json(model / "model.json")
-    write_json(model / "model.json", told | {"backbone": told["backbone"] | {"sha256": "0" * 64}})
+    saved = read_json(model / "model.json")
+    write_json(model / "model.json", saved | {"backbone": saved["backbone"] | {"sha256": "0" * 64}})
     assert "not the backbone" in one_line(model)
-    write_json(model / "model.json", told | {"backbone": told["backbone"] | {"path": "../gone"}})
+    write_json(model / "model.json", saved | {"backbone": saved["backbone"] | {"path": "../gone"}})
     assert "needs its backbone" in one_line(model)
 
 
 def test_other_user_errors_are_one_line(made, tmp_path):
     model = copied(made, tmp_path)
     assert "PatchCore is not trained" in one_line(model, "best")
-    told = read_json(model / "model.json")
-    write_json(model / "model.json", {k: v for k, v in told.items() if k != "threshold"})
+    saved = read_json(model / "model.json")
+    write_json(model / "model.json", {k: v for k, v in saved.items() if k != "threshold"})
     assert "not of this program" in one_line(model)
     with pytest.raises(UserError, match=r"patchcore\.layers is \[1, 4\].*layers 0 to 3"):
         fit(made, tmp_path / "none", layers=[1, 4])

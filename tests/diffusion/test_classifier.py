@@ -210,12 +210,12 @@ class Mixture(torch.nn.Module):
 
     def forward(self, sample, timestep, label):
         alpha = self.products[timestep[0]]
-        spread, levels = 0.2**2, torch.tensor([-0.65, 0.6])
-        variance = alpha * spread + 1 - alpha
+        var, levels = 0.2**2, torch.tensor([-0.65, 0.6])
+        variance = alpha * var + 1 - alpha
         off = [sample - alpha.sqrt() * level for level in levels]
         chance = torch.stack([-(o**2).sum((1, 2, 3)) / (2 * variance) for o in off], 1).softmax(1)
         clean = sum(
-            chance[:, k].view(-1, 1, 1, 1) * (levels[k] + spread * alpha.sqrt() / variance * off[k])
+            chance[:, k].view(-1, 1, 1, 1) * (levels[k] + var * alpha.sqrt() / variance * off[k])
             for k in range(2)
         )
         noise = (sample - alpha.sqrt() * clean) / (1 - alpha).sqrt()
@@ -303,17 +303,17 @@ def test_training_starts_from_other_weights(manifests, trained, tmp_path, capsys
     three.mkdir()
     names = {**manifests, "grey": manifests["light"]}
     train(names, three, categories=("dark", "light", "grey"), steps=1)
-    for folder, told in (
+    for folder, notice in (
         (trained, "taken over"),
         (three, "reinitialised (3 classes there, 2 here)"),
     ):
-        begun = train(manifests, tmp_path / told[:5], init=str(folder), steps=1, lr=1e-9)
-        assert told in capsys.readouterr().out
+        begun = train(manifests, tmp_path / notice[:5], init=str(folder), steps=1, lr=1e-9)
+        assert notice in capsys.readouterr().out
         given = safetensors.torch.load_file(folder / "model.safetensors")
         for key, value in begun.items():
             if value.shape == given[key].shape:
                 assert torch.allclose(value, given[key], atol=1e-7), key
-        record = read_json(tmp_path / told[:5] / "stage.json")
+        record = read_json(tmp_path / notice[:5] / "stage.json")
         assert record["inputs"]["init"]["sha256"] == sha256(folder / "config.json")
     with pytest.raises(UserError, match=r"classifier.init: .* has patch 4, here it is 2"):
         train(manifests, tmp_path / "x", init=str(trained), patch=2)
@@ -354,24 +354,24 @@ def test_classifier_and_guided_sampling_by_command(manifests, ddpm, tmp_path):
     assert record["inputs"]["classifier"]["sha256"] == sha256(out / "config.json")
 
 
-def refused(said, ddpm, manifests, tmp_path, **sdas):
-    with pytest.raises(UserError, match=said):
+def refused(message, ddpm, manifests, tmp_path, **sdas):
+    with pytest.raises(UserError, match=message):
         sampled(ddpm, manifests, tmp_path / "refused", **sdas)
     assert not (tmp_path / "refused").exists()
 
 
 def test_guidance_requires_a_classifier_and_vice_versa(ddpm, manifests, trained, tmp_path):
-    said = "guidance_scale is 2, which needs the folder of the stage classifier"
-    refused(said, ddpm, manifests, tmp_path, scale=2.0)
-    said = "guidance_scale is 0, which needs no classifier"
-    refused(said, ddpm, manifests, tmp_path, scale=0.0, classifier=trained)
+    message = "guidance_scale is 2, which needs the folder of the stage classifier"
+    refused(message, ddpm, manifests, tmp_path, scale=2.0)
+    message = "guidance_scale is 0, which needs no classifier"
+    refused(message, ddpm, manifests, tmp_path, scale=0.0, classifier=trained)
 
 
 def test_an_incompatible_classifier_is_refused(ddpm, manifests, trained, tmp_path):
     swapped = tmp_path / "swapped"
     train(manifests, swapped, categories=CATEGORIES[::-1], steps=1)
-    said = r"its categories is \['light', 'dark'\], the diffusion model's is \['dark', 'light'\]"
-    refused(said, ddpm, manifests, tmp_path, scale=1.0, classifier=swapped)
+    message = r"its categories is \['light', 'dark'\], the diffusion model's is \['dark', 'light'\]"
+    refused(message, ddpm, manifests, tmp_path, scale=1.0, classifier=swapped)
     with pytest.raises(UserError, match=r"its schedule is .*, the diffusion model's is"):
         guide_of(trained, beta_end=0.03)
     refused("not of a classifier", ddpm, manifests, tmp_path, scale=1.0, classifier=ddpm)
@@ -381,8 +381,8 @@ def test_a_model_of_one_category_cannot_be_guided(manifests, trained, tmp_path):
     alone = tmp_path / "alone"
     params = stage("ddpm", ddpm={"scope": "category", "steps": 1})
     train_ddpm(params, [manifests["dark"]], "mine", ["dark"], 0, alone)
-    said = "knows one category only, so there is no other to be guided away from"
-    refused(said, alone, manifests, tmp_path, scale=1.0, classifier=trained)
+    message = "knows one category only, so there is no other to be guided away from"
+    refused(message, alone, manifests, tmp_path, scale=1.0, classifier=trained)
     with pytest.raises(UserError, match="a guidance classifier of dark has nothing to distinguish"):
         train(manifests, tmp_path / "one", categories=("dark",))
     with pytest.raises(UserError, match=r"guidance_scale .* needs ddpm\.scope: dataset"):

@@ -52,8 +52,8 @@ def test_likelihood_at_time_zero_is_the_probability_of_the_8_bit_bin(ddpm):
     timestep = torch.tensor([0])
     noisy = scheduler.alphas_cumprod[0].sqrt() * clean
     got = variational_bound(scheduler, clean, noisy, timestep, zero, torch.ones_like(clean))
-    spread = math.sqrt(1 - scheduler.alphas_cumprod[0].item())  # fraction 1: beta_0
-    expected = -math.log2(math.erf(1 / 255 / spread / math.sqrt(2)))
+    std = math.sqrt(1 - scheduler.alphas_cumprod[0].item())  # fraction 1: beta_0
+    expected = -math.log2(math.erf(1 / 255 / std / math.sqrt(2)))
     assert got.item() == pytest.approx(expected, rel=2e-3)
 
 
@@ -99,11 +99,11 @@ def test_vlb_is_the_kl_divergence_of_two_gaussians(ddpm, case, kind):
             "sample": wrong[i].double(),
         }[kind]
         f = (logits[i].double() + 1) / 2
-        spread = torch.exp(0.5 * (f * beta.log() + (1 - f) * least.log()))
+        std = torch.exp(0.5 * (f * beta.log() + (1 - f) * least.log()))
         mean_off = before.sqrt() * beta / (1 - now) * off
         zero = torch.zeros_like(mean_off)
         truth = torch.distributions.Normal(zero, least.sqrt().expand_as(zero))
-        model = torch.distributions.Normal(mean_off, spread)
+        model = torch.distributions.Normal(mean_off, std)
         bits = torch.distributions.kl_divergence(truth, model).mean() / math.log(2)
         assert got[i].item() == pytest.approx(bits.item(), rel=2e-3)
         exact = torch.full_like(clean, -1.0)
@@ -138,11 +138,11 @@ def test_likelihood_at_time_zero_includes_the_tails_at_black_and_white(ddpm):
         error,
         torch.ones_like(clean),
     )
-    spread = (1 - first.item()) ** 0.5
-    off = [spread / first.item() ** 0.5 * e for e in (0.3, -0.2, 0.4)]  # x - mean = +sigma e / a
+    std = (1 - first.item()) ** 0.5
+    off = [std / first.item() ** 0.5 * e for e in (0.3, -0.2, 0.4)]  # x - mean = +sigma e / a
 
     def phi(x):
-        return 0.5 * (1 + math.erf(x / spread / math.sqrt(2)))
+        return 0.5 * (1 + math.erf(x / std / math.sqrt(2)))
 
     masses = [
         phi(off[0] + 1 / 255),

@@ -84,8 +84,8 @@ def test_variance_grows_by_one_plus_s():
         ours.step(output, 500, sample, generator(i), strength=torch.tensor([0.0, 3.0])).prev_sample
         for i in range(8)
     ]
-    spread = torch.stack(draws).var((0, 2, 3, 4))
-    assert spread[1] / spread[0] == pytest.approx(4.0, rel=0.05)
+    variances = torch.stack(draws).var((0, 2, 3, 4))
+    assert variances[1] / variances[0] == pytest.approx(4.0, rel=0.05)
 
 
 def test_an_image_does_not_depend_on_its_batch():

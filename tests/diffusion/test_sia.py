@@ -253,21 +253,21 @@ def test_one_shard_by_command(made, tmp_path):
     before = pngs(made / "sia")
     assert pngs(tmp_path) == {name: before[name] for name in list(before)[4:]}
     assert not (tmp_path / "manifest.csv").exists()
-    said = str(CliRunner().invoke(app, [*given, "2"]).exception)
-    assert said == "--shard 2: 8 images (sia.images) in shards of 4 make shards 0 to 1"
+    message = str(CliRunner().invoke(app, [*given, "2"]).exception)
+    assert message == "--shard 2: 8 images (sia.images) in shards of 4 make shards 0 to 1"
 
 
 @pytest.mark.parametrize(
-    ("keys", "category", "said"),
+    ("keys", "category", "message"),
     [
         ({}, "woven_fabric", "trained for hex_nut, not for woven_fabric"),
         ({"sia": {"steps": 1001}}, "hex_nut", "sia.steps is 1001, but the model was trained with"),
         (GUIDED, "hex_nut", "needs the folder of the stage classifier"),
     ],
 )
-def test_incompatible_settings_are_refused(made, tmp_path, keys, category, said):
+def test_incompatible_settings_are_refused(made, tmp_path, keys, category, message):
     manifest = made / "hex_nut/manifest.csv"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         params, where = stage("sia", **keys), ("demo", category, 0)
         sample_shard(params, made / "m", manifest, *where, tmp_path / "o")
     assert not (tmp_path / "o").exists()

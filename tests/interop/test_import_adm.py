@@ -165,14 +165,14 @@ def test_half_precision_and_safetensors_are_imported(tmp_path):
 def test_only_the_embedding_of_other_classes_is_reinitialised(tmp_path):
     state = adm.random_state(SMALL)
     file = saved(tmp_path, state)
-    told = import_ddpm(file, tmp_path / "own", **OPTIONS)
-    assert "class embedding of 3 classes kept" in told and "no category names" in told
-    told = import_ddpm(file, tmp_path / "five", classes=5, seed=1, **OPTIONS)
-    assert "class embedding of 3 classes replaced by 5 reinitialised" in told
+    notice = import_ddpm(file, tmp_path / "own", **OPTIONS)
+    assert "class embedding of 3 classes kept" in notice and "no category names" in notice
+    notice = import_ddpm(file, tmp_path / "five", classes=5, seed=1, **OPTIONS)
+    assert "class embedding of 3 classes replaced by 5 reinitialised" in notice
     import_ddpm(file, tmp_path / "again", classes=5, seed=1, **OPTIONS)
     import_ddpm(file, tmp_path / "other", classes=5, seed=2, **OPTIONS)
-    told = import_ddpm(file, tmp_path / "none", classes=1, categories=["dark"], **OPTIONS)
-    assert "class embedding (3 classes) left out" in told
+    notice = import_ddpm(file, tmp_path / "none", classes=1, categories=["dark"], **OPTIONS)
+    assert "class embedding (3 classes) left out" in notice
     own, five, again, other, none = (
         safetensors.torch.load_file(tmp_path / name / "model.safetensors")
         for name in ("own", "five", "again", "other", "none")
@@ -191,8 +191,8 @@ def test_the_embedding_of_a_single_class_is_kept(tmp_path):
     """One category's checkpoint has an embedding too, which is always added."""
     sizes = but(SMALL, classes=1)
     state = adm.random_state(sizes)
-    told = import_ddpm(saved(tmp_path, state), tmp_path / "o", categories=["dark"], **OPTIONS)
-    assert "made part of the time embedding" in told
+    notice = import_ddpm(saved(tmp_path, state), tmp_path / "o", categories=["dark"], **OPTIONS)
+    assert "made part of the time embedding" in notice
     x, when = noisy()
     expected = adm.run(sizes, state, x, when, torch.zeros(3, dtype=torch.long))
     model, _, _ = load_ddpm(tmp_path / "o", RUNTIME)
@@ -201,8 +201,8 @@ def test_the_embedding_of_a_single_class_is_kept(tmp_path):
 
 def test_the_last_layer_is_reinitialised_for_other_classes(tmp_path):
     file = saved(tmp_path, adm.random_state(ENCODER))
-    told = import_classifier(file, tmp_path / "a", classes=4, head_channels=16)
-    assert "last layer of 3 classes replaced by 4 reinitialised" in told
+    notice = import_classifier(file, tmp_path / "a", classes=4, head_channels=16)
+    assert "last layer of 3 classes replaced by 4 reinitialised" in notice
     import_classifier(file, tmp_path / "b", head_channels=16)
     new, own = (safetensors.torch.load_file(tmp_path / n / "model.safetensors") for n in ("a", "b"))
     for name in own:
@@ -227,15 +227,15 @@ def denoiser(classes, **changes):
 
 
 @pytest.mark.parametrize(
-    ("classes", "told"),
+    ("classes", "notice"),
     [(3, "taken over (3 classes)"), (5, "reinitialised (3 classes there, 5 here)"), (1, "ignored")],
 )
-def test_training_starts_from_imported_weights(classes, told, tmp_path, capsys):
+def test_training_starts_from_imported_weights(classes, notice, tmp_path, capsys):
     import_ddpm(saved(tmp_path, adm.random_state(SMALL)), tmp_path / "out", **OPTIONS)
     model, params = denoiser(classes)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     digest = load_denoiser_weights(tmp_path / "out", model, params)
-    assert told in capsys.readouterr().out
+    assert notice in capsys.readouterr().out
     assert digest == read_json(tmp_path / "out/config.json")["sha256"]
     given = safetensors.torch.load_file(tmp_path / "out/model.safetensors")
     for key, value in model.state_dict().items():
@@ -245,7 +245,7 @@ def test_training_starts_from_imported_weights(classes, told, tmp_path, capsys):
 
 def test_weights_of_another_network_or_process_are_refused(tmp_path):
     import_ddpm(saved(tmp_path, adm.random_state(SMALL)), tmp_path / "out", **OPTIONS)
-    for changes, said in (
+    for changes, message in (
         ({"unet": {"attention_head_dim": 32}}, "ddpm.unet.attention_head_dim 16, here it is 32"),
         ({"schedule": {"beta_end": 0.03}}, "ddpm.schedule.beta_end 0.02, here it is 0.03"),
         ({"prediction_type": "sample"}, "ddpm.prediction_type epsilon, here it is sample"),
@@ -261,7 +261,7 @@ def test_weights_of_another_network_or_process_are_refused(tmp_path):
         params = load(overrides=overrides | {"ddpm": merged}).ddpm
         model = Denoiser(params, 32, 3)
         before = model.unet.conv_in.weight.clone()
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             load_denoiser_weights(tmp_path / "out", model, params)
         assert torch.equal(model.unet.conv_in.weight, before)
     with pytest.raises(UserError, match=r"config\.json: no such file"):
@@ -296,7 +296,7 @@ def replaced(name, make):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("output_blocks.4.1.norm.bias"), "misses output_blocks.4.1.norm.bias"),
         (lambda s: s.pop("time_embed.2.bias"), "misses time_embed.2.bias"),
@@ -333,17 +333,17 @@ def replaced(name, make):
         (lambda s: s.clear(), "no state dict"),
     ],
 )
-def test_an_incompatible_checkpoint_is_refused(change, said, tmp_path):
+def test_an_incompatible_checkpoint_is_refused(change, message, tmp_path):
     file = saved(tmp_path, spoilt(change))
     with pytest.raises(UserError) as error:
         import_ddpm(file, tmp_path / "out", **OPTIONS)
     text = str(error.value)
-    assert said in text and text.startswith(str(file)) and "\n" not in text
+    assert message in text and text.startswith(str(file)) and "\n" not in text
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"categories": ["a", "b"]}, "has 3 classes, but 2 are named: a, b; --classes 2 would"),
         ({"categories": ["a", "b"], "classes": 3}, "--classes is 3, but 2 are named"),
@@ -354,9 +354,9 @@ def test_an_incompatible_checkpoint_is_refused(change, said, tmp_path):
         ({"image_size": 30}, "--image-size 30: .* takes multiples of 4"),
     ],
 )
-def test_incompatible_options_are_refused(options, said, tmp_path):
+def test_incompatible_options_are_refused(options, message, tmp_path):
     file = saved(tmp_path, adm.random_state(SMALL))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         import_ddpm(file, tmp_path / "out", **OPTIONS | options)
     assert not (tmp_path / "out").exists()
 
@@ -368,13 +368,13 @@ def test_other_files_are_refused(tmp_path):
         import_ddpm(encoder, tmp_path / "out", **OPTIONS)
     with pytest.raises(UserError, match=r"out\.2\.positional_embedding: no classifier"):
         import_classifier(unet, tmp_path / "out")
-    for name, content, said in (
+    for name, content, message in (
         ("empty.safetensors", b"", "no safetensors file, or damaged"),
         ("text.pt", b"hello", "not a PyTorch checkpoint"),
         ("cut.pt", unet.read_bytes()[:5000], "not a PyTorch checkpoint, corrupt, or truncated"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             import_ddpm(tmp_path / name, tmp_path / "out", **OPTIONS)
     for name in ("gone.pt", "gone.safetensors"):
         with pytest.raises(UserError, match="no such checkpoint"):
@@ -420,8 +420,8 @@ def test_sampling_from_a_checkpoint_of_the_authors(tmp_path, manifests):
     state = adm.random_state(SMALL)
     file = saved(tmp_path, {"state_dict": {f"module.{k}": v for k, v in state.items()}})
     options = ("--image-size", 32, "--head-channels", 16)
-    told = call("import-ddpm", file, tmp_path / "ddpm", "--dataset", "demo", *options)
-    assert "classes: circuit_board, hex_nut, woven_fabric" in told and told.count("\n") == 1
+    notice = call("import-ddpm", file, tmp_path / "ddpm", "--dataset", "demo", *options)
+    assert "classes: circuit_board, hex_nut, woven_fabric" in notice and notice.count("\n") == 1
     record = read_json(tmp_path / "ddpm/stage.json")
     assert record["inputs"]["checkpoint"]["sha256"] == sha256(file)
     # In a twin whose second and third class are exchanged, the first draws what it drew before.

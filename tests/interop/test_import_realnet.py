@@ -123,7 +123,7 @@ def test_map_matches_the_official_one_at_the_papers_size(tmp_path, runtime):
 
 
 def test_without_settings_the_published_structure_is_assumed(made, tmp_path, runtime):
-    """A bare state dict, with the prefix that DDP gives it: no stride, no modes are told."""
+    """A bare state dict, with the prefix that DDP gives it: no stride, no modes are given."""
     _, model = made
     state = {f"module.{key}": value for key, value in model.state_dict().items()}
     torch.save(state, tmp_path / "bare.pth")
@@ -222,7 +222,7 @@ def changed(state, action, key):
 
 
 @pytest.mark.parametrize(
-    ("action", "key", "said"),
+    ("action", "key", "message"),
     [
         ("drop", "backbone.feature_extractor.layer4.1.bn2.running_var", "misses"),
         ("drop", "rrs.bn_idx.running_mean", "misses"),
@@ -243,19 +243,19 @@ def changed(state, action, key):
         (lambda v: v / 0, "recon.block2_recon.out.0.bias", "not finite"),
     ],
 )
-def test_an_incompatible_key_is_named(made, tmp_path, action, key, said):
+def test_an_incompatible_key_is_named(made, tmp_path, action, key, message):
     _, model = made
     state = changed(OrderedDict(model.state_dict()), action, key)
     save_official(tmp_path / "c.pth.tar", model, state=state)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=message) as error:
         bring(tmp_path / "c.pth.tar", tmp_path / "out")
-    part = {"its tensors say": "block1", "beyond its 128 maps": "layer2"}.get(said, key)
+    part = {"its tensors say": "block1", "beyond its 128 maps": "layer2"}.get(message, key)
     assert part in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"numbers": (40, 24)}, r"\[40, 24\] maps"),
         ({"modes": ("mean", "max")}, r"\['mean', 'max'\]"),
@@ -263,28 +263,28 @@ def test_an_incompatible_key_is_named(made, tmp_path, action, key, said):
         ({"structure": paired((8, ("layer2", 64)), (16, ("layer2", 64)))}, "layer2 is in two"),
     ],
 )
-def test_unsupported_options_are_refused(tmp_path, options, said):
+def test_unsupported_options_are_refused(tmp_path, options, message):
     model = OfficialRealNet(**{"structure": PAIRS} | options)
     save_official(tmp_path / "c.pth.tar", model)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         bring(tmp_path / "c.pth.tar", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("stride", "planes", "said"),
+    ("stride", "planes", "message"),
     [
         (0, 32, "cannot be understood"),
         ("x", 32, "cannot be understood"),
         (4, 64, "its tensors say"),
     ],
 )
-def test_settings_that_contradict_the_tensors_are_refused(made, tmp_path, stride, planes, said):
+def test_settings_that_contradict_the_tensors_are_refused(made, tmp_path, stride, planes, message):
     state = made[1].state_dict()
     block = {"name": "block1", "stride": stride}
     block["layers"] = [{"idx": "layer1", "planes": planes}, {"idx": "layer2", "planes": 32}]
     arch = [{"name": "afs", "kwargs": {"structure": [block]}}]
     torch.save({"state_dict": state, "arch": arch}, tmp_path / "c.pth.tar")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         bring(tmp_path / "c.pth.tar", tmp_path / "out")
 
 
@@ -302,8 +302,8 @@ def command(capsys, *arguments):
         patch.setattr("sys.argv", ["realnet", *map(str, arguments)])
         with pytest.raises(SystemExit) as done:
             cli.main()
-    said = capsys.readouterr()
-    return done.value.code or 0, said.out, said.err
+    printed = capsys.readouterr()
+    return done.value.code or 0, printed.out, printed.err
 
 
 def test_wrong_files_are_one_line(made, tmp_path, capsys):
@@ -313,7 +313,7 @@ def test_wrong_files_are_one_line(made, tmp_path, capsys):
     (tmp_path / "short").write_bytes(whole[: len(whole) // 2])
     torch.save(torch.nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "other")
     torch.save([1, 2], tmp_path / "list")
-    for name, said in {
+    for name, message in {
         "text": "not a PyTorch checkpoint",
         "empty": "not a PyTorch checkpoint",
         "short": "truncated",
@@ -322,7 +322,7 @@ def test_wrong_files_are_one_line(made, tmp_path, capsys):
         "nowhere": "no such checkpoint",
     }.items():
         code, out, err = command(capsys, "import-realnet", tmp_path / name, tmp_path / "out")
-        assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+        assert (code, out) == (2, "") and message in err and err.count("\n") == 1
         assert name in err and not (tmp_path / "out").exists()
 
 

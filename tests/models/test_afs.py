@@ -209,14 +209,14 @@ def test_the_artifact_reloads_and_records_its_inputs(made):
 def test_scales_belong_to_the_selected_channels_in_every_mode(made, tmp_path):
     normal = normal_images(made)
     extractor, runtime = load_backbone(made / "backbone"), start(stage("afs").compute)
-    spread = standard_deviations(extractor, normal, runtime)
+    deviations = standard_deviations(extractor, normal, runtime)
     chosen = {}
     for mode in ("afs", "random", "first"):
         run(made, tmp_path / mode, afs={"selection": mode, "channels": [3, 5, 8, 9]})
         selection = load_selection(tmp_path / mode)
         assert [len(i) for i in selection.indices] == [3, 5, 8, 9]
         for layer, indices in enumerate(selection.indices):
-            assert selection.scales[layer] == [spread[layer][i] for i in indices]
+            assert selection.scales[layer] == [deviations[layer][i] for i in indices]
         chosen[mode] = selection.indices
     assert chosen["first"] == [list(range(n)) for n in (3, 5, 8, 9)]
     assert chosen["afs"] != chosen["random"] != chosen["first"]

@@ -1,4 +1,4 @@
-"""Where the backbone's weights come from, and what is said when they do not."""
+"""Sources of the backbone's weights, and the errors if they are missing or incompatible."""
 
 import pytest
 import safetensors.torch

@@ -136,16 +136,16 @@ def test_ranking_uses_batch_statistics_in_training_and_running_ones_after():
     select = ResidualSelection(3, rrs(ranking_norm=True, mode="mean", channels=3)).train()
     scale = torch.tensor([1.0, 100.0, 1.0]).view(1, 3, 1, 1)
     residuals = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * scale
-    mean, spread = residuals.mean((0, 2, 3)), residuals.var((0, 2, 3)).sqrt()
+    mean, deviation = residuals.mean((0, 2, 3)), residuals.var((0, 2, 3)).sqrt()
     select(residuals)
     assert torch.allclose(select.norm.running_mean, 0.9 * mean, rtol=1e-4)
-    assert torch.allclose(select.norm.running_var, 0.9 * spread**2 + 0.1, rtol=1e-4)
+    assert torch.allclose(select.norm.running_var, 0.9 * deviation**2 + 0.1, rtol=1e-4)
     assert not list(select.parameters())
     single = residuals[:1].clone()
     single[0, 2] += 0.5  # a lot for this channel
     trained = select.ranking(single)
     select.eval()
-    standard = (single.mean((2, 3)) - 0.9 * mean) / (0.9 * spread**2 + 0.1).sqrt()
+    standard = (single.mean((2, 3)) - 0.9 * mean) / (0.9 * deviation**2 + 0.1).sqrt()
     assert torch.equal(select.ranking(single), standard.argsort(1, descending=True))
     assert select.ranking(single)[0, 0] == 2
     before = select.norm.running_mean.clone()

@@ -112,7 +112,7 @@ def test_data_through_a_folder(origin, tmp_path):
     # Each clone names the folder for itself, as where a network drive has many names.
     add = ("dvc", "remote", "add", "--local", "-d", "folder", str(tmp_path / "store"))
     origin.run(*add)
-    pushed = origin.run("dvc", "push").stdout  # finds the dataset without being told
+    pushed = origin.run("dvc", "push").stdout  # finds the dataset by itself
     assert "files pushed" in pushed, pushed
     other = clone(origin, tmp_path / "other")
     other.run(*add)
@@ -158,10 +158,10 @@ def test_a_flipped_byte_in_the_cache_is_named_and_pulled_again(origin, tmp_path)
 
     ddpm = "results/ddpm/mine/bottle/seed0/base/model.safetensors"
     other.snakemake("--touch", "--", manifest)
-    told = other.snakemake("--", ddpm, ok=False)
-    assert f"realnet: {name}: " in told and not (other.root / ddpm).exists()
-    told = other.run("realnet", "data", "cache", "--remove", ok=False).stdout
-    assert f"damaged ({name})" in told and f"  {name}: damaged too" in told
+    output = other.snakemake("--", ddpm, ok=False)
+    assert f"realnet: {name}: " in output and not (other.root / ddpm).exists()
+    output = other.run("realnet", "data", "cache", "--remove", ok=False).stdout
+    assert f"damaged ({name})" in output and f"  {name}: damaged too" in output
     other.run("dvc", "pull", "-q", RAW)
     assert image.read_bytes() == content
     assert "0 damaged" in other.run("realnet", "data", "cache").stdout

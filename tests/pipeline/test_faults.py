@@ -88,11 +88,11 @@ def test_a_full_disk_stops_one_category(copy, place, file):
     for folder in folders:
         empty(folder)
     with Mounted(folders[0], "size=16k"):
-        told = copy.snakemake("--keep-going", "--", *targets, ok=False)
+        output = copy.snakemake("--keep-going", "--", *targets, ok=False)
         assert not (copy.root / targets[0]).exists()
-    (line,) = {line for line in told.splitlines() if line.startswith("realnet: ")}
+    (line,) = {line for line in output.splitlines() if line.startswith("realnet: ")}
     assert place.format(CATEGORIES[0]) in line and "free some space" in line
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     assert digests(folders[1]) == wanted[1]
     copy.snakemake("--rerun-incomplete", "--", *targets)
     assert [digests(folder) for folder in folders] == wanted
@@ -103,8 +103,8 @@ def test_unwritable_results_are_reported_before_any_job(copy):
     wanted = digests(folder)
     target = f"{REALNET.format('hex_nut')}/model.json"
     with Mounted(copy.root / "results/realnet", "ro"):
-        told = copy.snakemake("--", target, ok=False)
-    assert "realnet: results/realnet/: cannot be written" in told and "Traceback" not in told
+        output = copy.snakemake("--", target, ok=False)
+    assert "realnet: results/realnet/: cannot be written" in output and "Traceback" not in output
     assert digests(folder) == wanted and copy.planned() == {}
 
 
@@ -124,7 +124,7 @@ def limited(copy, target: str, kind: int, value: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "said"),
+    ("kind", "value", "message"),
     [
         pytest.param(
             resource.RLIMIT_FSIZE, 100_000, "free some space", marks=pytest.mark.slow
@@ -133,10 +133,10 @@ def limited(copy, target: str, kind: int, value: int) -> str:
     ],
     ids=["file", "memory"],
 )
-def test_kernel_limits_are_one_line_and_leave_no_partial_files(copy, kind, value, said):
+def test_kernel_limits_are_one_line_and_leave_no_partial_files(copy, kind, value, message):
     folder, wanted, target = untrained(copy)
-    told = limited(copy, target, kind, value)
-    assert said in told and "Traceback" not in told, told
+    output = limited(copy, target, kind, value)
+    assert message in output and "Traceback" not in output, output
     assert not (copy.root / target).exists()
     copy.snakemake("--rerun-incomplete", "--", target)
     assert digests(folder) == wanted
@@ -147,8 +147,8 @@ def test_a_diverging_training_is_one_line_and_saves_no_weights(copy):
     folder = copy.root / REALNET.format("hex_nut")
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
     wanted = digests(folder)
-    told = copy.snakemake("--config", "training={lr: 1.0e+30}", "--", target, ok=False)
-    assert "lower the learning rate" in told and "Traceback" not in told, told
+    output = copy.snakemake("--config", "training={lr: 1.0e+30}", "--", target, ok=False)
+    assert "lower the learning rate" in output and "Traceback" not in output, output
     assert not (copy.root / target).exists() and not list(folder.rglob("last.pt"))
     copy.snakemake("--", target)
     assert digests(folder) == wanted
@@ -157,9 +157,9 @@ def test_a_diverging_training_is_one_line_and_saves_no_weights(copy):
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")
 def test_a_missing_gpu_is_one_line(copy):
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
-    told = copy.snakemake("--config", "compute={device: cuda}", "--", target, ok=False)
-    assert "realnet: compute.device: cuda, but torch sees no CUDA device" in told
-    assert "Traceback" not in told
+    output = copy.snakemake("--config", "compute={device: cuda}", "--", target, ok=False)
+    assert "realnet: compute.device: cuda, but torch sees no CUDA device" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -171,8 +171,8 @@ def test_an_image_truncated_after_the_manifest_is_named(copy):
     folder = copy.root / "results/afs/demo/hex_nut/seed0/base"
     wanted = digests(folder)
     empty(folder)
-    told = copy.snakemake("--", "results/afs/demo/hex_nut/seed0/base/afs.json", ok=False)
-    assert f"realnet: {raw.relative_to(copy.root)}: " in told and "Traceback" not in told
+    output = copy.snakemake("--", "results/afs/demo/hex_nut/seed0/base/afs.json", ok=False)
+    assert f"realnet: {raw.relative_to(copy.root)}: " in output and "Traceback" not in output
     raw.write_bytes(whole)
     os.utime(raw, ns=(times.st_atime_ns, times.st_mtime_ns))
     copy.snakemake("--", "results/afs/demo/hex_nut/seed0/base/afs.json")
@@ -186,8 +186,8 @@ def test_a_second_workflow_is_refused_and_the_first_continues(copy):
     while not (locks.is_dir() and list(locks.iterdir())):
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.02)
-    told = copy.snakemake("--", target, ok=False)
-    assert "cannot be locked" in told
+    output = copy.snakemake("--", target, ok=False)
+    assert "cannot be locked" in output
     assert first.wait(120) == 0, first.stdout.read()
     assert digests(folder) == wanted
 
@@ -196,8 +196,8 @@ def test_two_jobs_for_one_result_run_one_after_the_other(copy):
     """As from two machines that share the disk but no lock of Snakemake's."""
     folder, wanted, target = untrained(copy)
     jobs = [started(copy, "--nolock", "--", target) for _ in range(2)]
-    told = [job.communicate(timeout=240)[0] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], told
+    output = [job.communicate(timeout=240)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], output
     assert digests(folder) == wanted
 
 
@@ -228,8 +228,8 @@ def test_a_job_killed_by_the_kernel_is_reported(copy):
                 os.kill(int(entry.name), signal.SIGKILL)
                 killed += 1
         time.sleep(0.05)
-    told = running.stdout.read()
+    output = running.stdout.read()
     assert running.returncode == 1 and killed
-    assert "realnet: ended by SIGKILL; perhaps the machine ran out of memory" in told
+    assert "realnet: ended by SIGKILL; perhaps the machine ran out of memory" in output
     copy.snakemake("--rerun-incomplete", "--", target)
     assert digests(folder) == wanted

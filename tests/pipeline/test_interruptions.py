@@ -181,10 +181,10 @@ def test_sigterm_saves_the_current_step(whole):
         time.sleep(0.01)
     pid = job(STAGES["realnet"][1], copy.root)
     os.kill(pid, signal.SIGTERM)
-    told = running.communicate(timeout=300)[0]
+    output = running.communicate(timeout=300)[0]
     # Snakemake tries a training twice, so the job alone, stopped, has been finished already.
-    assert running.returncode == 0 and "stopped by SIGTERM after step" in told, told
-    stopped = int(told.partition("after step ")[2].split()[0])
+    assert running.returncode == 0 and "stopped by SIGTERM after step" in output, output
+    stopped = int(output.partition("after step ")[2].split()[0])
     assert f"resumed at step {stopped}\n" in log.read_text()
     assert digests(copy.root, "realnet") == wanted["realnet"]
 
@@ -211,8 +211,8 @@ def test_a_flipped_byte_of_an_input_is_reported_before_use(whole, stage, file, b
     target = f"{CELL.format(by)}/{name}"
     for made in (copy.root / CELL.format(by)).iterdir():
         subprocess.run(["rm", "-r", str(made)], check=True)
-    told = copy.snakemake("--config", *LONGER, "--", target, ok=False)
-    assert f"realnet: {file}: " in told and "Traceback" not in told
+    output = copy.snakemake("--config", *LONGER, "--", target, ok=False)
+    assert f"realnet: {file}: " in output and "Traceback" not in output
     assert not (copy.root / target).exists()
     path.write_bytes(before)
     os.utime(path, ns=times)
@@ -235,11 +235,11 @@ def test_a_failing_category_does_not_affect_the_others(whole):
     text, times = spoiled.read_text(), (spoiled.stat().st_atime_ns, spoiled.stat().st_mtime_ns)
     spoiled.write_text(text.replace("1", "2", 1))
     os.utime(spoiled, ns=times)
-    told = copy.snakemake("--keep-going", "--", *targets, ok=False)
-    assert f"realnet: results/afs/{cells[0]}/afs.json: changed or corrupt" in told
+    output = copy.snakemake("--keep-going", "--", *targets, ok=False)
+    assert f"realnet: results/afs/{cells[0]}/afs.json: changed or corrupt" in output
     assert [(copy.root / target).exists() for target in targets] == [False, True]
     # Together at the end, and in the tables of what there is.
-    summary = told.partition("of 4 runs not evaluated")[2]
+    summary = output.partition("of 4 runs not evaluated")[2]
     log = f"results/logs/realnet/{cells[0]}.log"
     assert (
         f"realnet failed or is still running, 1 run: {cells[0]}\n  {log}:\n  realnet: " in summary

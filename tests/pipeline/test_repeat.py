@@ -73,7 +73,7 @@ def test_results_do_not_depend_on_cores_folder_clock_or_file_order(finished, tmp
     (hooks / "sitecustomize.py").write_text(SHUFFLED)
     settings = {
         "PYTHONPATH": str(hooks),
-        "SHUFFLED": str(tmp_path / "told"),
+        "SHUFFLED": str(tmp_path / "shuffled"),
         "PYTHONHASHSEED": "12345",
         "TZ": "Pacific/Auckland",
         "LC_ALL": "C.UTF-8",
@@ -92,7 +92,7 @@ def test_results_do_not_depend_on_cores_folder_clock_or_file_order(finished, tmp
     )
     assert done.returncode == 0, done.stdout[-4000:]
     # The workflow and each of its jobs.
-    assert (tmp_path / "told").read_text().count("shuffled") >= 8
+    assert (tmp_path / "shuffled").read_text().count("shuffled") >= 8
     wanted, found = contents(finished.root), contents(other)
     assert {name for name in wanted if wanted[name] != found.get(name)} == set()
     assert set(found) == set(wanted) and len(found) > 40

@@ -64,12 +64,12 @@ def test_without_mlflow_a_run_succeeds_and_is_logged_later(finished, monkeypatch
     receipt = finished.root / "results/tracking/runs.json"
     before = json.loads(receipt.read_text())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # nobody listens
-    told = finished.snakemake("--forcerun", "track_runs")
+    first = finished.snakemake("--forcerun", "track_runs")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     again = finished.snakemake()
-    assert "Nothing to be done" in again and "secret" not in told + again
-    (line,) = {line for line in (told + again).splitlines() if "Not logged yet" in line}
-    assert line in told and line in again and "no answer" in line
+    assert "Nothing to be done" in again and "secret" not in first + again
+    (line,) = {line for line in (first + again).splitlines() if "Not logged yet" in line}
+    assert line in first and line in again and "no answer" in line
     command = line.partition("realnet track ")[2].split()
     finished.run("realnet", "track", *command)
     assert json.loads(receipt.read_text()) == before

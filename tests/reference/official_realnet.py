@@ -285,12 +285,12 @@ def randomise(model, images, seed=0):
     hook = model.rrs.bn_idx.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     model.eval()(images)
     hook.remove()
-    spread = seen[0].transpose(0, 1).flatten(1)
+    values = seen[0].transpose(0, 1).flatten(1)
     model.rrs.bn_idx.running_mean.copy_(
-        spread.mean(1) * (0.5 + torch.rand(len(spread), generator=draw))
+        values.mean(1) * (0.5 + torch.rand(len(values), generator=draw))
     )
     model.rrs.bn_idx.running_var.copy_(
-        spread.var(1) * (0.5 + torch.rand(len(spread), generator=draw))
+        values.var(1) * (0.5 + torch.rand(len(values), generator=draw))
     )
     last = model.rrs.decoder3[-1]
     last.bias.zero_()

@@ -83,7 +83,7 @@ def test_a_missing_evaluation_is_named_or_left_out(results):
 
 
 @pytest.mark.parametrize(
-    ("changes", "group", "said"),
+    ("changes", "group", "message"),
     [
         ({}, "breadth", "--group breadth: no such group of variants; params.yaml has: depth"),
         ({"groups": None}, "depth", "section groups is missing"),
@@ -91,10 +91,10 @@ def test_a_missing_evaluation_is_named_or_left_out(results):
         ({"groups": {"depth": {"title": "x", "variants": ["odd"]}}}, "depth", "'odd'"),
     ],
 )
-def test_mistakes_are_one_line(results, changes, group, said):
+def test_mistakes_are_one_line(results, changes, group, message):
     with pytest.raises(UserError) as error:
         report_group(results, sections(**changes), group)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_command_writes_only_that_table(results):

@@ -115,18 +115,18 @@ def write_cell(results: Path, dataset: str, category: str, seed: int, variant: s
 
 
 def verdict(**changes) -> Verdict:
-    said = Verdict("A beats B", "own", "pro", None, 1.0, None, None, "reproduced", "n", "claim")
-    return replace(said, **{"variants": ("base",)} | changes)
+    claim = Verdict("A beats B", "own", "pro", None, 1.0, None, None, "reproduced", "n", "claim")
+    return replace(claim, **{"variants": ("base",)} | changes)
 
 
 def found_in(results: Path, text: str) -> Results:
     return collect(results, matrix_of(text), allow_missing=True)
 
 
-def page(results: Path, text: str, said: list[Verdict] | None = None) -> str:
+def page(results: Path, text: str, judged: list[Verdict] | None = None) -> str:
     found = found_in(results, text)
-    said = verdicts(found) if said is None else said
-    return render(prepare(results, found, all_tables(found), said, text), results)
+    judged = verdicts(found) if judged is None else judged
+    return render(prepare(results, found, all_tables(found), judged, text), results)
 
 
 def data_of(html: str) -> dict:
@@ -271,9 +271,9 @@ def test_texts_of_files_never_become_markup(tmp_path):
         results / "figures" / "index.json",
         {"figures": [], "skipped": [{"name": "f", "title": HOSTILE, "reason": HOSTILE}]},
     )
-    said = verdict(claim=HOSTILE, verdict=HOSTILE, note=HOSTILE)
+    hostile = verdict(claim=HOSTILE, verdict=HOSTILE, note=HOSTILE)
     # `all`: every folder that exists.
-    html = page(results, params({"own": "all"}, ("base",)), [said])
+    html = page(results, params({"own": "all"}, ("base",)), [hostile])
     checker = Checker(html)
     assert len(checker.of("script")) == 2  # data and code
     assert not checker.of("b")

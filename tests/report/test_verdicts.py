@@ -128,11 +128,11 @@ def judged(tmp_path, text, **wanted):
     return [v for v in verdicts(found) if all(getattr(v, k) == value for k, value in fields)]
 
 
-def btad(tmp_path, change: float, seeds=(0,), spread: float = 0.0, pixel: float = 0.0):
+def btad(tmp_path, change: float, seeds=(0,), std: float = 0.0, pixel: float = 0.0):
     """All of BTAD with official numbers that differ from the paper's by ``change``."""
     for category in BTAD["btad"]:
         for seed in seeds:
-            official = {m: v + change + spread * (seed - 1) for m, v in PAPER.items()}
+            official = {m: v + change + std * (seed - 1) for m, v in PAPER.items()}
             official["pixel_auroc"] += pixel
             write_cell(tmp_path, "btad", category, seed, official=official)
     return judged(tmp_path, params(BTAD, ["base"], seeds), kind="number", dataset="btad")
@@ -173,8 +173,8 @@ def test_higher_than_the_paper_by_more_than_the_noise_is_noted(tmp_path):
 
 def test_within_what_one_more_training_may_give(tmp_path):
     """Three seeds 10 points apart: their mean is off by 20, within the noise of training."""
-    for spread, expected in ((0.1, NOISE), (0.001, FAILED)):
-        pixel = btad(tmp_path, 0.0, seeds=(0, 1, 2), spread=spread, pixel=-0.2)[1]
+    for std, expected in ((0.1, NOISE), (0.001, FAILED)):
+        pixel = btad(tmp_path, 0.0, seeds=(0, 1, 2), std=std, pixel=-0.2)[1]
         assert pixel.verdict == expected
         assert "one more training" in pixel.note and "one seed" not in pixel.note
 

@@ -193,7 +193,7 @@ def test_textures_of_a_folder(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "pattern"),
     [
         ({"images": None}, "synthesis.sources has sdas: give --sdas"),
         (
@@ -207,8 +207,8 @@ def test_textures_of_a_folder(made, tmp_path):
         ({"images": "nowhere"}, "nowhere/manifest.csv: no such file"),
     ],
 )
-def test_invalid_exports_are_refused(made, tmp_path, keys, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_exports_are_refused(made, tmp_path, keys, pattern):
+    with pytest.raises(UserError, match=pattern):
         export(made, tmp_path / "out", **keys)
     assert not list(tmp_path.iterdir())
 

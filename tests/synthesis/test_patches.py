@@ -123,7 +123,7 @@ def test_without_a_foreground_there_is_no_anomaly(nuts):
 
 
 @pytest.mark.parametrize(
-    ("section", "changes", "said"),
+    ("section", "changes", "message"),
     [
         ("cutpaste", {"area": [0.2, 0.1]}, "area must be"),
         ("cutpaste", {"area": [0.1, 1.5]}, "area must be within 0 and 1"),
@@ -133,8 +133,8 @@ def test_without_a_foreground_there_is_no_anomaly(nuts):
         ("nsa", {"gradients": "none"}, "gradients"),
     ],
 )
-def test_wrong_values_are_one_line(section, changes, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_values_are_one_line(section, changes, message):
+    with pytest.raises(UserError, match=message):
         load(overrides={"synthesis": {section: changes}})
 
 
@@ -165,9 +165,9 @@ def test_cutpaste_moves_pixels_within_the_image(nuts):
     settings = params(scars=0.0, jitter=0.0, section="cutpaste").cutpaste
     codes = np.arange(SIZE * SIZE).reshape(SIZE, SIZE)
     image = np.stack([codes // 256, codes % 256, 0 * codes], 2).astype(np.uint8)
-    cover = np.ones((SIZE, SIZE), bool)
+    foreground = np.ones((SIZE, SIZE), bool)
     for number in range(20):
-        made, mask = cutpaste(image, cover, settings, numpy_generator(0, number))
+        made, mask = cutpaste(image, foreground, settings, numpy_generator(0, number))
         assert np.array_equal((made != image).any(2), mask)
         rows, columns = np.nonzero(mask)
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
@@ -181,12 +181,12 @@ def test_cutpaste_moves_pixels_within_the_image(nuts):
 def test_rectangles_have_the_configured_areas_and_aspects():
     settings = params("cutpaste", scars=0.0, area=[0.05, 0.06], aspect=[0.25, 0.25]).cutpaste
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    cover = np.zeros((128, 128), bool)
-    cover[64, 64] = True  # the centre; then the whole patch is inside
-    whole = np.ones_like(cover)
+    foreground = np.zeros((128, 128), bool)
+    foreground[64, 64] = True  # the centre; then the whole patch is inside
+    whole = np.ones_like(foreground)
     found = 0
     for number in range(30):
-        made = cutpaste(image, cover, settings, numpy_generator(0, number))
+        made = cutpaste(image, foreground, settings, numpy_generator(0, number))
         if made is not None:
             assert made[1].sum() == 1 and made[1][64, 64]
         mask = cutpaste(image, whole, settings, numpy_generator(0, number))[1]
@@ -210,16 +210,16 @@ def test_scars_are_thin_and_rotated():
         rows, columns = np.nonzero(mask)
         if min(rows.min(), columns.min()) > 0 and max(rows.max(), columns.max()) < 255:
             assert mask.sum() == pytest.approx(8 * 60, rel=0.08)
-            spread = np.linalg.eigvalsh(np.cov(np.stack([rows, columns])))
-            assert spread[1] / spread[0] > 25  # (60 / 8)^2 = 56
+            axes = np.linalg.eigvalsh(np.cov(np.stack([rows, columns])))
+            assert axes[1] / axes[0] > 25  # (60 / 8)^2 = 56
             tilts.append(np.ptp(columns))
     assert len(tilts) > 20 and min(tilts) < 20 and max(tilts) > 40
 
 
 def test_jitter_changes_colours_and_not_the_position(nuts):
-    image, cover = pictures(nuts, 0)
+    image, foreground = pictures(nuts, 0)
     plain, strong = (params("cutpaste", jitter=j).cutpaste for j in (0.0, 0.3))
-    a, b = (cutpaste(image, cover, p, numpy_generator(0, 1)) for p in (plain, strong))
+    a, b = (cutpaste(image, foreground, p, numpy_generator(0, 1)) for p in (plain, strong))
     assert np.array_equal(a[1], b[1])
     assert np.abs(a[0].astype(int) - b[0])[a[1]].mean() > 3
 
@@ -258,20 +258,20 @@ def test_cloning_an_image_into_itself_changes_nothing():
 
 
 def test_the_nsa_mask_is_where_grey_levels_differ(nuts):
-    image, cover = pictures(nuts, 0)
-    other, other_cover = pictures(nuts, 1)
+    image, foreground = pictures(nuts, 0)
+    other, other_foreground = pictures(nuts, 1)
     areas = []
     for threshold in (4.0, 16.0):
         settings = params("nsa", "nsa", threshold=threshold).nsa
         made = [
-            nsa(image, cover, other, other_cover, settings, numpy_generator(0, number))
+            nsa(image, foreground, other, other_foreground, settings, numpy_generator(0, number))
             for number in range(30)
         ]
         found = [pair for pair in made if pair is not None]
         assert len(found) > 10
         for result, mask in found:
             difference = np.abs(result.astype(int) - image).mean(2)
-            assert mask.sum() >= LEAST and not difference[~cover].any()
+            assert mask.sum() >= LEAST and not difference[~foreground].any()
             assert (difference[mask] > threshold).mean() > 0.8  # the rest: the median filter
             assert (difference > threshold)[~mask].sum() <= 0.5 * mask.sum() + 12
         areas.append(np.mean([0 if pair is None else pair[1].mean() for pair in made]))

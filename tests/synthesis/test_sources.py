@@ -28,10 +28,10 @@ def noise_pool(count, size=32):
     return torch.randint(0, 256, (count, 3, size, size), generator=draw, dtype=torch.uint8)
 
 
-def drawn(params, pools, count, seed=0, level=100, covers=None, **options):
+def drawn(params, pools, count, seed=0, level=100, foreground=None, **options):
     images = torch.full((count, 3, 32, 32), level, dtype=torch.uint8)
-    covers = torch.ones(count, 32, 32, dtype=torch.bool) if covers is None else covers
-    return AnomalySynthesiser(params, pools, seed, "x", **options)(images, covers, 0)
+    foreground = torch.ones(count, 32, 32, dtype=torch.bool) if foreground is None else foreground
+    return AnomalySynthesiser(params, pools, seed, "x", **options)(images, foreground, 0)
 
 
 # --- pools ---------------------------------------------------------------------------------------
@@ -230,16 +230,18 @@ MIXED = {
 def test_splitting_a_batch_changes_no_item():
     pools = {"sdas": noise_pool(3), "dtd": noise_pool(4), "texture": noise_pool(5)}
     images = noise_pool(40)
-    covers = torch.rand(40, 32, 32, generator=torch.Generator().manual_seed(1)) > 0.1
+    foreground = torch.rand(40, 32, 32, generator=torch.Generator().manual_seed(1)) > 0.1
     make = AnomalySynthesiser(params(**MIXED), pools, 0, "x")
-    whole = make(images, covers, 0)
+    whole = make(images, foreground, 0)
     for size in (1, 7):
-        parts = [make(images[i : i + size], covers[i : i + size], i) for i in range(0, 40, size)]
+        parts = [
+            make(images[i : i + size], foreground[i : i + size], i) for i in range(0, 40, size)
+        ]
         assert torch.equal(torch.cat([p.images for p in parts]), whole.images)
         assert torch.equal(torch.cat([p.masks for p in parts]), whole.masks)
-    other = AnomalySynthesiser(params(**MIXED), pools, 1, "x")(images, covers, 0)
-    named = AnomalySynthesiser(params(**MIXED), pools, 0, "y")(images, covers, 0)
-    later = make(images, covers, 40)
+    other = AnomalySynthesiser(params(**MIXED), pools, 1, "x")(images, foreground, 0)
+    named = AnomalySynthesiser(params(**MIXED), pools, 0, "y")(images, foreground, 0)
+    later = make(images, foreground, 40)
     for different in (other, named, later):
         assert not torch.equal(different.masks, whole.masks)
 
@@ -274,18 +276,18 @@ def test_anomalous_only_samples_the_sources_uniformly():
 
 
 def test_an_empty_foreground_ends_the_redraws():
-    covers = torch.ones(6, 32, 32, dtype=torch.bool)
-    covers[2] = False
-    batch = drawn(params(), {"sdas": noise_pool(2)}, 6, covers=covers)
+    foreground = torch.ones(6, 32, 32, dtype=torch.bool)
+    foreground[2] = False
+    batch = drawn(params(), {"sdas": noise_pool(2)}, 6, foreground=foreground)
     assert batch.masks.flatten(1).any(1).tolist() == [True, True, False, True, True, True]
     assert (batch.images[2] == 100).all() and MAX_DRAWS > 1
 
 
 def test_inputs_are_not_modified():
-    images, covers = noise_pool(8), torch.ones(8, 32, 32, dtype=torch.bool)
+    images, foreground = noise_pool(8), torch.ones(8, 32, 32, dtype=torch.bool)
     pools = {"sdas": noise_pool(2)}
-    copies = images.clone(), covers.clone(), pools["sdas"].clone()
-    AnomalySynthesiser(params(), pools, 0, "x")(images, covers, 0)
+    copies = images.clone(), foreground.clone(), pools["sdas"].clone()
+    AnomalySynthesiser(params(), pools, 0, "x")(images, foreground, 0)
     assert all(
-        torch.equal(a, b) for a, b in zip(copies, (images, covers, pools["sdas"]), strict=True)
+        torch.equal(a, b) for a, b in zip(copies, (images, foreground, pools["sdas"]), strict=True)
     )

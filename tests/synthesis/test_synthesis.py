@@ -101,10 +101,10 @@ def test_anomalies_match_the_formula_inside_and_the_image_outside():
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, 3, 32, 32), generator=draw, dtype=torch.uint8)
     patch = torch.randint(0, 256, (1, 3, 32, 32), generator=draw, dtype=torch.uint8)
-    covers = torch.rand(6, 32, 32, generator=draw) > 0.3
-    drawn = AnomalySynthesiser(params, {"sdas": patch}, 0, "x")(images, covers, 0)
+    foregrounds = torch.rand(6, 32, 32, generator=draw) > 0.3
+    drawn = AnomalySynthesiser(params, {"sdas": patch}, 0, "x")(images, foregrounds, 0)
     inside = drawn.masks[:, None].expand_as(images)
-    assert not (drawn.masks & ~covers).any() and inside.any()
+    assert not (drawn.masks & ~foregrounds).any() and inside.any()
     assert torch.equal(drawn.images[~inside], images[~inside])
     expected = (0.3 * patch.float() + 0.7 * images.float()).expand_as(images)
     assert (drawn.images.float() - expected)[inside].abs().max() <= 0.51
@@ -130,29 +130,29 @@ def batch(count):
 def test_items_do_not_depend_on_their_batch(synthesis, turn):
     perlin = synthesis.perlin.model_copy(update={"turn": turn})
     synthesis = synthesis.model_copy(update={"perlin": perlin})
-    images, covers = batch(12)
-    whole = make(synthesis)(images, covers, 5)
-    parts = [make(synthesis)(images[:4], covers[:4], 5 + i) for i in (0, 4, 8)]
+    images, foregrounds = batch(12)
+    whole = make(synthesis)(images, foregrounds, 5)
+    parts = [make(synthesis)(images[:4], foregrounds[:4], 5 + i) for i in (0, 4, 8)]
     assert torch.equal(whole.images, torch.cat([p.images for p in parts]))
     assert torch.equal(whole.masks, torch.cat([p.masks for p in parts]))
 
 
 def test_sources_have_their_proportions(synthesis):
-    images, covers = batch(600)
-    drawn = make(synthesis)(images, covers, 0)
+    images, foregrounds = batch(600)
+    drawn = make(synthesis)(images, foregrounds, 0)
     brighter = (drawn.images > 100).flatten(1).any(1).float().mean()
     darker = (drawn.images < 100).flatten(1).any(1).float().mean()
     assert brighter == pytest.approx(0.25, abs=0.06) and darker == pytest.approx(0.25, abs=0.06)
-    only = make(synthesis, anomalous_only=True)(images, covers, 0)
+    only = make(synthesis, anomalous_only=True)(images, foregrounds, 0)
     assert only.masks.flatten(1).any(1).float().mean() > 0.99
 
 
 def test_empty_masks_are_resampled_unless_kept(synthesis):
-    images, covers = batch(400)
+    images, foregrounds = batch(400)
     keep = synthesis.model_copy(update={"empty_masks": "keep", "perlin": OFFICIAL})
     redraw = keep.model_copy(update={"empty_masks": "redraw"})
     empty = [
-        (~make(p, anomalous_only=True)(images, covers, 0).masks.flatten(1).any(1)).sum().item()
+        (~make(p, anomalous_only=True)(images, foregrounds, 0).masks.flatten(1).any(1)).sum().item()
         for p in (keep, redraw)
     ]
     assert empty[0] > 5 and empty[1] == 0

@@ -198,7 +198,7 @@ def test_selection_interval(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("manifest", "said"),
+    ("manifest", "message"),
     [
         ("bare.csv", "the test images have no masks"),
         ("train.csv", "there are no test images"),
@@ -207,13 +207,13 @@ def test_selection_interval(made, tmp_path):
     ],
 )
 def test_without_both_classes_selection_is_skipped_with_a_notice(
-    made, tmp_path, capsys, manifest, said
+    made, tmp_path, capsys, manifest, message
 ):
     for name in ("best.safetensors", "selection.csv"):  # of an earlier training
         (tmp_path / name).write_text("old")
     fit(made, tmp_path, manifest, steps=2, select_every=1)
     lines = [line for line in capsys.readouterr().out.splitlines() if "select_every" in line]
-    assert len(lines) == 1 and said in lines[0]
+    assert len(lines) == 1 and message in lines[0]
     assert read_json(tmp_path / "model.json")["best"] is None
     assert not (tmp_path / "best.safetensors").exists()
     assert not (tmp_path / "selection.csv").exists()
@@ -243,7 +243,7 @@ def test_one_run_gives_four_protocols(made, tmp_path):
     assert np.abs(kept["margins"] - margins["last"]).max() == 0  # maps: of the last alone
     assert np.abs(margins["best"] - margins["last"]).max() > 0
     step = read_json(made / "every/model.json")["best"]["step"]
-    assert step < STEPS  # else the two could not be told apart here
+    assert step < STEPS  # else the two would be the same here
     for name, (checkpoint, steps) in {
         "last": ("last", STEPS),
         "best": ("best_on_test", step),

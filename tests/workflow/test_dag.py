@@ -36,15 +36,15 @@ def test_all_is_expanded_to_categories():
 
 
 @pytest.mark.parametrize(
-    ("datasets", "said"),
+    ("datasets", "errors"),
     [
         ({"demo": ["nut"]}, "one of circuit_board, hex_nut"),
         ({"nowhere": "all"}, "data/raw/nowhere"),
     ],
 )
-def test_an_unknown_category_or_dataset_is_refused(datasets, said):
+def test_an_unknown_category_or_dataset_is_refused(datasets, errors):
     params = load(PROJECT / "params.yaml", {"experiment": {"datasets": datasets}})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=errors):
         dag.matrix(params)
 
 
@@ -174,9 +174,9 @@ def plan(raw, tmp_path_factory):
         table = done.stdout.rpartition("Job stats:")[2].partition("\n\n")[0]
         jobs = {k: int(n) for k, n in re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.MULTILINE)}
         jobs.pop("total", None)
-        said = [line for line in done.stdout.splitlines() if line.startswith("realnet: ")]
-        assert bool(jobs) != bool(said), done.stdout
-        return jobs, said
+        errors = [line for line in done.stdout.splitlines() if line.startswith("realnet: ")]
+        assert bool(jobs) != bool(errors), done.stdout
+        return jobs, errors
 
     return run
 
@@ -201,8 +201,8 @@ def test_a_joint_model_needs_all_listed_categories(plan):
     target, whole = "results/evaluate/visa/pcb1/seed0/base/metrics.json", "ddpm={scope: dataset}"
     jobs, _ = plan(target, whole, "experiment={datasets: {visa: [candle, pcb1]}}")
     assert jobs == ONE_CELL | {"prepare": 2}
-    _, said = plan(target, whole, "experiment={datasets: {visa: [candle]}}")
-    assert len(said) == 1 and "add pcb1 to experiment.datasets" in said[0]
+    _, errors = plan(target, whole, "experiment={datasets: {visa: [candle]}}")
+    assert len(errors) == 1 and "add pcb1 to experiment.datasets" in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_a_joint_model_needs_all_listed_categories(plan):
     ],
 )
 def test_an_impossible_result_is_one_line(plan, target, named):
-    jobs, said = plan(target)
-    assert not jobs and len(said) == 1 and named in said[0], said
+    jobs, errors = plan(target)
+    assert not jobs and len(errors) == 1 and named in errors[0], errors
 
 
 def test_dvc_persists_every_output():
