@@ -31,7 +31,10 @@ class Fault:
         return Path("realnet", self.file)
 
     def apply(self, root: Path) -> str:
-        """Change the file below ``root``; its text before. ValueError: not exactly once."""
+        """Change the file below ``root`` and return its previous text.
+
+        Raises ValueError if ``old`` does not occur exactly once.
+        """
         path = root / self.path
         text = path.read_text(encoding="utf-8")
         if (count := text.count(self.old)) != 1:
@@ -385,12 +388,12 @@ FAULTS = (
 
 
 def main(names: list[str]) -> int:
-    """Run the faults; 1 where one is not caught, or cannot be tried."""
+    """Run the faults; return 1 if one is not caught or cannot be applied."""
     chosen = [fault for fault in FAULTS if not names or any(n in fault.name for n in names)]
     bad = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         root = copy_files(Path(folder))
-        # Without a fault every test passes: else a failure would say nothing.
+        # All tests must pass without a fault, else their failure proves nothing.
         tests = sorted({fault.test for fault in chosen})
         if (status := _pytest(root, *tests).returncode) != 0:
             print(f"the tests do not pass without a fault: pytest ended with status {status}")

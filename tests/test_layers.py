@@ -1,4 +1,4 @@
-"""The layers of packages: imports point downwards, and no modules import each other in a circle."""
+"""The layers of packages: imports point downwards, and there are no circular imports."""
 
 import ast
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ UPWARD: set[tuple[str, str]] = {
     ("realnet.provenance.trace.check", "report"),
     ("realnet.provenance.trace.selection", "report"),
 }
-# Modules that are still in a circle of imports: remove entries, add none.
+# Modules that still import each other circularly: remove entries, add none.
 CIRCULAR: set[str] = set()
 
 
@@ -81,7 +81,7 @@ def package_of(module: str) -> str:
 
 
 def upward_imports() -> set[tuple[str, str]]:
-    """(module, package above it that it imports); pictures may be imported inside a function."""
+    """(module, package above it that it imports); figures may be imported inside a function."""
     found = set()
     for module in set(MODULES) - {"realnet"}:
         for target, inside in imports_of(module):
@@ -96,7 +96,7 @@ def upward_imports() -> set[tuple[str, str]]:
 
 
 def circular_modules() -> set[str]:
-    """Modules that import themselves over others at module level.
+    """Modules that import themselves through others at module level.
 
     Importing ``a.b`` also runs ``a``, unless the importer is itself in ``a``.
     """
@@ -133,7 +133,7 @@ def test_no_circular_imports():
 
 
 def test_listed_exceptions_are_needed():
-    """An exception that is no longer needed must go."""
+    """An exception that is no longer needed must be removed."""
     gone = UPWARD - upward_imports(), CIRCULAR - circular_modules()
     assert not any(gone), f"no longer needed: {gone}"
 

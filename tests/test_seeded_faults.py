@@ -1,4 +1,4 @@
-"""The table of seeded faults fits the code; `make test-faults` runs it."""
+"""The table of seeded faults matches the code; `make test-faults` runs it."""
 
 import re
 

@@ -1,10 +1,10 @@
-"""Small fake copies of the four datasets, in their exact published folder shapes.
+"""Small fake copies of the four datasets with their exact published folder structure.
 
     python tests/trees.py OUT [DATASET...]      OUT/<dataset>/...; all four by default
 
-Folders, file names, formats, extension case, colour modes and counts are the published ones (also
-the numbers that BTAD leaves out); sizes are tiny, contents are drawn (`products.py`), seeded, and
-different for every image.
+Folders, file names, formats, extension case, colour modes and counts are the published ones
+(including the file numbers that BTAD skips). Images are tiny, drawn (`products.py`), seeded, and
+all different.
 """
 
 import csv
@@ -44,9 +44,9 @@ def make_tree(
 ) -> Path:
     """Write a dataset's tree to ``root`` (what would be ``data/raw/<dataset>``); returns ``root``.
 
-    ``size``: width and height; by default 32 pixels on the short side, in the published shape
-    (VisA 3:2, BTAD 03 4:3, else square). ``counts``: as published, or at most so many images per
-    split and kind (the first ones). ``layout``: ``raw`` as published, or ``converted`` (VisA only):
+    ``size``: width and height; by default 32 pixels on the short side, in the published aspect
+    (VisA 3:2, BTAD 03 4:3, else square). ``counts``: as published, or the largest number of images
+    per split and defect type (the first ones). ``layout``: ``raw`` as published, or ``converted`` (VisA only):
     what the official RealNet code expects.
     """
     root = Path(root)
@@ -78,7 +78,7 @@ def pictures(
     numbers: Sequence[int],
     size: tuple[int, int] | None = None,
 ) -> Pictures:
-    """The pictures of a category with these numbers; each is the same whichever others are made."""
+    """The pictures of a category with these numbers; none depends on the others."""
     canvas = Canvas([(dataset, category, split, kind, n) for n in numbers], _size(category, size))
     RECIPES[dataset][category](canvas)
     return finish(canvas, kind != "good", any(word in kind for word in THIN))
@@ -86,7 +86,7 @@ def pictures(
 
 @cache
 def table() -> dict:
-    """The published counts: dataset, category, split, kind."""
+    """The published counts: dataset, category, split, defect type."""
     return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
 
 
@@ -94,7 +94,7 @@ def table() -> dict:
 
 
 def _folders(root: Path, dataset: str, category: str, limits: dict, size) -> None:
-    """``train/good``, ``test/<kind>`` and ``ground_truth/<kind>``, or ``ok`` and ``ko``."""
+    """``train/good``, ``test/<defect>`` and ``ground_truth/<defect>``, or ``ok`` and ``ko``."""
     folder = root / category
     mvtec_like = dataset in ("mvtec_ad", "mpdd")
     suffix, mask_suffix, digits = ".png", "_mask.png", 3
@@ -127,7 +127,7 @@ def _folders(root: Path, dataset: str, category: str, limits: dict, size) -> Non
 
 
 def _visa(root: Path, category: str, limits: dict, size) -> list[list[str]]:
-    """Images by label, masks of small integers, ``image_anno.csv``; returns the 1cls split."""
+    """Write images by label, masks of small integers, ``image_anno.csv``; return the 1cls split."""
     data = Path(category) / "Data"
     normal = _visa_normal(category, limits)
     rows, notes = [], []
@@ -154,9 +154,9 @@ def _visa(root: Path, category: str, limits: dict, size) -> list[list[str]]:
 
 
 def _visa_normal(category: str, limits: dict) -> dict[str, list[str]]:
-    """Numbers of the normal images, dealt to both splits at random, as the published ones are.
+    """Numbers of the normal images, assigned to both splits at random, as in the published split.
 
-    Categories with a thousand of them have four digits, the others three.
+    Categories with a thousand normal images have four digits, the others three.
     """
     train, test = limits["train"]["good"], limits["test"]["good"]
     full = table()["visa"][category]
@@ -167,7 +167,7 @@ def _visa_normal(category: str, limits: dict) -> dict[str, list[str]]:
 
 
 def _splits(folder: Path, rows: list[list[str]]) -> None:
-    """The three published tables. The two-class ones train on anomalies too: they must not be
+    """Write the three published tables. The two-class ones also train on anomalies: they must not be
     mistaken for the one-class table."""
     head = ["object", "split", "label", "image", "mask"]
     _csv(folder / "1cls.csv", head, rows)
@@ -194,7 +194,7 @@ def _csv(path: Path, head: list[str], rows: list[list[str]]) -> None:
 def _write(
     name: tuple[str, str, str, str], paths: list[Path], masks: list[Path] | None, size
 ) -> list[list[int]]:
-    """Draw and save the images of one kind, and masks of defects; returns the mask ids of each."""
+    """Draw and save the images of one defect type with their masks; return the mask ids of each."""
     dataset, category, split, kind = name
     width, height = _size(category, size)
     grey, numbered = (dataset, category) in GREY, "Data" in paths[0].parts if paths else False
@@ -215,7 +215,7 @@ def _write(
 
 
 def _ids(mask: np.ndarray, number: int) -> np.ndarray:
-    """A mask of small integers: one id per kind of defect, and every fifth image has two."""
+    """A mask of small integers: one id per defect type; every fifth image has two."""
     first = 1 + number % len(VISA_DEFECTS)
     ids = mask.astype(np.uint8) * first
     if number % 5 == 4:

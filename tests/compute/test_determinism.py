@@ -1,4 +1,4 @@
-"""What torch is asked for, and how an operation that depends on chance gets its name."""
+"""Deterministic algorithms of torch, and how nondeterministic operations are recorded."""
 
 import json
 import warnings
@@ -24,8 +24,8 @@ def asked(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-def by_chance() -> None:
-    """An operation without a deterministic form on any device."""
+def nondeterministic_operation() -> None:
+    """Run an operation that has no deterministic implementation on any device."""
     torch.zeros(4).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]), accumulate=False)
 
 
@@ -34,7 +34,7 @@ def test_nondeterministic_operations_are_recorded(asked, tmp_path):
     record.write(tmp_path, "cpu")
     assert "nondeterministic" not in json.loads((tmp_path / "stage.json").read_text())
     for _ in range(3):
-        by_chance()
+        nondeterministic_operation()
     record.write(tmp_path, "cpu")
     assert json.loads((tmp_path / "stage.json").read_text())["nondeterministic"] == ["put_"]
     assert [warning.partition(",")[0] for warning in asked] == [
@@ -81,7 +81,7 @@ def test_nondeterminism_is_an_error_in_backward_and_a_warning_in_forward(asked):
         def backward(_, gradient):
             seen.append(torch.is_deterministic_algorithms_warn_only_enabled())
             if gradient.item() < 0:
-                by_chance()
+                nondeterministic_operation()
             return 2 * gradient
 
     x = torch.ones((), requires_grad=True)
@@ -96,7 +96,7 @@ def test_nondeterminism_is_an_error_in_backward_and_a_warning_in_forward(asked):
 
 
 def test_both_forms_of_the_cross_entropy_are_equal():
-    """That of the CPU, and the one for CUDA, whose kernel for the mean adds in any order."""
+    """Torch's own, and the one for CUDA, where the kernel of the mean sums in any order."""
     draw = torch.Generator().manual_seed(1)
     logits = torch.randn(3, 2, 17, 19, generator=draw).requires_grad_()
     masks = torch.rand(3, 17, 19, generator=draw) < 0.3

@@ -1,4 +1,4 @@
-"""Trainings in two processes on the CPU: real processes, real gradients sent between them."""
+"""Trainings in two processes on the CPU, with real processes and gradient exchange."""
 
 import json
 import os
@@ -52,8 +52,8 @@ def realnet_arguments(root, out, processes=2, **options):
     return (realnet_job(params, *inputs, "mine", "cloth", 0, out),)
 
 
-# Nine images in batches of four: the last batch of a pass has one, so one process has none.
-# Without ranking_norm, since over a single image all its means are zero, and ranks are rounding.
+# Nine images in batches of four: the last batch of an epoch has one, so one process has none.
+# Without ranking_norm: over a single image all its means are zero, so ranks are rounding errors.
 LAST_ONE = {"training": REALNET | {"batch_size": 4}, "model": {"rrs": {"ranking_norm": False}}}
 
 
@@ -84,7 +84,7 @@ def made(tmp_path_factory):
             "last_one": realnet_arguments(root, here / "last_one", processes, **LAST_ONE),
         }
         compute = stage("ddpm", processes).compute
-        if processes == 2:  # the first process is killed, and the training resumed
+        if processes == 2:  # rank 0 is killed, and the training resumed
             arguments = ddpm_arguments(root, here / "resumed")
             with pytest.raises(UserError, match="process 0 of 2 was ended by SIGKILL") as error:
                 launch(members.killed_at_first_checkpoint, compute, *arguments)
@@ -118,7 +118,7 @@ def test_ranks_have_equal_weights_after_each_step_and_write_once(made, job):
 
 @pytest.mark.parametrize("job", ["mean", "official"])
 def test_ranks_see_different_images_and_noise(made, job):
-    """Between them, exactly those of the single process: 2 micro-steps of 6, in parts of 2."""
+    """Together exactly those of the single process: 2 micro-steps of 6, in parts of 2."""
     seen = [[row for row in notes(made, "two", job, rank) if "noise" in row] for rank in (0, 1)]
     assert len(seen[0]) == len(seen[1]) == 4 * 2 * 2  # shares of 3 images, as 2 + 1
     first, second = ({row["noise"] for row in rows} for rows in seen)
@@ -128,7 +128,7 @@ def test_ranks_see_different_images_and_noise(made, job):
 
 @pytest.mark.parametrize("job", ["mean", "official", "realnet", "last_one"])
 def test_two_processes_train_the_weights_of_one(made, job):
-    """Up to rounding; a step is 1e-3 or more, and another draw turns many of them around."""
+    """Up to rounding; a step is 1e-3 or more, and other batches would reverse many of them."""
     one, two = (weights(made / name / job) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for key, value in one.items():
@@ -176,7 +176,7 @@ def test_batch_norm_uses_the_whole_batch(made, size):
         assert torch.allclose(part["found"], found[part["items"]], atol=1e-5)
         if part["weight"]:
             assert torch.allclose(part["slope"], value.grad[part["items"]], atol=1e-5)
-        else:  # a stand-in
+        else:  # a placeholder
             assert part["layer_slope"].abs().max() == 0
     summed = sum(part["layer_slope"] for part in parts)
     assert torch.allclose(summed, net[0].weight.grad, atol=1e-4)
@@ -186,7 +186,7 @@ def test_batch_norm_uses_the_whole_batch(made, size):
 
 @pytest.mark.parametrize(("size", "sizes"), [(7, [3, 2, 2]), (3, [1, 1, 1]), (2, [1, 1, 1])])
 def test_batch_shares(size, sizes):
-    """In order, together the batch; who gets none has the first item, with weight 0."""
+    """Shares are consecutive and form the batch; an empty one is the first item with weight 0."""
     batch = torch.arange(10, 10 + size)
     parts = [
         share(batch, Runtime(torch.device("cpu"), torch.float32, False, False, rank, 3))
@@ -201,7 +201,7 @@ def test_batch_shares(size, sizes):
         assert parts[2].items.tolist() == [10] and parts[2].weight == 0
 
 
-# --- ends and beginnings -------------------------------------------------------------------------
+# --- interruptions and failures ------------------------------------------------------------------
 
 
 def test_a_killed_training_resumes_to_identical_weights(made, tmp_path):
@@ -241,7 +241,7 @@ def test_a_killed_command_leaves_no_processes(tmp_path):
         "from realnet.config.params import load\n"
         "if __name__ == '__main__':\n"
         "    compute = load(overrides={{'compute': {{'processes': 2}}}}).compute\n"
-        "    launch(members.wait_for_ever, compute, {notes!r})\n"
+        "    launch(members.wait_forever, compute, {notes!r})\n"
     )
     file = tmp_path / "job.py"
     here = str(PROJECT / "tests")
@@ -257,7 +257,7 @@ def test_a_killed_command_leaves_no_processes(tmp_path):
 
 
 def test_a_stopped_training_waits_for_the_checkpoint(tmp_path):
-    """The main process may need longer for the checkpoint than the others for their end."""
+    """The main process may need longer for the checkpoint than the others to exit."""
     code = (
         "import sys, members\n"
         "from realnet.compute.distributed import launch\n"
@@ -278,7 +278,7 @@ def test_a_stopped_training_waits_for_the_checkpoint(tmp_path):
         cwd=PROJECT,
         stderr=subprocess.DEVNULL,
     )
-    for rank in (0, 1):  # before its loop a process ends at once
+    for rank in (0, 1):  # before its loop a process exits at once
         assert _until((tmp_path / f"working{rank}").exists)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=60) != 0
@@ -302,7 +302,7 @@ def _alive(pid):
 
 
 def test_command_with_two_processes_reports_an_error_once(made, tmp_path, monkeypatch, capfd):
-    """One line for a mistake that each of the processes finds."""
+    """Each process finds the error; it is printed once."""
     overrides = {"preset": "smoke", "compute": {"processes": 2}, "data": {"image_size": 36}}
     command = ["ddpm", "--manifest", made / "manifest.csv", "--dataset", "mine"]
     command += ["--category", "cloth", "--out", tmp_path / "out"]
@@ -316,7 +316,7 @@ def test_command_with_two_processes_reports_an_error_once(made, tmp_path, monkey
     assert not (tmp_path / "out").exists()
 
 
-# --- how many ------------------------------------------------------------------------------------
+# --- number of processes -------------------------------------------------------------------------
 
 
 def test_number_of_processes(monkeypatch):

@@ -13,7 +13,7 @@ from realnet.core.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-# What a job does: note when it had which devices.
+# The job: record when it had which devices.
 JOB = """
 import os, sys, time
 begin = time.monotonic()
@@ -26,7 +26,7 @@ with open(sys.argv[1], "a") as notes:
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a job behind the wrapper; what still runs at the end is killed."""
+    """Start a job with the wrapper; jobs that still run at the end are killed."""
     started = []
 
     def run(pool, *command, count=1, **environment):
@@ -55,7 +55,7 @@ def start(tmp_path):
 
 
 def use(notes):
-    """[(device, begin, end)] of the finished jobs; a job on two devices counts on both."""
+    """[(device, begin, end)] of the finished jobs; a job on two devices has two entries."""
     rows = [line.split() for line in Path(notes).read_text().splitlines()]
     return [(d, float(b), float(e)) for names, b, e in rows for d in names.split(",")]
 
@@ -87,7 +87,7 @@ def test_two_devices_are_leased_together_or_not_at_all(start, tmp_path):
     for job in jobs:
         job.communicate(timeout=60)
     rows = use(notes)
-    assert len(rows) == 8  # nobody waits for ever with one device in hand
+    assert len(rows) == 8  # no job waits forever while it holds one device
     assert clashes(rows) == []
 
 
@@ -102,7 +102,7 @@ def test_a_killed_job_leaves_no_lease(start, tmp_path):
     waiting = start("a", sys.executable, "-c", JOB, notes, 0)
     time.sleep(0.5)
     assert waiting.poll() is None and not notes.exists()
-    job.kill()  # SIGKILL: nobody gets to clean up
+    job.kill()  # SIGKILL: no cleanup
     waiting.communicate(timeout=30)
     assert [device for device, _, _ in use(notes)] == ["a"]
 

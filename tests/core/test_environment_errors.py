@@ -1,4 +1,4 @@
-"""Files that find no room, memory and GPUs that are not there, weights that are no numbers."""
+"""Full disks, missing permissions, too little memory, failing GPUs, non-finite weights, locks."""
 
 import errno
 import multiprocessing
@@ -22,7 +22,7 @@ from realnet.training.checkpoint import Checkpoints
 
 @pytest.fixture
 def no_large_files():
-    """Files may grow to 64 KiB, as on a disk that has no more room."""
+    """Limit files to 64 KiB, to simulate a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
     yield
@@ -41,7 +41,7 @@ def test_full_disk_names_the_file_and_leaves_no_partial_file(tmp_path, no_large_
         "json": ("model.json", lambda: write_json(tmp_path / "model.json", ["x" * 2**17])),
     }
     name, write = writes[kind]
-    with pytest.raises(Exception) as caught:  # each library has its own
+    with pytest.raises(Exception) as caught:  # each library raises its own error
         write()
     line = explain(caught.value)
     assert line.startswith(f"{tmp_path / name}") and "free some space" in line and "\n" not in line
@@ -51,7 +51,7 @@ def test_full_disk_names_the_file_and_leaves_no_partial_file(tmp_path, no_large_
 
 @pytest.fixture
 def nobody(tmp_path):
-    """Permissions do not bind root: the test runs as another user then."""
+    """Run the test as another user if it runs as root, which permissions do not restrict."""
     tmp_path.chmod(0o555)
     before = os.geteuid()
     if before == 0:
@@ -61,7 +61,7 @@ def nobody(tmp_path):
 
 
 def test_unwritable_folder_is_named(tmp_path, nobody):
-    """No right to write into it, or, as another user than its owner, not even to look."""
+    """Without write permission, or, for another user than the owner, without read permission."""
     with pytest.raises(PermissionError) as caught, atomic(tmp_path / "x"):
         pass
     line = explain(caught.value)
@@ -69,7 +69,7 @@ def test_unwritable_folder_is_named(tmp_path, nobody):
 
 
 def test_too_little_memory_to_import_torch_is_one_line():
-    """An address space in which Python starts, and torch is not even loaded."""
+    """With an address space in which Python starts but torch cannot be imported."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30));"
     code = f"{limit} import sys; sys.argv = ['realnet', 'afs', *sys.argv[1:]];"
     code += "from realnet.cli import main; main()"
@@ -143,11 +143,11 @@ def test_non_finite_weights_are_not_saved(tmp_path, value):
 
 
 def _train(folder, rounds):
-    """Take the lock, be alone with it, finish; many times."""
+    """Acquire the lock, check that no other process holds it, and finish; repeatedly."""
     alone = folder.with_name("alone")
     for _ in range(rounds):
         checkpoints = Checkpoints(folder, "x")
-        os.close(os.open(alone, os.O_CREAT | os.O_EXCL))  # FileExistsError: two at once
+        os.close(os.open(alone, os.O_CREAT | os.O_EXCL))  # FileExistsError: two hold it
         checkpoints.save(step=1, model={})
         time.sleep(0.001)
         alone.unlink()
@@ -155,7 +155,7 @@ def _train(folder, rounds):
 
 
 def test_the_lock_admits_one_process_at_a_time(tmp_path):
-    """Also while the one before removes its checkpoints, with the lock that others wait for."""
+    """Also while a process removes its checkpoints together with the lock file of the others."""
     context = multiprocessing.get_context("fork")
     jobs = [context.Process(target=_train, args=(tmp_path / "out", 5)) for _ in range(6)]
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Fingerprints of code: what a change of text is, and what a change of meaning."""
+"""Fingerprints of code: which edits change them and which do not."""
 
 import ast
 

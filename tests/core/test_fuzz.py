@@ -1,7 +1,7 @@
-"""Whatever is in a file from outside: a right result, or a UserError of one line.
+"""Fuzz tests of external files: a correct result, or a UserError of one line.
 
-``REALNET_FUZZ`` scales the number of inputs: a twelfth by default; 1 in `make test-all`, which is
-more than 10,000 inputs, the same ones each time; above 1, other inputs at each call:
+``REALNET_FUZZ`` scales the number of inputs: 1/12 by default; 1 in `make test-all` (more than
+10,000 inputs, always the same); above 1 each call has other inputs:
 
     REALNET_FUZZ=20 python -m pytest tests/core/test_fuzz.py
 """
@@ -54,10 +54,10 @@ WANTED = 10_000
 
 
 def inputs(count: int):
-    """Settings of a test with ``count`` inputs at scale 1.
+    """Hypothesis settings of a test with ``count`` inputs at scale 1.
 
-    No deadline, since machines differ, and no database, so that every run is the same (unless the
-    scale is above 1).
+    No deadline, since machines differ in speed, and no database, so that every run is the same
+    (unless the scale is above 1).
     """
     return settings(
         max_examples=max(25, round(count * SCALE)),
@@ -83,7 +83,7 @@ def given(*strategies, **named):
 
 
 def outcome(function, *arguments, **options):
-    """The result, or None after a UserError of one line; any other error is the test's."""
+    """The result, or None after a UserError of one line; any other error fails the test."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return function(*arguments, **options)
@@ -249,7 +249,7 @@ def at(place, value):
 
 
 def usable(values):
-    """As values of a file are: checked to be plain, then validated."""
+    """Check the values to be plain and validate them, as for a file."""
     check_plain(values, "params.yaml")
     return parse(values)
 
@@ -267,7 +267,7 @@ def check_params(params):
 @given(place=st.sampled_from(PLACES), value=ANYTHING, other=st.sampled_from(PLACES))
 def test_any_value_of_any_parameter(place, value, other):
     values = laid_over(VALUES, at(place, value))
-    if len(str(value)) % 3 == 0:  # a second mistake, or a value from another place
+    if len(str(value)) % 3 == 0:  # a second error, or a value from elsewhere
         values = laid_over(values, at((*place[:-1], *other[-1:]), value))
     check_params(outcome(usable, values))
 
@@ -275,7 +275,7 @@ def test_any_value_of_any_parameter(place, value, other):
 @inputs(300)
 @given(place=st.sampled_from(PLACES), value=ANYTHING, inside=ANYTHING)
 def test_any_command_line_override(place, value, inside):
-    """As Snakemake hands over `--config a={b: 5}`, numbers being text."""
+    """As Snakemake passes `--config a={b: 5}`: numbers are text."""
     key = place[0]
     overrides = {key: at(place[1:], value)} if len(place) > 1 else {key: value}
     params = outcome(
@@ -446,7 +446,7 @@ SPECIAL = [0, 1, -1, 0.5, float("nan"), float("inf"), float("-inf"), 1e300, 1e-3
 
 @st.composite
 def arrays(draw, shapes, likely):
-    """Mostly of the kind that is wanted; the values from few, so that they tie, or random."""
+    """Mostly valid arrays; values are from a small set, so that they tie, or random."""
     odd = draw(st.integers(0, 5)) == 0
     kind = np.dtype(draw(st.sampled_from(DTYPES if odd else likely)))
     shape = draw(shapes)
@@ -531,7 +531,7 @@ EVALUATED = ("margins", "masks", "labels", "image_scores", "defects", "has_masks
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore")
 def test_metrics_command_on_altered_scores_npz(folder, data):
-    """A scores.npz as the evaluation writes it, with some of its arrays changed, lost or added."""
+    """A scores.npz as the evaluation writes it, with some arrays changed, removed or added."""
     stored = {
         "margins": np.random.default_rng(0).normal(size=(4, 5, 5)).astype(np.float32),
         "masks": np.arange(100).reshape(4, 5, 5) >= 60,
@@ -628,7 +628,7 @@ def test_valid_labels_are_read(folder):
 @pytest.mark.slow
 @pytest.mark.skipif(SCALE < 1, reason="a part of the inputs: REALNET_FUZZ is below 1")
 def test_the_number_of_inputs_is_the_documented_one(request):
-    """Of the whole file; skipped where only a part of its tests is run."""
+    """Counted over the whole file; skipped if only some of its tests run."""
     here = [item for item in request.session.items if item.path == request.path]
     named = {name for name in globals() if name.startswith("test_")}
     if {item.originalname for item in here} != named:

@@ -1,4 +1,4 @@
-"""What comes from outside is read, never run; and what is secret is written nowhere."""
+"""External data is never executed, servers listen locally, and secrets are written nowhere."""
 
 import ast
 import json
@@ -32,7 +32,7 @@ from realnet.training.checkpoint import Checkpoints
 sys.path.insert(0, str(PROJECT / "workflow/scripts"))
 import dag
 
-# --- the rule: no code of this project runs what it reads -----------------------------------------
+# --- the rule: no code of this project executes data ----------------------------------------------
 
 MODULES = {"marshal", "shelve", "dill", "joblib", "cloudpickle", "jsonpickle", "commands"}
 CALLS = {
@@ -41,7 +41,7 @@ CALLS = {
     *("torch.hub.load", "torch.jit.load", "pandas.read_pickle", "pd.read_pickle"),
     *("asyncio.create_subprocess_shell", "mlflow.pyfunc.load_model"),
 }
-# Where, what, and why it may be there.
+# Exceptions: file, call, and the reason why it is allowed.
 ALLOWED = {
     ("realnet/training/checkpoint.py", "import pickle"): "for the name of its error alone",
     ("realnet/config/params.py", "yaml.load"): "with a loader that is a SafeLoader (tested below)",
@@ -49,7 +49,7 @@ ALLOWED = {
 
 
 def findings(source: str, where: str) -> list[str]:
-    """What the rule forbids in a module's text, as ``file: what``."""
+    """Violations of the rule in a module's source, as ``file: call``."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -130,7 +130,7 @@ def test_shell_commands_quote_their_values():
     fields = re.findall(r"{((?:params|input|output)\b[^{}]*)}", "\n".join(texts))
     assert len(fields) > 30
     bare = {field for field in fields if not field.endswith(":q")}
-    # Of several words, each of which is quoted where it is put together.
+    # Consists of several words, each of which is quoted where the text is built.
     assert bare == {"params.manifests", "params.categories", "params.classifier", "params.sdas"}
     assert "\n".join(texts).count("shlex.quote(") >= 4
 
@@ -143,11 +143,11 @@ def test_wildcards_match_only_plain_names():
     assert set(constraints.values()) <= {r"\w+", r"\d+"}
 
 
-# --- hostile files --------------------------------------------------------------------------------
+# --- malicious files ------------------------------------------------------------------------------
 
 
 class Bomb:
-    """Writes a file where it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, trap: Path):
         self.trap = trap
@@ -160,7 +160,7 @@ class Bomb:
 def trap(tmp_path) -> Path:
     trap = tmp_path / "trap"
     pickle.loads(pickle.dumps(Bomb(trap)))
-    assert trap.is_dir()  # it would go off
+    assert trap.is_dir()  # unpickling it does run code
     trap.rmdir()
     return trap
 
@@ -259,7 +259,7 @@ def test_servers_listen_on_localhost_only(tmp_path):
 
 # --- names ----------------------------------------------------------------------------------------
 
-NASTY = [
+UNSAFE_NAMES = [
     "a b",
     "$(touch pwned)",
     "`touch pwned`",
@@ -285,7 +285,7 @@ NASTY = [
 ]
 
 
-@pytest.mark.parametrize("name", [*NASTY, "{x}", "my-part", "_x", "ok\n"])
+@pytest.mark.parametrize("name", [*UNSAFE_NAMES, "{x}", "my-part", "_x", "ok\n"])
 def test_unsafe_category_names_are_refused_in_one_line(tmp_path, name, monkeypatch):
     for part in ("train/good", "test/good", "test/bent"):
         (tmp_path / "raw/bolts" / name / part).mkdir(parents=True)
@@ -322,7 +322,7 @@ SECRETS = {
 
 
 class Project:
-    """A copy of the project with an own dataset of awkward names, and secrets around it."""
+    """A copy of the project with a dataset of awkward names, and secrets in its environment."""
 
     def __init__(self, root: Path):
         self.root, self.output = root, ""
@@ -362,7 +362,7 @@ def draw(path: Path, mask: bool = False) -> None:
 def project(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("project with spaces"))
     nut = project.root / "data/raw/bolts/m8"
-    for name in NASTY:
+    for name in UNSAFE_NAMES:
         draw(nut / f"train/good/{name}.png")
         draw(nut / f"test/good/{name}.png")
         draw(nut / f"test/{name}/{name}.png")
@@ -378,7 +378,7 @@ def project(tmp_path_factory) -> Project:
 def test_files_of_any_name_are_listed_and_nothing_is_executed(project):
     results = project.root / "results/data/bolts/m8"
     items = read_manifest(results / "manifest.csv")
-    names = {f"{name}.png" for name in NASTY}
+    names = {f"{name}.png" for name in UNSAFE_NAMES}
     for split, label in (("train", 0), ("test", 0), ("test", 1)):
         part = [item for item in items if (item.split, item.label) == (split, label)]
         assert {item.path.name for item in part} == names
@@ -387,7 +387,7 @@ def test_files_of_any_name_are_listed_and_nothing_is_executed(project):
         if item.label:
             assert item.defect == item.path.stem
             assert item.mask_path.name == f"{item.path.stem}_mask.png"
-    assert read_json(results / "summary.json")["test_defective"] == len(NASTY)
+    assert read_json(results / "summary.json")["test_defective"] == len(UNSAFE_NAMES)
     assert not list(project.root.rglob("pwned*"))
 
 
@@ -412,7 +412,7 @@ def test_dvc_tracks_files_of_any_name(project):
 
 
 class Nothing(BaseHTTPRequestHandler):
-    """Has nothing, and says nothing about it."""
+    """Answers nothing and logs nothing."""
 
     def do_GET(self) -> None:
         self.send_error(404)

@@ -1,4 +1,4 @@
-"""Seeds, files, provenance and the runtime's `auto`."""
+"""Seeds, atomic files, stage records and the settings `auto` of the runtime."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from realnet.provenance.record import Record, git_commit, peak_memory_mb
 
 
 def test_seeds_never_change():
-    """b2sum -l 64 of the names, halved. Other values would change every published number."""
+    """The values are `b2sum -l 64` of the names, halved; others would change every result."""
     assert derive(0) == 4761921975702974394
     assert derive(0, "sdas", "demo", "hex_nut", 17) == 3614435964687676336
 
@@ -41,7 +41,7 @@ def test_equal_names_give_equal_generators():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     torch.rand(9, generator=torch_generator(0, "y"))
-    assert torch.equal(torch.get_rng_state(), before)  # the global state plays no part
+    assert torch.equal(torch.get_rng_state(), before)  # the global state is not used
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What commands load before they begin: seconds of every job, so by name and not by time."""
+"""Which libraries the commands import: each costs every job seconds of startup time."""
 
 import json
 import subprocess

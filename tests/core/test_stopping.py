@@ -1,4 +1,4 @@
-"""Signals, damage, a failing machine: nothing is lost, and one line says what happened."""
+"""Signals, corrupt files and environment errors: nothing is lost, and the message is one line."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from realnet.training.checkpoint import Checkpoints, check_finite
 
 
 @pytest.fixture(autouse=True)
-def as_before():
+def restore_handlers():
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     yield
     stopping.forget()
@@ -50,7 +50,7 @@ def test_a_second_signal_stops_at_once():
     with pytest.raises(stopping.Stopped), stopping.gently():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
-        pytest.fail("went on")
+        pytest.fail("not stopped")
 
 
 def test_outside_loops_the_first_signal_stops_at_once():
@@ -123,7 +123,7 @@ def test_a_changed_input_is_named_before_it_is_used(tmp_path):
     made.write_text(made.read_text().replace("1", "3"))
     with pytest.raises(UserError, match=r"afs.json: changed or corrupt .* remove it"):
         Record("realnet", {}, {"afs": made})
-    (made.parent / "stage.json").unlink()  # nobody vouches: an import
+    (made.parent / "stage.json").unlink()  # no record: an imported file
     assert intact(made) == sha256(made)
 
 
@@ -183,7 +183,7 @@ def test_passwords_in_tracking_uris_are_not_shown():
 
 
 def test_a_late_signal_does_not_cost_the_checkpoint():
-    """Of several processes each gets the signal, some after they have learnt it from another."""
+    """With several processes each gets the signal, some after they know of it from another rank."""
     stopping.listen()
     saved = []
     with pytest.raises(stopping.Stopped):

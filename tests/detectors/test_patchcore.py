@@ -1,4 +1,4 @@
-"""PatchCore: its parts against plain ones, and the whole on a small drawn set."""
+"""PatchCore: its parts against plain implementations, and the stage on a small drawn dataset."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_patch_features_are_neighbourhood_means_on_the_finest_grid():
     assert features.shape == (2, 8, 8, 12) and features.dtype == torch.float32
     inside = maps[1][1, :, 2:5, 3:6].mean((1, 2))
     torch.testing.assert_close(features[1, 3, 4, :5], inside)
-    corner = maps[1][0, :, :2, :2].sum((1, 2)) / 9  # zeros beyond the border
+    corner = maps[1][0, :, :2, :2].sum((1, 2)) / 9  # zero padding
     torch.testing.assert_close(features[0, 0, 0, :5], corner)
 
 
@@ -63,7 +63,7 @@ def test_patch_size_one_keeps_the_feature_map():
 
 
 def plain_greedy(points, count, first):
-    """Farthest point first, all distances in float64."""
+    """Greedy farthest point sampling, all distances in float64."""
     points = points.double().numpy()
     distances = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
     chosen = [first]
@@ -74,7 +74,7 @@ def plain_greedy(points, count, first):
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_coreset_matches_plain_greedy_selection(offset):
-    """Far from the origin, too, where products of float32 lose most digits."""
+    """Also far from the origin, where float32 products lose most digits."""
     points = drawn(300, 16) + offset
     chosen, radius = greedy_coreset(points, 60, 7)
     expected, largest = plain_greedy(points, 60, 7)
@@ -177,7 +177,7 @@ SIZE = 32
 
 
 def picture(path, seed, blot):
-    """Stripes that differ a little; with a blot, a defect, whose mask is returned."""
+    """Write an image of stripes; with ``blot`` add a defect and return its mask."""
     rng = np.random.default_rng(seed)
     level = 120 + 50 * np.sin(np.arange(SIZE) * 0.8 + rng.uniform(0, 0.5))
     image = Image.fromarray(
@@ -194,7 +194,7 @@ def picture(path, seed, blot):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A drawn set, a backbone of random weights, and a fitted PatchCore."""
+    """A drawn dataset, a backbone of random weights, and a fitted PatchCore."""
     root = tmp_path_factory.mktemp("patchcore")
     rows = []
     for k in range(14):
@@ -263,7 +263,7 @@ def test_defects_score_higher_and_are_localised(made):
     for margin in margins[labels == 1]:
         y, x = divmod(int(margin.argmax()), SIZE)
         assert 6 <= x <= 19 and 8 <= y <= 21
-    # The threshold is of normal pixels: they seldom pass it, defects do.
+    # The threshold is a quantile of normal pixels: few of them exceed it, defects do.
     assert (margins[labels == 0] > found.threshold).float().mean() < 0.1
     assert (margins[labels == 1] > found.threshold).flatten(1).any(1).all()
 
@@ -309,11 +309,11 @@ def test_predict_with_a_patchcore_model(made, tmp_path):
     assert (tmp_path / "13_heatmap.png").is_file()
 
 
-# --- mistakes ------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def copied(made, tmp_path):
-    """The model beside its backbone, to be spoilt."""
+    """A copy of the model and its backbone, to be damaged."""
     for name in ("model", "backbone"):
         for file in (made / name).iterdir():
             target = tmp_path / name / file.name

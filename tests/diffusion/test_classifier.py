@@ -1,4 +1,4 @@
-"""The guided classifier: the official formula, where the samples go, the stage and its command."""
+"""Classifier guidance: the official formula, guided samples, the stage and its command."""
 
 import math
 import os
@@ -43,7 +43,7 @@ def test_official_size():
 
 
 def official_variance(t, steps, logits):
-    """Sigma_theta by the official formulas: float64, on the betas of the respaced chain."""
+    """Sigma_theta by the official formulas, in float64, with the betas of the respaced chain."""
     betas = np.linspace(1e-4, 0.02, 1000)
     kept = np.cumprod(1 - betas)[np.arange(0, 1000, 1000 // steps)]
     before = np.append(1.0, kept[:-1])
@@ -56,7 +56,7 @@ def official_variance(t, steps, logits):
 
 
 def official(variance):
-    """The schedule of the official sampling, 20 steps of 1000."""
+    """The schedule of the official sampling: 20 of 1000 steps."""
     ddpm = load(overrides={"preset": "paper", "ddpm": {"variance": variance}}).ddpm
     scheduler = build_scheduler(ddpm)
     scheduler.set_timesteps(20)
@@ -72,7 +72,7 @@ def guided_and_not(scheduler, t, output, sample, guidance, strength):
 
 @pytest.mark.parametrize("strength", [0.0, 3.0])
 def test_guidance_shifts_the_mean_by_the_variance_before_inflation(strength):
-    """At every step, the last one too, where no noise is added."""
+    """At every step, also the last one, where no noise is added."""
     scheduler = official("learned_range")
     draw = torch.Generator().manual_seed(0)
     sample, gradient = (torch.randn(2, 3, 8, 8, generator=draw) for _ in range(2))
@@ -83,7 +83,7 @@ def test_guidance_shifts_the_mean_by_the_variance_before_inflation(strength):
         error = (guided.double() - plain.double() - expected).abs().max()
         assert error < 1e-4 + 5e-4 * expected.abs().max(), t
         if t == 0:
-            assert error < 1e-5 and 3e-3 < expected.abs().max() < 0.05  # little, but not nothing
+            assert error < 1e-5 and 3e-3 < expected.abs().max() < 0.05  # small, but not zero
 
 
 def test_with_a_fixed_variance_the_last_step_is_not_guided():
@@ -98,7 +98,7 @@ def test_with_a_fixed_variance_the_last_step_is_not_guided():
 
 
 class Linear(torch.nn.Module):
-    """log-probabilities whose gradient is known."""
+    """Log-probabilities with a known gradient."""
 
     def __init__(self, classes=3, pixels=3 * 8 * 8):
         super().__init__()
@@ -123,7 +123,7 @@ def test_gradient_against_the_closed_form():
     assert torch.allclose(alone, got[1:], atol=1e-7)
 
 
-class Silent(torch.nn.Module):
+class ZeroNoise(torch.nn.Module):
     """A diffusion model that predicts no noise, whatever the class."""
 
     def forward(self, sample, timestep, label):
@@ -132,7 +132,7 @@ class Silent(torch.nn.Module):
 
 def draw(labels=None, guide=None, size=8, steps=20):
     chain, batch = Chain(steps, size), SampleBatch([1, 2], torch.zeros(2), labels)
-    return sample_images(Silent(), official("learned_range"), RUNTIME, chain, batch, guide)
+    return sample_images(ZeroNoise(), official("learned_range"), RUNTIME, chain, batch, guide)
 
 
 def test_scale_zero_is_identical_to_no_guidance():
@@ -143,7 +143,7 @@ def test_scale_zero_is_identical_to_no_guidance():
     assert [when[0] for when in model.asked[:20]] == list(range(950, -1, -50))
 
 
-# --- a trained one -------------------------------------------------------------------------------
+# --- a trained classifier ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -195,14 +195,14 @@ def test_the_classifier_separates_dark_from_light(trained):
     history = [float(row["loss"]) for row in read_csv(trained / "history.csv")]
     assert np.mean(history[:5]) > 0.5 and np.mean(history[-20:]) < 0.4
     accuracy = read_json(trained / "stage.json")["accuracy_by_timestep"]
-    assert accuracy["0"] == 1.0 and accuracy["999"] < 1.0  # nothing of the image is left there
+    assert accuracy["0"] == 1.0 and accuracy["999"] < 1.0  # no information on the image is left
     assert {p.name for p in trained.iterdir()} == {
         *("model.safetensors", "config.json", "history.csv", "curves.png", "stage.json"),
     }
 
 
 class Mixture(torch.nn.Module):
-    """The optimal diffusion model of images that are dark or light alike, whatever the label."""
+    """The optimal denoiser of images that are dark or light with equal probability; no labels."""
 
     def __init__(self, products):
         super().__init__()
@@ -223,7 +223,7 @@ class Mixture(torch.nn.Module):
 
 
 def test_guided_samples_belong_to_their_class(trained):
-    """The diffusion model draws dark and light images as it happens; guided, those asked for."""
+    """Without guidance samples are dark or light at random, with guidance as requested."""
     classifier, scheduler, count = guide_of(trained), official("learned_range"), 12
 
     def light(label, scale):
@@ -256,7 +256,7 @@ def test_the_gradient_increases_the_class_probability(trained):
     step = 0.01 * gradient / length
     gain = chance(sample + step) - chance(sample)
     assert (gain > 0).all()
-    assert torch.allclose(gain, 0.01 * length.flatten(), rtol=0.05)  # first order
+    assert torch.allclose(gain, 0.01 * length.flatten(), rtol=0.05)  # to first order
 
 
 def test_a_stopped_training_resumes_to_identical_weights(manifests, tmp_path, monkeypatch, capsys):
@@ -278,7 +278,7 @@ def test_a_stopped_training_resumes_to_identical_weights(manifests, tmp_path, mo
         patch.setattr(stage_module, "Checkpoints", Watched)
         with pytest.raises(KeyboardInterrupt):
             train(manifests, tmp_path / "stopped", **section)
-    os.close(opened[0].lock)  # as the end of its process would
+    os.close(opened[0].lock)  # as the exit of its process would
     assert not (tmp_path / "stopped/model.safetensors").exists()
     resumed = train(manifests, tmp_path / "stopped", **section)
     assert "resumed at step 2" in capsys.readouterr().out
@@ -298,7 +298,7 @@ def test_accumulated_batches_are_averaged(manifests, tmp_path):
 
 
 def test_training_starts_from_other_weights(manifests, trained, tmp_path, capsys):
-    """Of the same classes whole, of others without the last layer."""
+    """All weights for the same classes, all but the last layer for others."""
     three = tmp_path / "three"
     three.mkdir()
     names = {**manifests, "grey": manifests["light"]}
@@ -347,7 +347,7 @@ def test_classifier_and_guided_sampling_by_command(manifests, ddpm, tmp_path):
     out = tmp_path / "classifier"
     options = ("--params", load(overrides=params).section_json("classifier"))
     call("classifier", *inputs, "--dataset", "mine", "--out", out, *options)
-    # A gradient large enough to see after two steps of training.
+    # The scale makes the gradient visible after two steps of training.
     guided = sampled(ddpm, manifests, tmp_path / "guided", 300.0, out)
     assert guided != sampled(ddpm, manifests, tmp_path / "plain", 0.0)
     record = read_json(tmp_path / "guided/stage.json")

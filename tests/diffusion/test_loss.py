@@ -1,4 +1,4 @@
-"""The DDPM's loss against its formulas."""
+"""The loss of the DDPM against its formulas."""
 
 import math
 
@@ -80,7 +80,7 @@ def test_min_snr_weights_the_error_of_the_clean_image_equally(ddpm):
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_vlb_is_the_kl_divergence_of_two_gaussians(ddpm, case, kind):
-    """Posterior and model built from the definitions, compared by torch.distributions."""
+    """Posterior and model from their definitions, compared by torch.distributions."""
     _, clean, noise, noisy, timestep, alpha = case
     scheduler = build_scheduler(ddpm.model_copy(update={"prediction_type": kind}))
     target = prediction_target(kind, clean, noise, alpha)
@@ -120,9 +120,9 @@ def test_variance_is_pushed_towards_the_error_of_the_mean(case):
         bound[0].backward()
         return logits.grad[0].mean().item()
 
-    assert slope(noise, 1.0) > 0  # exact mean, variance too large: a step down the slope shrinks it
+    assert slope(noise, 1.0) > 0  # exact mean, variance too large: gradient descent decreases it
     assert slope(noise, -1.0) == pytest.approx(0, abs=1e-8)  # the posterior variance is right
-    assert slope(noise + 5.0, -1.0) < 0  # wrong mean: the variance is to grow
+    assert slope(noise + 5.0, -1.0) < 0  # wrong mean: the variance should grow
 
 
 def test_likelihood_at_time_zero_includes_the_tails_at_black_and_white(ddpm):

@@ -1,4 +1,4 @@
-"""SDAS against the plain DDPM step, and against two other ways to the same transition."""
+"""SDAS against the plain DDPM step and two other derivations of the same transition."""
 
 import math
 

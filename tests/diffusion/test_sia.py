@@ -1,4 +1,4 @@
-"""The SIA data set: shards that resume, images that depend on their index alone, its papers."""
+"""The SIA dataset: resumable shards, images that depend only on their index, metadata."""
 
 import importlib.util
 import json
@@ -45,7 +45,7 @@ def pngs(folder):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Manifests, a diffusion model of the nut, and an SIA data set of eight images."""
+    """Manifests, a diffusion model of hex_nut, and an SIA dataset of eight images."""
     root = tmp_path_factory.mktemp("sia")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
     for category in CATEGORIES:
@@ -56,7 +56,7 @@ def made(tmp_path_factory):
 
 
 def sia(root, out, **keys):
-    """Make the data set with other values of the section `sia`."""
+    """Build the dataset with other values of the section `sia`."""
     params = stage("sia", sia={**EIGHT, **keys})
     make_sia(params, root / "m", root / "hex_nut/manifest.csv", *CELL, out)
     return pngs(out)
@@ -148,8 +148,7 @@ def test_the_batch_size_changes_only_rounding(made, tmp_path):
         assert np.abs(a - b).max() <= 1
 
 
-# Sampling in a process of its own that comes to a halt in the second shard, after two of its four
-# images.
+# Sampling in a separate process that stops in the second shard, after two of its four images.
 JOB = """
 import sys, time
 from pathlib import Path

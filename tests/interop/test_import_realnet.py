@@ -175,7 +175,7 @@ def test_a_malicious_checkpoint_executes_no_code(made, tmp_path, function, where
         "in an EasyDict": {"kwargs": [call]},
     }[function]
     pickle.loads(pickle.dumps(bomb))
-    assert trap.is_dir()  # it would go off
+    assert trap.is_dir()  # unpickling it does run code
     trap.rmdir()
     content = {"arch": made[1].arch, "state_dict": OrderedDict(made[1].afs.state_dict())}
     content = {**content, "extra": 0}

@@ -1,4 +1,4 @@
-"""AFS: scores against a loop, a planted channel, one pass for all layers, the cached artefact."""
+"""AFS: scores against a loop, selected channels, passes over the layers, the saved artifact."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def normal_images(root):
 
 @pytest.mark.parametrize("size", [4, 8])
 def test_afs_scores_match_a_loop_over_channels(size):
-    """Maps brought to the block's size, masks shrunk to it; min and max over the whole batch."""
+    """Maps and masks are resized to the block's size; min and max are over the whole batch."""
     draw = torch.Generator().manual_seed(0)
     both = torch.rand(6, 5, 4, 4, generator=draw)
     masks = torch.rand(3, 32, 32, generator=draw) > 0.5
@@ -125,7 +125,7 @@ def test_maps_are_scored_at_the_size_of_their_block():
 
 
 def test_one_pass_equals_one_pass_per_layer(made):
-    """The stored scores against each layer on its own, batch by batch, from the same anomalies."""
+    """The saved scores against each layer separately, batch by batch, with the same anomalies."""
     stored = read_json(made / "out/afs.json")["layers"]
     params = stage("afs")
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
@@ -139,7 +139,7 @@ def test_one_pass_equals_one_pass_per_layer(made):
         for step in range(2):
             chosen = batch_of(step)
             drawn = make(normal[chosen], foregrounds[chosen], step * params.afs.batch_size)
-            assert drawn.masks.flatten(1).any(1).all()  # no normal item takes part
+            assert drawn.masks.flatten(1).any(1).all()  # no normal items
             before = extractor(normal[chosen].float() / 255)[layer]
             after = extractor(drawn.images.float() / 255)[layer]
             total = total + channel_scores(torch.cat([after, before]), drawn.masks, size)[0] / 2
@@ -150,8 +150,8 @@ def test_one_pass_equals_one_pass_per_layer(made):
 
 
 def test_each_official_pass_has_its_own_anomalies(made, tmp_path):
-    """Each block's scores come from its own batches: of the pass named after it. 6 images make
-    a batch of 4 and one of 2, which count the same."""
+    """Each block's scores come from the batches of its own pass. 6 images are a batch of 4 and one
+    of 2, which have equal weight."""
     own = run(made, tmp_path, afs={"passes": "per_block"})["layers"]
     params = stage("afs", afs={"passes": "per_block"})
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
@@ -181,7 +181,7 @@ def test_passes_include_every_layer_once():
 
 def test_standard_deviations_of_normal_maps_have_a_floor(made):
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
-    many = torch.cat([normal] * 4)  # more than one part of 16
+    many = torch.cat([normal] * 4)  # more than one chunk of 16
     got = standard_deviations(extractor, many, start(stage("afs").compute))
     for found, maps in zip(got, extractor(many.float() / 255), strict=True):
         plain = maps.double().transpose(0, 1).flatten(1).std(1, unbiased=False)

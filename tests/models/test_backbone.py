@@ -20,7 +20,7 @@ def stage(**backbone):
 
 
 def published(path):
-    """The whole classifier, as weights are published."""
+    """Save the whole classifier, as weights are published."""
     torch.manual_seed(0)
     args = {key: tuple(value) for key, value in SMALL["arch_args"].items()}
     model = timm.create_model("resnet18", **args)
@@ -107,7 +107,7 @@ def test_published_keys_load_into_flattened_and_truncated_networks(arch, layers)
 
 
 def test_wrapped_state_dicts_and_a_removed_pool(tmp_path):
-    """`{"state_dict": {"module.…": …}}`, as many trainers save; strides halve without the pool."""
+    """`{"state_dict": {"module.…": …}}`, as many trainers save; without the pool strides halve."""
     path = tmp_path / "weights.pth"
     published(path)
     state = torch.load(path, weights_only=True)

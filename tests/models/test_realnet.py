@@ -1,4 +1,4 @@
-"""The detector's parts at tiny sizes, each against its definition."""
+"""The modules of RealNet at tiny sizes, each against its definition."""
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_any_map_size_is_padded_and_cropped(paper, shape):
 
 
 def test_training_changes_every_weight(paper):
-    """No layer is left out of the graph (after the zero-initialised ones have moved)."""
+    """No layer is missing in the graph (once the zero-initialised ones have changed)."""
     torch.manual_seed(0)
     params = paper.model.reconstruction.model_copy(update={"head_channels": 4, "norm_groups": 4})
     net = ReconstructionUNet(8, params)
@@ -142,7 +142,7 @@ def test_ranking_uses_batch_statistics_in_training_and_running_ones_after():
     assert torch.allclose(select.norm.running_var, 0.9 * deviation**2 + 0.1, rtol=1e-4)
     assert not list(select.parameters())
     single = residuals[:1].clone()
-    single[0, 2] += 0.5  # a lot for this channel
+    single[0, 2] += 0.5  # large for this channel
     trained = select.ranking(single)
     select.eval()
     standard = (single.mean((2, 3)) - 0.9 * mean) / (0.9 * deviation**2 + 0.1).sqrt()
@@ -151,7 +151,7 @@ def test_ranking_uses_batch_statistics_in_training_and_running_ones_after():
     before = select.norm.running_mean.clone()
     select(single)
     assert torch.equal(select.norm.running_mean, before)
-    # A batch of one image is standardised by itself: all its channel means are then zero.
+    # A batch of one image is standardised by its own statistics: all its channel means are zero.
     assert trained.shape == (1, 3)
 
 
@@ -169,7 +169,7 @@ def test_discriminator_returns_two_logits_per_pixel(size):
     assert (x.grad.abs().sum((0, 2, 3)) > 0).all()
 
 
-# --- the whole -----------------------------------------------------------------------------------
+# --- the whole network ---------------------------------------------------------------------------
 
 
 def blocks(*pairs):
@@ -177,7 +177,7 @@ def blocks(*pairs):
 
 
 def test_selector_picks_scales_and_resizes():
-    """Two layers in one block, brought to its stride; the layer without block is left out."""
+    """Two layers in one block are resized to its stride; a layer without block is ignored."""
     selection = Selection([[1, 3], [0], [2]], [[2.0, 4.0], [0.5], [10.0]])
     maps = [torch.rand(2, 4, s, s) for s in (8, 4, 2)]
     select = FeatureSelector(blocks(([0, 1], 4), ([2], 16)), selection, 32, scaled=True)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from test_report import METRICS, matrix, protocols, rows_of, write_cell, write_results
+from test_report import METRICS, matrix, protocols, rows_of, write_run, write_results
 
 from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
@@ -142,7 +142,7 @@ def test_undefined_under_a_protocol_is_not_missing(tmp_path):
     }
     for seed in (0, 1):
         cell = bare | {"has_masks": False, "protocols": found}
-        write_cell(tmp_path, "bolts_m8", "left_half", seed, "base", **cell)
+        write_run(tmp_path, "bolts_m8", "left_half", seed, "base", **cell)
     report(tmp_path, matrix())
     line = next(row for row in text(tmp_path, "bolts_m8").splitlines() if "left_half" in row)
     assert [field.strip() for field in line.split("|")[2:-1]] == ["90.0 ± 0.0", *["n/a"] * 5]

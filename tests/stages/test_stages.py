@@ -1,4 +1,4 @@
-"""The stages one after the other at tiny scale: artefacts, seeds, resume, prediction."""
+"""The stages in sequence at tiny scale: artifacts, seeds, resume, prediction."""
 
 import json
 import os
@@ -38,7 +38,7 @@ CELL = ("demo", "hex_nut", 0)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Everything up to a trained detector, once."""
+    """The results of all stages up to a trained detector."""
     root = tmp_path_factory.mktemp("stages")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
     for category in ("hex_nut", "woven_fabric"):
@@ -88,7 +88,7 @@ def test_an_sdas_image_depends_only_on_its_index(made, tmp_path):
     for index in range(4):
         name = f"images/{index:05d}.png"
         a, b = read_image(made / "sdas" / name), read_image(tmp_path / name)
-        # Convolutions of another batch size may round differently: one grey level at most.
+        # Convolutions may round differently for another batch size: at most one grey level.
         assert np.abs(a.astype(int) - b).max() <= 1
 
 
@@ -109,7 +109,7 @@ def test_official_sdas_images_have_one_strength_per_batch_and_jpeg_losses(made, 
     for row in read_csv(lossy / "manifest.csv"):
         assert sha256(lossy / row["path"]) == row["sha256"]
         file = tmp_path / "official.jpg"
-        Image.fromarray(read_image(plain / row["path"])).save(file)  # at Pillow's default
+        Image.fromarray(read_image(plain / row["path"])).save(file)  # Pillow's default quality
         assert np.array_equal(read_image(lossy / row["path"]), read_image(file))
     assert [row["sha256"] for row in read_csv(lossy / "manifest.csv")] != [
         row["sha256"] for row in read_csv(plain / "manifest.csv")
@@ -154,7 +154,7 @@ checkpoint.Checkpoints.save = slow
 
 
 def killed_after_first_checkpoint(call, out, monkeypatch):
-    """Run the training in a process of its own and kill -9 it once it has saved."""
+    """Run the training in a subprocess and kill -9 it after its first checkpoint."""
     job = subprocess.Popen(
         [sys.executable, "-c", JOB.format(call=call)],
         cwd=PROJECT,

@@ -1,4 +1,4 @@
-"""Exported pairs: those of the training, blended as written, in a layout that others read."""
+"""Exported pairs: equal to those of the training, with a manifest, in a known layout."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def export(made, out, count=12, seed=0, images="sia", size="model", normals=Fals
 
 
 def files(out):
-    """All but the record, which tells the time."""
+    """All files but the record, which has times."""
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in out.rglob("*")
@@ -65,7 +65,7 @@ def files(out):
 
 @pytest.mark.parametrize("length", [{"steps": 5}, {"steps": None, "epochs": 2, "batch_size": 3}])
 def test_pairs_equal_those_of_the_training(made, tmp_path, monkeypatch, length):
-    """A real training, of which every batch of anomalies is kept."""
+    """Run a training and record every batch of anomalies."""
     seen, draw = [], AnomalySynthesiser.__call__
 
     def spy(self, images, *rest):
@@ -82,7 +82,7 @@ def test_pairs_equal_those_of_the_training(made, tmp_path, monkeypatch, length):
     train_realnet(
         *(stage(**training), *given, tmp_path / "afs", made / "sia", *CELL, 0, tmp_path / "r")
     )
-    trained = [(image, mask) for image, mask in seen if mask.any()]  # here all of them change
+    trained = [(image, mask) for image, mask in seen if mask.any()]  # here every anomaly has a mask
     assert len(seen) > len(trained) > 5
     seen.clear()
     rows = export(made, tmp_path / "pairs", len(trained), **training)
@@ -166,8 +166,8 @@ def test_original_size(made, tmp_path):
         mask = read_mask(tmp_path / "large" / b["mask"])
         assert image.shape == before.shape == (128, 128, 3) and mask.shape == (128, 128)
         assert np.array_equal(image[~mask], before[~mask])
-        # The mask has its share and its place: its mean over 4 x 4 pixels is the small mask, but
-        # for the rim.
+        # The mask keeps its area and position: its mean over 4 x 4 pixels is the small mask, except
+        # at the rim.
         coarse = mask.reshape(32, 4, 32, 4).mean((1, 3)) >= 0.5
         little = read_mask(tmp_path / "small" / a["mask"])
         assert (coarse != little).sum() <= 0.34 * little.sum() + 1

@@ -1,4 +1,4 @@
-"""The table of foreground rules against the published one, and what the rules do."""
+"""The table of foreground rules against the published one, and the masks of the rules."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from realnet.synthesis.foreground import (
     rule_for,
 )
 
-# Method, side, channel, closing and opening of the official loader; None: the whole image.
+# (method, side, channel, closing, opening) of the official loader; None: the whole image.
 OTSU, TRIANGLE = "otsu", "triangle"
 MVTEC = {
     "bottle": (OTSU, "dark"), "cable": None, "capsule": (OTSU, "dark"), "carpet": None,
@@ -77,7 +77,7 @@ def disc(size=64, inside=220, outside=30):
 
 
 def stack(images):
-    """uint8 [N, H, W, 3] as the tensor [N, 3, H, W] that training has."""
+    """uint8 [N, H, W, 3] to the tensor [N, 3, H, W] that the training uses."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
 
 
@@ -104,7 +104,7 @@ def test_triangle_finds_a_small_product_where_otsu_fails():
 
 
 def otsu(histogram):
-    """The threshold between classes with the largest variance, by trying all of them."""
+    """The threshold with the largest variance between classes, by exhaustive search."""
     values, best = np.arange(256), (-1.0, 0)
     for threshold in range(255):
         low, high = histogram[: threshold + 1], histogram[threshold + 1 :]
@@ -131,7 +131,7 @@ def triangle(histogram):
 @pytest.mark.parametrize(("method", "threshold"), [("otsu", otsu), ("triangle", triangle)])
 @pytest.mark.parametrize("seed", range(6))
 def test_thresholds_match_their_definitions(method, threshold, seed):
-    """Two populations of grey values, of random share, mean and width: no picture of a product."""
+    """Random images: a mixture of two populations of grey values."""
     rng = np.random.default_rng(seed)
     share, low, high = rng.uniform(0.05, 0.9), rng.uniform(20, 90), rng.uniform(120, 220)
     values = np.where(
@@ -142,7 +142,7 @@ def test_thresholds_match_their_definitions(method, threshold, seed):
         np.repeat(plane[..., None], 3, 2), {"method": method, "side": "bright", "channel": "red"}
     )
     wanted = threshold(np.bincount(plane.ravel(), minlength=256).astype(float))
-    # OpenCV's triangle is that of Zack et al. but for one bin at the foot.
+    # OpenCV's triangle method is that of Zack et al. except for one bin at the end of the tail.
     slack = 1 if method == "triangle" else 0
     assert (plane > wanted + slack)[~found].sum() == 0 and (plane <= wanted - slack)[
         found
@@ -167,7 +167,7 @@ def test_closing_and_opening_scale_with_the_image_size():
 @pytest.mark.parametrize("side", [2, 3, 6, 8, 15])
 @pytest.mark.parametrize("name", ["close", "open"])
 def test_closing_and_opening_match_scikit_image(side, name):
-    """Which pads images for even squares and leaves the rest to SciPy."""
+    """scikit-image pads images for even squares and otherwise calls SciPy."""
     masks = [
         np.random.default_rng(side).random((96, 96)) > 0.7,
         pictures("mvtec_ad", "grid", "train", "good", [0], (96, 96)).products[0],
@@ -246,7 +246,7 @@ def test_automatic_ignores_uneven_light(which, light):
     images = (made.images * factor[None, ..., None]).astype(np.uint8)
     for image, product in zip(images, made.products, strict=True):
         assert overlap(foreground(image, AUTO), product) > 0.97
-    if which == "clouded ground":  # one threshold for the whole image is not enough here
+    if which == "clouded ground":  # a single threshold for the whole image fails here
         otsu = foreground(images[0], {"method": "otsu", "side": "dark"})
         assert overlap(otsu, made.products[0]) < 0.8
 

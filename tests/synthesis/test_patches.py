@@ -1,4 +1,4 @@
-"""CutPaste and NSA: what changes, where, and that an item is decided by its names alone."""
+"""CutPaste and NSA: changed pixels and masks, and reproducible items."""
 
 import cv2
 import numpy as np
@@ -161,7 +161,7 @@ def test_exported_pairs_record_their_sources(root, tmp_path, size):
 
 
 def test_cutpaste_moves_pixels_within_the_image(nuts):
-    """Every pixel another, and no jitter: what is pasted is the image, shifted."""
+    """All pixels differ and there is no jitter, so the patch is the shifted image."""
     settings = params(scars=0.0, jitter=0.0, section="cutpaste").cutpaste
     codes = np.arange(SIZE * SIZE).reshape(SIZE, SIZE)
     image = np.stack([codes // 256, codes % 256, 0 * codes], 2).astype(np.uint8)
@@ -171,7 +171,7 @@ def test_cutpaste_moves_pixels_within_the_image(nuts):
         assert np.array_equal((made != image).any(2), mask)
         rows, columns = np.nonzero(mask)
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-        assert mask.sum() == height * width  # a rectangle, perhaps cut off at the border
+        assert mask.sum() == height * width  # a rectangle, possibly cropped at the border
         assert mask.mean() < 0.16
         source = made[mask].astype(int) @ (256, 1, 0)
         shift = np.unique(np.stack([source // SIZE - rows, source % SIZE - columns]), axis=1)
@@ -241,7 +241,7 @@ def test_seamless_cloning_keeps_the_outside_and_has_no_seam(gradients):
     made = clone(image, patch, mask, gradients)
     assert np.array_equal(made[~mask], image[~mask])
     assert np.abs(made.astype(int) - image)[mask].mean() > 1
-    # Poisson: the patch's brightness, 60 levels off, is not pasted; the border fits.
+    # Poisson: the patch's brightness, 60 levels higher, is not transferred; there is no edge.
     assert np.abs(made.astype(int) - patch)[mask].mean() > 30
     rim = mask & ~np.roll(mask, 1, 0)
     step = np.abs(made.astype(int) - np.roll(made.astype(int), 1, 0))[rim].mean()
@@ -249,7 +249,7 @@ def test_seamless_cloning_keeps_the_outside_and_has_no_seam(gradients):
 
 
 def test_cloning_an_image_into_itself_changes_nothing():
-    """So the patch is not moved by a pixel on its way."""
+    """So the patch is not shifted by a pixel."""
     image = soft(2)
     for top, left in ((RIM, RIM), (10, 20), (SIZE - RIM - 21, SIZE - RIM - 14)):
         mask = np.zeros((SIZE, SIZE), bool)
@@ -291,7 +291,7 @@ def test_nsa_sources_are_other_images_if_there_are_any(nuts):
 
 
 def test_nsa_patches_have_the_configured_sizes():
-    """One patch, no resizing, a threshold of zero: the mask is the patch, less its rim."""
+    """With one patch, no resizing and threshold zero the mask is the patch without its rim."""
     image, other = soft(0, 128), soft(1, 128)
     whole = np.ones((128, 128), bool)
     fixed = {"patches": 1, "gamma_shape": 1e4, "gamma_scale": 1e-5, "smallest": 0.2}

@@ -1,4 +1,4 @@
-"""What anomalies are made of: pools, DTD and its augmentations, opacities, draws."""
+"""Sources of anomalies: pools, DTD and its augmentations, opacities, random choices."""
 
 import numpy as np
 import pytest
@@ -127,7 +127,7 @@ def test_augmentations_match_their_formulas():
         assert (plane - 255 * (source / 255) ** exponent).abs().max() <= 1
     bright = AUGMENTATIONS[1](image, [1.0, 0.0, 0.5])  # times 1.2, minus 30
     assert (bright.double() - (x * 1.2 - 30).clamp(0, 255)).abs().max() <= 0.51
-    assert torch.equal(AUGMENTATIONS[4](image, [0.6, 0.5, 0]), image)  # solarise: every second
+    assert torch.equal(AUGMENTATIONS[4](image, [0.6, 0.5, 0]), image)  # solarise: applied at random
     solar = AUGMENTATIONS[4](image, [0.4, 0.5, 0])
     assert torch.equal(solar, torch.where(image >= 80, 255 - image, image))
     assert torch.equal(AUGMENTATIONS[5](image, [0, 0, 0]), image & 0xF0)
@@ -148,7 +148,7 @@ def test_three_distinct_augmentations_are_sampled():
     assert torch.equal(results[7], expected)
 
 
-# --- draws ---------------------------------------------------------------------------------------
+# --- random choices and blending -----------------------------------------------------------------
 
 
 def test_blend_matches_its_formula():
@@ -160,7 +160,7 @@ def test_blend_matches_its_formula():
 
 
 def test_the_official_blend_truncates():
-    """0.25 of 10 and 0.75 of 13 are 12.25, of 13 and 10 are 10.75; rounded those are 12 and 11."""
+    """0.25 x 10 + 0.75 x 13 = 12.25 and 0.25 x 13 + 0.75 x 10 = 10.75 would round to 12 and 11."""
     one, other = (
         torch.tensor([10, 13], dtype=torch.uint8),
         torch.tensor([13, 10], dtype=torch.uint8),
@@ -179,7 +179,7 @@ def test_the_official_blend_truncates():
 
 
 def test_opacities_cover_their_range_uniformly():
-    """Image 0, patch 255: the grey level inside the mask is the opacity."""
+    """With image 0 and patch 255 the grey level inside the mask is the opacity."""
     white = {"sdas": torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)}
     batch = drawn(params(opacity={"sdas": [0.4, 0.8]}), white, 300, level=0)
     levels = torch.stack([
@@ -200,7 +200,7 @@ def test_pool_images_are_sampled_uniformly():
 
 
 def test_opacity_is_independent_of_image_and_mask():
-    """Images of one grey level each; with image 0 the level inside is opacity x level."""
+    """Each pool image has one grey level; with image 0 the level inside is opacity x level."""
     pool = torch.arange(55, 256, 50, dtype=torch.uint8).view(5, 1, 1, 1)
     pools = {"sdas": pool.expand(5, 3, 32, 32).contiguous()}
     chosen = drawn(params(opacity={"sdas": [1.0, 1.0]}), pools, 400, level=0)
@@ -214,7 +214,7 @@ def test_opacity_is_independent_of_image_and_mask():
 
 
 def test_patches_keep_their_position():
-    """P is not moved: with opacity 1 the masked pixels are P's at the same place."""
+    """P is not shifted: with opacity 1 the masked pixels are P's at the same position."""
     pool = noise_pool(1)
     batch = drawn(params(opacity={"sdas": [1.0, 1.0]}), {"sdas": pool}, 20)
     inside = batch.masks[:, None].expand_as(batch.images)

@@ -1,4 +1,4 @@
-"""Masks, foregrounds and blending."""
+"""Perlin masks, foregrounds and blending."""
 
 import math
 
@@ -25,7 +25,7 @@ OFFICIAL = Perlin(min_exponent=0, max_exponent=5, threshold=0.5, rotation=90.0, 
 
 
 def plain_field(uniforms, size, params):
-    """One pixel at a time, straight from the definition."""
+    """Perlin noise, pixel by pixel from the definition."""
     span = params.max_exponent - params.min_exponent + 1
     rows, columns = (2 ** (params.min_exponent + int(u * span)) for u in uniforms[:2])
     side = 2**params.max_exponent + 1
@@ -60,7 +60,7 @@ def test_masks_have_the_official_statistics(turn):
     rows = torch.rand(600, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(2))
     params = OFFICIAL.model_copy(update={"turn": turn})
     areas = perlin_masks(rows, 128, params).float().mean((1, 2))
-    assert 0.035 < areas.mean() < 0.065  # 5.0 % measured on the official recipe
+    assert 0.035 < areas.mean() < 0.065  # 5.0 % measured for the official procedure
     assert 0.02 < (areas == 0).float().mean() < 0.09  # 4.6 %
 
 
@@ -75,7 +75,7 @@ def test_rotation_is_about_the_centre():
 
 
 def test_the_official_rotation_precedes_the_threshold():
-    """Bilinear with zeros outside: OpenCV's, whose positions are rounded to 1/32 of a pixel."""
+    """Bilinear with zero padding, as OpenCV, which rounds positions to 1/32 of a pixel."""
     rows = torch.rand(8, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(3))
     fields, degrees = perlin_field(rows, 64, OFFICIAL), (2 * rows[:, 2] - 1) * 90
     turned = rotate_field(fields, degrees)

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from small_cells import params, write_cell
+from small_runs import params, write_run
 from typer.testing import CliRunner
 
 from realnet.cli import app
@@ -33,7 +33,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for category in CATEGORIES:
         for variant in ("base", "texture"):
-            path = write_cell(tmp_path / "results", "own", category, 0, variant)
+            path = write_run(tmp_path / "results", "own", category, 0, variant)
             folder = path if path.is_dir() else path.parent
             names = ("manifest.csv", "model.json")
             record = {"stage": "evaluate", "params": {}, "device": "cpu", "git_commit": None}

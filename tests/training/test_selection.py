@@ -1,4 +1,4 @@
-"""The official choice of a checkpoint, and what the evaluation says of both checkpoints."""
+"""Official selection of a checkpoint, and evaluation of the last and the best checkpoint."""
 
 import json
 import shutil
@@ -23,7 +23,10 @@ from realnet.metrics.official import official_metrics
 from realnet.training import checkpoint_selection as selection
 
 STEPS = 6
-CONSTANT = {"lr_schedule": "constant", "checkpoint_every": 2}  # so that lengths can be compared
+CONSTANT = {
+    "lr_schedule": "constant",
+    "checkpoint_every": 2,
+}  # independent of the length of the training
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +70,12 @@ def equal(one, other):
     return all(torch.equal(one[key], other[key]) for key in one)
 
 
-# --- the training does not notice -----------------------------------------------------------------
+# --- selection does not affect the training ------------------------------------------------------
 
 
 @pytest.mark.parametrize("ranking_norm", [True, False])
 def test_selection_does_not_change_the_last_weights(made, tmp_path, ranking_norm):
-    """Statistics of BatchNorm included, which are among the weights."""
+    """Including the statistics of BatchNorm, which are saved with the weights."""
     model = {"rrs": {"ranking_norm": ranking_norm}}
     seen = {}
     for every in (None, 1):
@@ -84,7 +87,7 @@ def test_selection_does_not_change_the_last_weights(made, tmp_path, ranking_norm
         train_realnet(params, *inputs, *CELL, out)
         seen[every] = safetensors.torch.load_file(out / "model.safetensors"), torch.get_rng_state()
         assert sha256(out / "history.csv") == sha256(tmp_path / "None/history.csv")
-    assert len(rows_of(tmp_path / "1")) == STEPS  # it did look, at every step
+    assert len(rows_of(tmp_path / "1")) == STEPS  # evaluated at every step
     assert any("running_mean" in key for key in seen[1][0])
     assert equal(seen[None][0], seen[1][0])
     assert torch.equal(seen[None][1], seen[1][1])
@@ -92,7 +95,7 @@ def test_selection_does_not_change_the_last_weights(made, tmp_path, ranking_norm
 
 
 def test_two_processes_select_the_same_checkpoint_as_one(made, tmp_path):
-    """Only the first one looks, and the other waits for it."""
+    """Only the main process evaluates; the other waits for it."""
     one = fit(made, tmp_path / "one", select_every=4)
     two = fit(made, tmp_path / "two", processes=2, select_every=4)
     for key, value in one.items():
@@ -103,7 +106,7 @@ def test_two_processes_select_the_same_checkpoint_as_one(made, tmp_path):
         assert a["pixel_auroc"] == pytest.approx(b["pixel_auroc"], abs=0.01)
 
 
-# --- what is chosen ------------------------------------------------------------------------------
+# --- which checkpoint is selected ----------------------------------------------------------------
 
 
 def test_selection_csv_has_the_official_metrics_of_each_step(made, tmp_path):
@@ -139,7 +142,7 @@ def test_the_best_weights_equal_those_of_a_shorter_training(made, tmp_path):
 
 @pytest.fixture
 def keys(monkeypatch):
-    """Lets a test say what is found at each step, so that the best one comes early."""
+    """A function that sets the metrics of each evaluation, so that an early step is the best."""
 
     def script(values):
         left = iter(values)
@@ -158,7 +161,7 @@ def test_of_equal_checkpoints_the_later_is_kept(made, tmp_path, keys):
 
 @pytest.mark.parametrize("broken_at", [4, 5])
 def test_a_killed_training_keeps_the_best_checkpoint(made, tmp_path, keys, monkeypatch, broken_at):
-    """Killed at step 5, after the checkpoint at 4, or while looking at 4, before it."""
+    """Killed at step 5, after the checkpoint at 4, or while evaluating at 4, before it."""
     found = [0.5, 0.9, 0.9, 0.3, 0.2, 0.1]
     keys(found)
     whole = fit(made, tmp_path / "whole", select_every=1)
@@ -174,11 +177,11 @@ def test_a_killed_training_keeps_the_best_checkpoint(made, tmp_path, keys, monke
     with pytest.raises(KeyboardInterrupt):
         fit(made, tmp_path / "killed", select_every=1)
     left = sorted(p.name for p in (tmp_path / "killed").rglob("*") if p.is_file())
-    assert left == ["last.pt", "lock"]  # nothing half-written
-    # A copy, since the lock is held for as long as the process of the tests lives.
+    assert left == ["last.pt", "lock"]  # no partial files
+    # A copy, since the process of the tests holds the lock until it exits.
     shutil.copytree(tmp_path / "killed", tmp_path / "again")
     monkeypatch.setattr(selection.BestOnTest, "look", look)
-    keys(found[4:] if broken_at == 5 else found[2:])  # goes on from 4, or from 2
+    keys(found[4:] if broken_at == 5 else found[2:])  # resumes from 4, or from 2
     resumed = fit(made, tmp_path / "again", select_every=1)
     assert equal(whole, resumed)
     for name in ("best.safetensors", "selection.csv", "history.csv"):
@@ -187,7 +190,7 @@ def test_a_killed_training_keeps_the_best_checkpoint(made, tmp_path, keys, monke
 
 
 def test_selection_interval(made, tmp_path):
-    """In steps or, where the length is in epochs, in epochs; always after the last step."""
+    """In steps or, if the length is in epochs, in epochs; always after the last step."""
     fit(made, tmp_path / "steps", select_every=4)
     assert [row["step"] for row in rows_of(tmp_path / "steps")] == [4, 6]
     fit(made, tmp_path / "rare", select_every=100)
@@ -219,7 +222,7 @@ def test_without_both_classes_selection_is_skipped_with_a_notice(
     assert not (tmp_path / "selection.csv").exists()
 
 
-# --- both checkpoints, evaluated -----------------------------------------------------------------
+# --- evaluation of both checkpoints --------------------------------------------------------------
 
 
 def scored(made, model, out):
@@ -240,7 +243,7 @@ def test_one_run_gives_four_protocols(made, tmp_path):
         name: load_detector(made / "every", runtime, name).margins(images, runtime, 16).numpy()
         for name in ("last", "best")
     }
-    assert np.abs(kept["margins"] - margins["last"]).max() == 0  # maps: of the last alone
+    assert np.abs(kept["margins"] - margins["last"]).max() == 0  # maps of the last checkpoint only
     assert np.abs(margins["best"] - margins["last"]).max() > 0
     step = read_json(made / "every/model.json")["best"]["step"]
     assert step < STEPS  # else the two would be the same here

@@ -1,4 +1,4 @@
-"""RealNet's training data, loss weights and draws, and the evaluation of what was trained."""
+"""RealNet's training batches, losses and random numbers, and the evaluation of its models."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def stage(name, **overrides):
 
 
 def add(rows, root, name, split, defect=None):
-    """One image of noise; a defect is a white square, with its mask."""
+    """Add an image of noise; a defect is a white square, with its mask."""
     rng = np.random.default_rng(len(rows))
     pixels = rng.integers(90, 160, (SIZE, SIZE, 3), dtype=np.uint8)
     row = dict.fromkeys(FIELDS, "") | {"path": root / name, "split": split, "label": 0}
@@ -82,7 +82,7 @@ def history(out, column):
     return [float(row[column]) for row in read_csv(out / "history.csv")]
 
 
-# --- what a step sees ----------------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------------
 
 
 def test_a_batch_has_features_of_anomalies_and_originals_and_masks(made):
@@ -101,7 +101,7 @@ def test_a_batch_has_features_of_anomalies_and_originals_and_masks(made):
     drawn = make(normal[chosen], foregrounds[chosen], 40)
     assert torch.equal(masks, drawn.masks)
     changed = masks.flatten(1).any(1)
-    assert 0 < changed.sum() < 8  # both kinds of item are here
+    assert 0 < changed.sum() < 8  # normal and anomalous items
     expected = select(extractor(drawn.images.float() / 255))
     before = select(extractor(normal[chosen].float() / 255))
     for found, kept, a, b in zip(anomalous, original, expected, before, strict=True):
@@ -109,16 +109,18 @@ def test_a_batch_has_features_of_anomalies_and_originals_and_masks(made):
         assert torch.equal(found[~changed], kept[~changed])
         assert (found[changed] - kept[changed]).flatten(1).abs().amax(1).min() > 1e-3
     again = data.batch(chosen, 40)[1]
-    assert all(torch.equal(a, b) for a, b in zip(original, again, strict=True))  # cache unharmed
+    assert all(
+        torch.equal(a, b) for a, b in zip(original, again, strict=True)
+    )  # the cache is not modified
 
 
 def test_every_step_has_new_anomalies(made, tmp_path):
-    """One image, weights that hardly move: what differs between steps is the anomaly."""
+    """With one image and nearly constant weights only the anomaly differs between steps."""
     options = {"lr": 1e-12, "warmup_steps": 0, "batch_size": 1}
     fit(made, tmp_path, "one.csv", {"sources": {"texture": 1.0}}, **options)
     losses = history(tmp_path, "loss_segmentation")
     assert len({round(loss, 7) for loss in losses}) == len(losses) == 6
-    # The target stays phi(I): against a reconstruction of zero, its mean square, whatever A is.
+    # The target is phi(I): for a reconstruction of zero the loss is its mean square, for any A.
     image = load_images(read_manifest(made / "one.csv"), SIZE).float() / 255
     select = FeatureSelector(
         stage("realnet").model.blocks, load_selection(made / "afs"), SIZE, True
@@ -147,7 +149,7 @@ def test_loss_weights(made, tmp_path):
 
 
 def test_epochs_end_with_a_short_batch(made, tmp_path):
-    """Six images in batches of four: two steps per epoch, and other batches than with steps."""
+    """Six images in batches of four: two steps per epoch; batches differ from those of `steps`."""
     epochs = {"steps": None, "epochs": 3, "batch_size": 4}
     by_epochs = fit(made, tmp_path / "epochs", **epochs)
     by_steps = fit(made, tmp_path / "steps", steps=6, batch_size=4)
@@ -155,7 +157,9 @@ def test_epochs_end_with_a_short_batch(made, tmp_path):
     assert not all(torch.equal(by_epochs[key], by_steps[key]) for key in by_steps)
     again = fit(made, tmp_path / "whole", steps=6, batch_size=6)
     whole = fit(made, tmp_path / "pass", steps=None, epochs=6, batch_size=6)
-    assert all(torch.equal(whole[key], again[key]) for key in again)  # where it ends evenly
+    assert all(
+        torch.equal(whole[key], again[key]) for key in again
+    )  # if batches divide the epoch evenly
     official = stage("realnet", training={"steps": None, "epochs": 1000, "batch_size": 16}).training
     assert [steps_of(official, n) for n in (54, 209, 1000)] == [4000, 14000, 63000]
     for wrong in ({"epochs": 3}, {"steps": None}):
@@ -206,7 +210,7 @@ def test_training_lowers_the_loss(made, tmp_path):
 
 
 def test_a_failed_write_keeps_the_checkpoint(made, tmp_path):
-    """A folder in the history's place: no model is written either, and a rerun can go on."""
+    """With a folder in place of history.csv no model is written either, and a rerun resumes."""
     (tmp_path / "history.csv").mkdir(parents=True)
     with pytest.raises(OSError, match="history"):
         fit(made, tmp_path)
@@ -214,7 +218,7 @@ def test_a_failed_write_keeps_the_checkpoint(made, tmp_path):
     assert not (tmp_path / "model.safetensors").exists()
 
 
-# --- what was trained, and its evaluation --------------------------------------------------------
+# --- models and their evaluation -----------------------------------------------------------------
 
 
 def test_model_file_describes_itself(made):

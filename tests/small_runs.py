@@ -1,4 +1,4 @@
-"""Folders of evaluated cells with real statistics of images, small enough to make many."""
+"""Small result folders of evaluated runs with real per-image statistics."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def params(datasets: dict, variants: list[str], seeds=(0,), declared=(), bootstr
     )
 
 
-def write_cell(
+def write_run(
     results: Path,
     dataset: str,
     category: str,
@@ -40,9 +40,10 @@ def write_cell(
     noise: float = 0.0,
     official: dict | None = None,
 ) -> Path:
-    """Test images alike for all seeds and variants of a category; ``shift`` makes defects easier.
+    """Write an evaluated run; all seeds and variants of a category have the same test images.
 
-    ``noise``: how much this cell's scores differ from those of the other cells beside that.
+    ``shift`` is added to the scores of defects. ``noise``: standard deviation of what this run
+    alone adds to its scores.
     ``official``: metrics under the protocol official_best.
     """
     common = np.random.default_rng([len(dataset), *map(ord, category)])
