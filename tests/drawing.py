@@ -41,14 +41,14 @@ class Canvas:
         return np.stack([rng.standard_normal(shape, np.float32) for rng in self.rngs])
 
     def clouds(self, rows: int, columns: int | None = None) -> Field:
-        """Smooth noise, approximately standard normal, on a lattice of ``rows`` x ``columns`` cells."""
+        """Smooth noise, about standard normal, on a lattice of cells."""
         cells = (rows + 1, (columns or rows) + 1)
         lattice = np.stack([rng.standard_normal(cells, np.float32) for rng in self.rngs])
         down, across = _spread(self.height, rows), _spread(self.width, columns or rows)
         return 1.5 * (down @ lattice @ across.T)
 
     def jitter(self, shift: float = 0.05, turn: float = 0.06, scale: float = 0.05) -> None:
-        """Shift, rotate (radians) and scale the coordinates of later shapes, randomly per picture."""
+        """Shift, rotate (radians) and scale the shapes that follow, randomly per picture."""
         grow = 1 + self.u(-scale, scale)
         x, y = self.X - self.u(-shift, shift), self.Y - self.u(-shift, shift)
         angle = self.u(-turn, turn)
@@ -90,7 +90,7 @@ class Pictures:
 
 
 def finish(canvas: Canvas, defective: bool, thin: bool) -> Pictures:
-    """Add sensor noise and round; for defective pictures then a blob that changes all its pixels."""
+    """Add sensor noise and round; for defective pictures add a blob that changes all its pixels."""
     noisy = canvas.rgb + 2 * canvas.grain()[..., None]
     clean = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
     if not defective:

@@ -55,12 +55,12 @@ def write_run(
     margins = (margins + (0.5 + shift) * masks).astype(np.float32)
     labels = np.arange(IMAGES) % 2
     scores = margins.mean((1, 2)) + (0.02 + 0.1 * shift) * labels
-    kinds = [
+    defects = [
         "good" if not label else ("hole", "crack")[k % 4 // 2] for k, label in enumerate(labels)
     ]
     folder = results / "evaluate" / dataset / category / f"seed{seed}" / variant
     folder.mkdir(parents=True, exist_ok=True)
-    save_per_image(folder / "per_image.npz", per_image(margins, masks, scores, labels, kinds))
+    save_per_image(folder / "per_image.npz", per_image(margins, masks, scores, labels, defects))
     values = {"image_auroc": image_auroc(scores, labels)} | pixel_metrics(margins, masks)
     values |= {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
     if official:

@@ -1,4 +1,4 @@
-"""Parameters: presets, overrides, variants, and what each stage depends on."""
+"""Parameters: presets, overrides, variants, and the sections that each stage depends on."""
 
 import json
 from pathlib import Path

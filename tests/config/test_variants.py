@@ -1,4 +1,4 @@
-"""Every variant of every preset is one that can be built, and each kind of knob trains."""
+"""Every variant of every preset can be built, and each kind of variant trains."""
 
 import math
 
@@ -37,14 +37,14 @@ def uses_realnet(params):
     return getattr(getattr(params, "method", None), "name", "realnet") == "realnet"
 
 
-# --- what is declared ----------------------------------------------------------------------------
+# --- declared variants ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_each_variant_builds(preset):
-    """The whole network of each, on the meta device: shapes without numbers."""
+    """The whole network of each, on the meta device: shapes without data."""
     params, seen, run = load(overrides={"preset": preset}), set(), set()
-    # A preset that is laid over another has the other's variants, and they are looked at there.
+    # A preset with a base has the variants of its base, and they are checked there.
     names = params.variants if "base" not in read_yaml(preset_file(preset)) else ["base"]
     for name in names:
         p = params.variant(name)
@@ -58,14 +58,14 @@ def test_each_variant_builds(preset):
             shapes = extractor.shapes(size)
             wanted = p.afs.channels if p.afs.selection != "all" else [c for c, _ in shapes]
             assert all(m <= c for m, (c, _) in zip(wanted, shapes, strict=True)), name
-            for block in p.model.blocks:  # no map is enlarged by more than its block asks for
+            for block in p.model.blocks:  # no map is enlarged beyond the stride of its block
                 assert all(block.stride <= shapes[k][1] for k in block.layers), name
             selection = Selection([[0] * m for m in wanted], [[1.0] * m for m in wanted])
             select = FeatureSelector(p.model.blocks, selection, size, True).to("meta")
             features = select(extractor(torch.zeros(1, 3, size, size)))
             net = RealNet(select.channels, p.model, size)
             shape = p.backbone.arch, str(p.model.blocks)
-            if shape in run:  # what else differs was checked when the network was built
+            if shape in run:  # other differences were checked when the network was built
                 continue
             run.add(shape)
             logits, rebuilt = net(features)
@@ -169,7 +169,7 @@ def train(made, afs, out, variant="base", **overrides):
 
 
 def trained_otherwise():
-    """Variants of the preset smoke that train RealNet in another way than base does."""
+    """Variants of the preset smoke that train RealNet differently from base."""
     return [name for name, overlay in SMOKE.variants.items() if set(overlay) - {"sdas", "evaluate"}]
 
 
@@ -184,7 +184,7 @@ def test_each_kind_of_variant_trains_and_reloads(made, tmp_path, variant):
     detector = load_detector(tmp_path / "out", runtime)
     images = load_images(read_manifest(made / "manifest.csv"), SIZE)
     assert detector.margins(images, runtime, 4).isfinite().all()
-    # Features of the loaded detector are those of the training, and so the channels.
+    # The loaded detector has the features and channels of the training.
     with torch.no_grad():
         maps = load_backbone(made / "backbone")(images.float() / 255)
     ours = FeatureSelector(p.model.blocks, selection, SIZE, p.model.feature_scale)(maps)
@@ -267,7 +267,7 @@ def test_mode_all_ignores_the_number_of_channels(made, tmp_path):
     selection = select(made, tmp_path / "afs", "afs_all")
     shapes = load_backbone(made / "backbone").shapes(SIZE)
     assert selection.indices == [list(range(c)) for c, _ in shapes]
-    # r may be more than the sum of m_k as written, and not more than the widths themselves.
+    # r may exceed the sum of m_k as written, but not the sum of the widths.
     wide = {"afs": {"selection": "all"}, "model": {"rrs": {"channels": sum(c for c, _ in shapes)}}}
     select(made, tmp_path / "wide", **wide)
     wide["model"]["rrs"]["channels"] += 1
@@ -334,4 +334,4 @@ def test_training_uses_the_configured_losses(made, tmp_path):
     assert focal["loss_segmentation"] < 0.5 * base["loss_segmentation"]
     assert focal["loss_reconstruction"] == base["loss_reconstruction"]
     assert cosine["loss_segmentation"] == base["loss_segmentation"]
-    assert cosine["loss_reconstruction"] == pytest.approx(4)  # of zeros, for four blocks
+    assert cosine["loss_reconstruction"] == pytest.approx(4)  # of zeros, with four blocks

@@ -448,7 +448,7 @@ SPECIAL = [0, 1, -1, 0.5, float("nan"), float("inf"), float("-inf"), 1e300, 1e-3
 def arrays(draw, shapes, likely):
     """Mostly valid arrays; values are from a small set, so that they tie, or random."""
     odd = draw(st.integers(0, 5)) == 0
-    kind = np.dtype(draw(st.sampled_from(DTYPES if odd else likely)))
+    dtype = np.dtype(draw(st.sampled_from(DTYPES if odd else likely)))
     shape = draw(shapes)
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     if draw(st.booleans()):
@@ -458,9 +458,9 @@ def arrays(draw, shapes, likely):
         values = generator.choice(np.array(chosen, float), size=shape)
     with np.errstate(all="ignore"):
         try:
-            return values.astype(kind)
+            return values.astype(dtype)
         except (TypeError, ValueError, OverflowError):
-            return np.zeros(shape, kind)
+            return np.zeros(shape, dtype)
 
 
 SIDES = st.integers(0, 5)
@@ -617,8 +617,8 @@ def test_damaged_labels_and_scores(folder, data, names):
 
 def test_valid_labels_are_read(folder):
     (folder / "l.csv").write_bytes(LABELS)
-    labels, kinds = read_labels(folder / "l.csv", 2, ["bent/1", "good/0"])
-    assert labels.tolist() == [True, False] and kinds == ["bent", "good"]
+    labels, defects = read_labels(folder / "l.csv", 2, ["bent/1", "good/0"])
+    assert labels.tolist() == [True, False] and defects == ["bent", "good"]
     assert read_scores(folder / "l.csv", 2, None).tolist() == [0.25, 0.75]
 
 

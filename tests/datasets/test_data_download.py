@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine, which fails in every way it can."""
+"""Downloads from a local server that fails in many ways."""
 
 import gzip
 import os
@@ -26,7 +26,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def get(server, tmp_path):
-    """Download a path to ``tmp_path/store/file``; keeps the pauses instead of making them."""
+    """Download a path to ``tmp_path/store/file``; pauses are recorded instead of waited for."""
     pauses: list[float] = []
 
     def run(path: str, **how) -> bytes:
@@ -42,7 +42,7 @@ def get(server, tmp_path):
 
 
 def start(get, server, path: str, size: int, **how) -> Page:
-    """A first try that ends after ``size`` bytes for good."""
+    """A first attempt that fails after ``size`` bytes."""
     page = server.put(path, cuts=[size], errors=[503] * 4, **how)
     with pytest.raises(Refused):
         get(path)
@@ -60,7 +60,7 @@ def test_download_resumes_after_several_cuts(get, server):
         *("bytes=700000-", "bytes=700000-", "bytes=1600000-", "bytes=1600001-"),
     ]
     assert all(request["If-Range"] == ETAG for request in page.asked[1:])
-    assert get.pauses == [1, 2, 1, 1]  # longer only while nothing comes
+    assert get.pauses == [1, 2, 1, 1]  # longer only while there is no progress
 
 
 def test_retries_continue_while_there_is_progress(get, server):
@@ -193,7 +193,7 @@ def test_redirects_are_followed_with_the_range(get, server):
 
 
 def test_content_encoding_is_not_decoded(get, server):
-    """Some servers declare a .tar.gz as compressed in transit."""
+    """Some servers declare a .tar.gz to be compressed for the transfer."""
     packed = gzip.compress(BODY)
     server.put("/a", body=packed, encoding="gzip")
     assert get("/a") == packed

@@ -1,4 +1,4 @@
-"""`data fetch` as a whole: licence, archive from a server or a file, the folder it becomes."""
+"""`data fetch`: licence, archive from a server or a file, extracted folder."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def zipped(tmp_path) -> Path:
 
 @pytest.fixture
 def published(server, zipped):
-    """The archive at two addresses, the first of which is gone."""
+    """The archive at two addresses, of which the first does not exist."""
     body = zipped.read_bytes()
     server.put("/btad.zip", body=body)
     urls = (server.url("/gone.zip"), server.url("/btad.zip"))
@@ -63,7 +63,7 @@ def run(tmp_path):
 
 
 def left(tmp_path: Path) -> list[str]:
-    """What is below the root, hidden files too."""
+    """All files below the root, including hidden ones."""
     root = tmp_path / "raw"
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*")) if root.exists() else []
 
@@ -252,7 +252,7 @@ def test_a_malicious_archive_leaves_no_dataset(run, server, tmp_path, known):
     how = {"sha256": digest(body)} if known else {}
     with pytest.raises(UserError, match="may lead outside"):
         run(SOURCE, server.url("/bad.zip"), **how)
-    # An archive that is what it should be serves for the next try.
+    # An archive with the expected hash is kept for the next attempt.
     kept = [".archives", ".archives/btad", ".archives/btad/bad.zip"]
     assert left(tmp_path) == (kept if known else [])
     assert not (tmp_path / "evil").exists()
@@ -291,7 +291,7 @@ def test_table_of_archives_is_complete():
         assert source.licence.use
         assert source.citation
         assert source.holds == KNOWN_CATEGORIES.get(name, ("images",))
-        # What is downloaded can be checked; what cannot, says where it is.
+        # A download has a hash; without a download there is a page.
         assert bool(source.urls) == bool(source.sha256) != bool(source.get)
         assert source.sha256 is None or re.fullmatch("[0-9a-f]{64}", source.sha256)
 
@@ -332,7 +332,7 @@ def test_command_asks_in_a_terminal(tmp_path):
     while b"Type yes: " not in seen and select.select([terminal], [], [], 60)[0]:
         seen += os.read(terminal, 65536)
     os.write(terminal, b"yes\n")
-    with contextlib.suppress(OSError):  # the terminal is gone with the process
+    with contextlib.suppress(OSError):  # the terminal closes with the process
         while data := os.read(terminal, 65536):
             seen += data
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen.decode()

@@ -1,4 +1,4 @@
-"""Reading images and masks of every kind that cameras and annotation tools write."""
+"""Reading images and masks in the formats of cameras and annotation tools."""
 
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def test_nonzero_mask_pixels_are_anomalous(tmp_path):
     Image.fromarray(small_ids.astype(np.uint16)).save(tmp_path / "deep.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "deep.png"), small_ids > 0)
     rgba = np.zeros((2, 2, 4), np.uint8)
-    rgba[..., 3] = 255  # opaque everywhere: alpha marks nothing
+    rgba[..., 3] = 255  # opaque everywhere: alpha is not part of the mask
     rgba[0, 1, 1] = 9
     Image.fromarray(rgba).save(tmp_path / "rgba.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "rgba.png"), rgba[..., 1] > 0)
@@ -159,4 +159,4 @@ def test_load_masks_refuses_an_anomaly_without_mask_beside_one_that_has_one(tmp_
     with pytest.raises(UserError) as error:
         load_masks([bad, item(tmp_path / "other.png", tmp_path / "m.png", label=1)], 4)
     one_line(error, tmp_path / "bad.png", "mask")
-    assert not load_masks([bad, item(tmp_path / "good.png")], 4).any()  # a set without masks
+    assert not load_masks([bad, item(tmp_path / "good.png")], 4).any()  # a dataset without masks

@@ -1,4 +1,4 @@
-"""Layouts and manifests: what is listed, and each way in which a dataset can be wrong."""
+"""Layouts and manifests: the listed images, and the errors of invalid datasets."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ def prepare(dataset, category, root, out, settings=DEFAULT):
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (12, 10)) -> Path:
-    """An image of ``size`` (width, height), all of one value."""
+    """A constant image of ``size`` (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (value, value, value)).save(path)
     return path
@@ -48,15 +48,15 @@ def root(tmp_path) -> Path:
         picture(bolt / f"train/good/{index:03d}.png", index)
     for index in range(2):
         picture(bolt / f"test/good/{index:03d}.png", 10 + index)
-    for kind, count in (("hole", 2), ("bent", 1)):
+    for defect, count in (("hole", 2), ("bent", 1)):
         for index in range(count):
-            picture(bolt / f"test/{kind}/{index:03d}.png", 20 + index)
-            mask(bolt / f"ground_truth/{kind}/{index:03d}_mask.png")
+            picture(bolt / f"test/{defect}/{index:03d}.png", 20 + index)
+            mask(bolt / f"ground_truth/{defect}/{index:03d}_mask.png")
     return tmp_path / "raw"
 
 
 def refused(root: Path, *parts: object, dataset: str = "own", category: str = "bolt") -> None:
-    """``prepare`` says so in one line with these parts, and writes nothing."""
+    """``prepare`` fails with one line that contains these parts, and writes nothing."""
     out = root.parent / "out"
     with pytest.raises(UserError) as error:
         prepare(dataset, category, root, out)

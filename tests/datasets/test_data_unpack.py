@@ -1,4 +1,4 @@
-"""Extraction of good archives, damaged ones, and such as are meant to do harm."""
+"""Extraction of valid, damaged and malicious archives."""
 
 import gzip
 import os
@@ -15,7 +15,7 @@ from realnet.datasets.fetch.unpack import Limits, find_data, unpack
 
 
 def refused(tmp_path: Path, archive: Path, words: str, limits: Limits | None = None) -> None:
-    """The archive is refused, and nothing has been written but below the folder."""
+    """The archive is refused, and nothing is written outside the folder."""
     folder = tmp_path / "deep" / "folder"
     folder.mkdir(parents=True)
     before = {p for p in tmp_path.rglob("*") if folder not in p.parents}
@@ -108,7 +108,7 @@ def test_truncated_tar(tmp_path, mode, part):
 
 
 def test_tar_truncated_between_two_files(tmp_path):
-    """Python's tarfile takes this for the end."""
+    """Python's tarfile treats this as the end."""
     archive = make_tar(tmp_path / "archive", TREE)
     with tarfile.open(archive) as tar:
         cut = tar.getmembers()[2].offset
@@ -117,7 +117,7 @@ def test_tar_truncated_between_two_files(tmp_path):
 
 
 def test_tar_with_a_corrupt_header_in_the_middle(tmp_path):
-    """This too."""
+    """Python's tarfile treats this as the end."""
     archive = make_tar(tmp_path / "archive", TREE)
     data = bytearray(archive.read_bytes())
     with tarfile.open(archive) as tar:
@@ -128,7 +128,7 @@ def test_tar_with_a_corrupt_header_in_the_middle(tmp_path):
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_checksum_of_a_compressed_tar_is_verified(tmp_path, mode):
-    # Large enough for bz2 to make two blocks of it.
+    # Large enough for two blocks of bz2.
     archive = make_tar(tmp_path / "archive", TREE | {"01/last": BODY[:1_200_000]}, mode)
     data = bytearray(archive.read_bytes())
     data[len(data) - 10_000] ^= 1
@@ -222,7 +222,7 @@ def test_conflicting_entries_are_refused(tmp_path):
 def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     archive = make_tar(tmp_path / "archive", TREE)
     (tmp_path / "out" / "01" / "train" / "ok").mkdir(parents=True)
-    # A device that is always full stands where the image goes.
+    # A device that is always full is in place of the image.
     (tmp_path / "out" / "01" / "train" / "ok" / "0.bmp").symlink_to("/dev/full")
     with pytest.raises(UserError, match="the disk is full"):
         unpack(archive, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""`realnet data verify`: each kind of problem made on a real small tree, statuses, determinism."""
+"""`realnet data verify`: each kind of problem in a small dataset, exit status, determinism."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ STRICT = Prepare(allow_partial=False, layouts={})
 
 
 def noise(seed: int, size: tuple[int, int] = (24, 20)) -> np.ndarray:
-    """uint8 ``[H, W, 3]``; no two seeds alike."""
+    """uint8 ``[H, W, 3]``, different for each seed."""
     return np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
 
 
@@ -43,22 +43,24 @@ def hole(value: int = 255, size: tuple[int, int] = (24, 20)) -> np.ndarray:
     return mask
 
 
-def make_category(folder: Path, start: int = 0, good: str = "good", kinds=("hole", "bent")) -> Path:
-    """4 + 2 normal images and two of each kind of defect, in MVTec-AD layout."""
+def make_category(
+    folder: Path, start: int = 0, good: str = "good", defects=("hole", "bent")
+) -> Path:
+    """4 + 2 normal images and two of each defect type, in MVTec-AD layout."""
     for index in range(4):
         save(folder / f"train/{good}/{index:03d}.png", noise(start + index))
     for index in range(2):
         save(folder / f"test/{good}/{index:03d}.png", noise(start + 10 + index))
-    for number, kind in enumerate(kinds, start=2):
+    for number, defect in enumerate(defects, start=2):
         for index in range(2):
-            save(folder / f"test/{kind}/{index:03d}.png", noise(start + 10 * number + index))
-            save(folder / f"ground_truth/{kind}/{index:03d}_mask.png", hole())
+            save(folder / f"test/{defect}/{index:03d}.png", noise(start + 10 * number + index))
+            save(folder / f"ground_truth/{defect}/{index:03d}_mask.png", hole())
     return folder
 
 
 @pytest.fixture
 def raw(tmp_path) -> Path:
-    """``raw/own/bolt``, without a fault."""
+    """``raw/own/bolt``, a valid category."""
     make_category(tmp_path / "raw/own/bolt")
     return tmp_path / "raw"
 
@@ -77,7 +79,7 @@ def found(raw: Path, settings: Prepare = STRICT, *targets: tuple[str, str]) -> l
 
 
 def only(problems: list[tuple], severity: str, kind: str, path: str, *parts: str) -> None:
-    """There is this one problem and no other."""
+    """This is the only problem."""
     assert [problem[:3] for problem in problems] == [(severity, kind, path)]
     for part in parts:
         assert part in problems[0][3]
@@ -127,7 +129,7 @@ IMAGE, MASK = "test/hole/001.png", "ground_truth/hole/001_mask.png"
         (IMAGE, lambda p: p.write_bytes(b""), "error", "unreadable", "0 bytes"),
         (IMAGE, lambda p: p.write_bytes(b"no picture"), "error", "unreadable", "not an image"),
         (IMAGE, lambda p: save(p, np.dstack([noise(5), hole()])), "error", "unreadable", "transp"),
-        # The last chunk holds no pixels: they decode all the same.
+        # The last chunk has no pixels: the image still decodes.
         (IMAGE, lambda p: p.write_bytes(p.read_bytes()[:-12]), "error", "damaged", "end"),
         (IMAGE, lambda p: flip(p, -14), "error", "damaged", "checksum"),
         (MASK, lambda p: flip(p, -14), "error", "damaged", "checksum"),
@@ -230,7 +232,7 @@ def test_undecodable_files_are_no_duplicates(raw):
 
 def test_counts_are_compared_with_the_published_ones(tmp_path):
     raw = tmp_path / "raw"
-    make_category(raw / "btad/01", good="ok", kinds=("ko",))
+    make_category(raw / "btad/01", good="ok", defects=("ko",))
     problems = found(raw, STRICT, ("btad", "01"))
     assert {problem[:3] for problem in problems} == {("error", "count", "btad/01")}
     assert sorted(problem[3] for problem in problems) == [
@@ -271,7 +273,7 @@ def test_odd_but_legal_images_are_counted_in_notes(raw):
     Image.fromarray(noise(92)).quantize(16).save(good / "002.png")
     save(good / "003.png", np.dstack([noise(93), np.full((20, 24), 255, np.uint8)]))
     exif = Image.Exif()
-    exif[0x0112] = 3  # half a turn, which keeps the size
+    exif[0x0112] = 3  # rotation by 180 degrees, which keeps the size
     save(good / "004.png", noise(94), exif=exif)
     problems = found(raw)
     assert {problem[0] for problem in problems} == {"note"}
@@ -311,7 +313,7 @@ def test_a_wrong_layout_is_a_problem_of_its_category_only(raw):
 
 @pytest.fixture
 def listed(raw) -> Path:
-    """The sound tree, with its manifest."""
+    """The valid category with its manifest."""
     prepare("own", "bolt", raw / "own", raw.parent / "data/own/bolt", STRICT)
     return raw
 
@@ -357,7 +359,7 @@ def test_changed_roles_and_masks_are_reported(listed):
     assert {problem[:2] for problem in problems} == {("error", "manifest-differs")}
     assert "test/bent" in problems[0][3]
     assert "in the manifest test/kink" in problems[0][3]
-    # Taken out of its role by its name alone, but still there.
+    # Renamed, so that it has no role any more.
     prepare("own", "bolt", listed / "own", manifest_of(listed).parent, STRICT)
     rows = read_csv(manifest_of(listed))
     stray = save(listed / "own/bolt/spare/a.png", noise(7))
@@ -404,7 +406,7 @@ def test_the_data_may_have_moved_since_the_manifest(listed):
 
 def test_targets_default_to_the_datasets_of_the_parameters(raw):
     make_category(raw / "own/nut")
-    make_category(raw / "btad/01", good="ok", kinds=("ko",))
+    make_category(raw / "btad/01", good="ok", defects=("ko",))
     params = load(PARAMS)
 
     def resolved(*names: str, **datasets) -> list[tuple[str, str]]:
@@ -414,7 +416,7 @@ def test_targets_default_to_the_datasets_of_the_parameters(raw):
     assert resolved("own") == [("own", "bolt"), ("own", "nut")]
     assert resolved("own/nut", "own") == [("own", "nut"), ("own", "bolt")]
     assert resolved(own=["nut"]) == [("own", "nut")]
-    # All three published categories are wanted, also those whose folder is missing.
+    # All three published categories are expected, also those without a folder.
     assert resolved(btad="all") == [("btad", "01"), ("btad", "02"), ("btad", "03")]
     assert {p[1] for p in found(raw, STRICT, ("btad", "02"))} == {"layout"}
     (raw / "empty").mkdir()

@@ -12,7 +12,7 @@ from realnet.datasets.layouts import list_categories, list_category
 
 
 def touch(path: Path) -> Path:
-    """An image with a mark that tells it from the others."""
+    """An image that differs from the others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (4, 4), sum(path.as_posix().encode()) % 255).save(path)
     return path

@@ -1,4 +1,4 @@
-"""A data set of one's own that has no masks: every stage runs, image metrics alone are given."""
+"""An own dataset without masks: every stage runs, and only image metrics are defined."""
 
 import shutil
 
@@ -27,7 +27,7 @@ def stage(name):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """`bare` has no masks, `full` is the same images with theirs; trained on `bare`."""
+    """`bare` has no masks, `full` has the same images with masks; trained on `bare`."""
     root = tmp_path_factory.mktemp("bare")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "demo")
     for name in ("bare", "full"):

@@ -1,4 +1,4 @@
-"""What an evaluation leaves beside its metrics: regions, curves, counts for intervals."""
+"""Further files of an evaluation: regions, curves, per-image statistics for intervals."""
 
 import csv
 from pathlib import Path
@@ -20,14 +20,14 @@ from realnet.metrics import (
     roc_curve,
 )
 
-KINDS = ["good", "scratch", "good", "dent", "dent", "scratch"] * 4
+DEFECTS = ["good", "scratch", "good", "dent", "dent", "scratch"] * 4
 
 
 @pytest.fixture
 def maps() -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(3)
     masks = np.zeros((24, 24, 20), bool)
-    for index in (k for k, kind in enumerate(KINDS) if kind != "good"):
+    for index in (k for k, defect in enumerate(DEFECTS) if defect != "good"):
         for _ in range(2):
             y, x = generator.integers(0, 16, 2)
             masks[index, y : y + 6, x : x + 4] = True
@@ -73,7 +73,7 @@ def test_regions_match_the_masks(maps, tmp_path: Path):
     margins, masks = maps
     found = localise(margins, masks)
     names = [f"{k}.png" for k in range(24)]
-    write_regions(tmp_path / "regions.csv", found, names, KINDS)
+    write_regions(tmp_path / "regions.csv", found, names, DEFECTS)
     with (tmp_path / "regions.csv").open() as source:
         rows = list(csv.DictReader(source))
     assert len(rows) == found.regions.count
@@ -81,7 +81,7 @@ def test_regions_match_the_masks(maps, tmp_path: Path):
         image = names.index(row["path"])
         left, top, width, height = (int(row[key]) for key in ("left", "top", "width", "height"))
         box = masks[image, top : top + height, left : left + width]
-        assert row["defect"] == KINDS[image]
+        assert row["defect"] == DEFECTS[image]
         assert box.sum() >= int(row["area"])
         for edge in (box[0], box[-1], box[:, 0], box[:, -1]):
             assert edge.any()
@@ -91,7 +91,7 @@ def test_regions_match_the_masks(maps, tmp_path: Path):
 
 
 def assembled(margins, masks, labels, name: str = "nut"):
-    statistics = per_image(margins, masks, margins.max((1, 2)), labels, KINDS)
+    statistics = per_image(margins, masks, margins.max((1, 2)), labels, DEFECTS)
     return assemble(localisation(margins, masks, labels, 0.3), statistics, Resampling(name))
 
 
@@ -104,12 +104,12 @@ def test_intervals_contain_the_value_and_are_reproducible(maps):
         low, high = first.intervals["intervals"][metric]
         assert low < pixel_metrics(margins, masks)[metric] == first.metrics[metric] < high
     other = assembled(margins, masks, labels, "fabric")
-    assert other.intervals["intervals"] != first.intervals["intervals"]  # other draws
+    assert other.intervals["intervals"] != first.intervals["intervals"]  # other resamples
 
 
 def test_stored_statistics_are_reproducible(maps, tmp_path: Path):
     margins, masks = maps
-    statistics = per_image(margins, masks, margins.max((1, 2)), masks.any((1, 2)), KINDS)
+    statistics = per_image(margins, masks, margins.max((1, 2)), masks.any((1, 2)), DEFECTS)
     for name in ("a.npz", "b.npz"):
         save_per_image(tmp_path / name, statistics)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -124,7 +124,7 @@ def test_without_masks_only_image_metrics_have_intervals(maps, tmp_path: Path):
     assert found.intervals["intervals"]["image_auroc"] is not None
     assert found.intervals["intervals"]["pro"] is None
     assert set(found.details.values()) == {None}
-    save_per_image(tmp_path / "p.npz", per_image(margins, None, scores, labels, KINDS))
+    save_per_image(tmp_path / "p.npz", per_image(margins, None, scores, labels, DEFECTS))
     assert not load_per_image(tmp_path / "p.npz").has_pixels
     write_curves(tmp_path / "curves.npz", margins, None, scores, labels)
     with np.load(tmp_path / "curves.npz") as curves:

@@ -1,4 +1,4 @@
-"""`realnet metrics`: files in, JSON out, one line for every mistake."""
+"""`realnet metrics`: formats of the inputs, the JSON output, and errors of one line."""
 
 import json
 import struct
@@ -148,8 +148,8 @@ def test_one_argument_must_be_a_scores_npz(arrays, tmp_path: Path):
 
 # --- folders -------------------------------------------------------------------------------------
 
-KINDS = ["crack", "crack", "dent", "dent", "good", "good", "good"]
-NAMES = [f"{kind}/{index:03d}" for index, kind in enumerate(KINDS)]
+DEFECTS = ["crack", "crack", "dent", "dent", "good", "good", "good"]
+NAMES = [f"{defect}/{index:03d}" for index, defect in enumerate(DEFECTS)]
 
 
 @pytest.fixture
@@ -186,11 +186,11 @@ def test_a_folder_gives_the_same_metrics_as_an_array(category, tmp_path, map_end
     maps = tree(tmp_path / "maps", margins, map_ending)
     truth = tree(tmp_path / "truth", masks, mask_ending, skip="good")
     result = measure(Request(maps, truth))
-    found = localise(margins, masks, labels=[kind != "good" for kind in KINDS])
+    found = localise(margins, masks, labels=[defect != "good" for defect in DEFECTS])
     assert {key: result[key] for key in pixel_metrics(margins, masks)} == pixel_metrics(
         margins, masks
     )
-    assert result["by_defect"] == found.by_defect(KINDS)
+    assert result["by_defect"] == found.by_defect(DEFECTS)
     assert result["pro_at"]["0.05"] == found.pro[0.05]
     assert result["aupimo"] == np.mean(found.aupimo[:4])
     assert result["image_auroc"] == image_auroc(margins.max((1, 2)), [1, 1, 1, 1, 0, 0, 0])
@@ -239,7 +239,7 @@ def half_float_tiff(path: Path, values: np.ndarray, order: str) -> None:
     data = values.astype(f"{order}f2").tobytes()
     height, width = values.shape
     half = height // 2 * width * 2
-    places = 8 + len(data)  # of (offsets, lengths), then the tags
+    places = 8 + len(data)  # position of (offsets, lengths), then the tags
     tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 16), (259, 3, 1, 1),
             (262, 3, 1, 1), (273, 4, 2, places), (277, 3, 1, 1), (278, 4, 1, height // 2),
             (279, 4, 2, places + 8), (339, 3, 1, 3)]  # fmt: skip
@@ -309,13 +309,13 @@ def test_batches_change_no_metric(category, tmp_path, monkeypatch):
     read = []
     original = Reader._pair
     monkeypatch.setattr(Reader, "_pair", lambda *a: read.append(a[1]) or original(*a))
-    monkeypatch.setattr(inputs, "BATCH_PIXELS", 1000)  # two images and a bit
+    monkeypatch.setattr(inputs, "BATCH_PIXELS", 1000)  # a little more than two images
     assert measure(Request(tmp_path / "maps.npy", tmp_path / "masks.npy")) == whole
     assert read == [*range(7), *range(7)]
 
 
 def test_statistics_match_the_evaluation(monkeypatch, tmp_path):
-    """Counts at thresholds chosen otherwise give the same samples, almost."""
+    """Counts at other thresholds give almost the same samples."""
     generator = np.random.default_rng(2)
     masks = np.zeros((40, 48, 48), bool)
     for index in range(20):
@@ -323,14 +323,14 @@ def test_statistics_match_the_evaluation(monkeypatch, tmp_path):
         masks[index, y : y + 8, x : x + 5] = True
     margins = (generator.normal(size=masks.shape) + masks).astype(np.float32)
     labels = masks.any((1, 2))
-    kinds = np.where(labels, "dent", "good").tolist()
+    defects = np.where(labels, "dent", "good").tolist()
     np.save(tmp_path / "maps.npy", margins)
     np.save(tmp_path / "masks.npy", masks)
     monkeypatch.setattr(inputs, "BATCH_PIXELS", 20000)
     images = open_images(Request(tmp_path / "maps.npy", tmp_path / "masks.npy"))
-    images = replace(images, defects=kinds)
+    images = replace(images, defects=defects)
     passed = two_passes(Reader(images), 1, (0.3,))
-    expected = per_image(margins, masks, margins.max((1, 2)), labels, kinds)
+    expected = per_image(margins, masks, margins.max((1, 2)), labels, defects)
     for metric in BOOTSTRAPPED:
         ours = bootstrap(passed.statistics, metric, 200)
         np.testing.assert_allclose(ours, bootstrap(expected, metric, 200), atol=5e-4)
@@ -432,7 +432,7 @@ def test_sizes_are_matched_on_request(category, tmp_path):
 def test_defects_lost_in_resizing_are_reported(category, tmp_path):
     margins, masks = category
     masks[0] = 0
-    masks[0, 5, 5] = 255  # between the pixels that are kept
+    masks[0, 5, 5] = 255  # not among the pixels that are kept
     maps = tree(tmp_path / "maps", margins[:, ::4, ::4].copy(), ".tiff")
     truth = tree(tmp_path / "truth", masks, ".png", skip="good")
     notes = " / ".join(measure(Request(maps, truth, resize="masks"))["notes"])
@@ -504,7 +504,7 @@ def test_only_defects(arrays, tmp_path):
     assert result["undefined"]["image_auroc"] == "no normal images"
 
 
-# --- mistakes ------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -540,7 +540,7 @@ def test_the_position_of_nan_is_reported(arrays):
 
 
 def spoil(name: str):
-    """What is done to the folders (maps, truth) before they are measured."""
+    """A function that damages the folders (maps, truth) before they are measured."""
 
     def missing_mask(maps, truth):
         (truth / "dent/002.png").unlink()

@@ -1,4 +1,4 @@
-"""The pages on metrics: their numbers are those of the script, their examples hold."""
+"""The pages on metrics: their numbers come from the script, and their examples work."""
 
 import importlib.util
 import re
@@ -32,8 +32,8 @@ def shown(page: str, name: str) -> str:
 
 
 def assert_same(page: str, fresh: str) -> None:
-    """The same words, and numbers that differ by one in their last digit at most (whole ones by a
-    thousandth): Gaussian filters and sums of floats round differently on other processors."""
+    """Equal words, and numbers that differ by at most one in their last digit (integers by 0.1 %):
+    Gaussian filters and sums of floats round differently on other processors."""
     assert NUMBER.sub("#", page) == NUMBER.sub("#", fresh)
     for old, new in zip(NUMBER.findall(page), NUMBER.findall(fresh), strict=True):
         values = [float(text.replace(",", "")) for text in (old, new)]

@@ -1,4 +1,4 @@
-"""The qualitative figure: which images it shows, and that it survives any test set."""
+"""The qualitative figure: which images it shows, for any test set."""
 
 import hashlib
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_figure_is_reproducible(tmp_path: Path, anomalous: int):
     assert digests[0] == digests[1]
     tiles = len(_choose(np.where(labels, 0.5, np.nan), np.arange(5.0), labels, 1))
     (sheet,) = (axes for axes in figure.axes if axes.images and len(axes.images) > 1)
-    assert len(sheet.images) == 2 * tiles  # the image, and its heat map
+    assert len(sheet.images) == 2 * tiles  # the image and its heat map
     outlined = min(anomalous, 3)  # best, median, worst
     assert len(sheet.collections) >= 2 * 2 * outlined  # a white and a blue line on both
 

@@ -1,4 +1,4 @@
-"""`realnet predict`: names, batches, images that cannot be read, folders that were moved."""
+"""`realnet predict`: names, batches, unreadable images, moved folders."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A random model of one block, imported: a folder that is complete in itself."""
+    """An imported random model of one block: a self-contained folder."""
     root = tmp_path_factory.mktemp("model")
     draw = torch.Generator().manual_seed(1)
     some = torch.randn(2, 3, SIZE, SIZE, generator=draw)
@@ -101,7 +101,7 @@ def test_window_of_the_image_score(model, tmp_path):
     ((_, peak),) = predict(model, [path], tmp_path / "o", COMPUTE, 1, raw=True).scores
     assert peak == pytest.approx(np.load(tmp_path / "o/1.npy").max(), abs=1e-6)
     ((_, pooled),) = predict(model, [path], tmp_path / "o", COMPUTE, default_pool=2).scores
-    assert pooled < peak  # an imported model brings the official 16
+    assert pooled < peak  # an imported model has the official window of 16
     ((_, other),) = predict(model, [path], tmp_path / "o", COMPUTE, 16).scores
     assert other == pooled
     with pytest.raises(UserError, match="a window of 33 pixels"):
@@ -125,7 +125,7 @@ def test_unreadable_images_do_not_stop_the_others(model, tmp_path):
 
 
 def test_a_model_without_its_backbone_is_refused(model, tmp_path):
-    """As after training: the backbone lies elsewhere, and only the model's folder was copied."""
+    """As after training: the backbone is in another folder, and only the model was copied."""
     shutil.copytree(model, tmp_path / "model")
     shutil.move(tmp_path / "model/backbone", tmp_path / "elsewhere")
     meta = read_json(tmp_path / "model/model.json")

@@ -1,4 +1,4 @@
-"""Weights of guided-diffusion networks: the same output as an independent restatement gives."""
+"""Imported weights of guided-diffusion networks against an independent implementation."""
 
 import sys
 import types
@@ -20,7 +20,7 @@ from realnet.diffusion.denoiser import Denoiser, load_ddpm, load_denoiser_weight
 from realnet.diffusion.guidance import load_guide
 from realnet.interop.adm import import_classifier, import_ddpm
 
-# Every feature: levels with and without attention, a wider level, blocks that halve and double.
+# All features: levels with and without attention, a wider level, blocks with resampling.
 SMALL = adm.Sizes(
     width=32,
     multipliers=(1, 2, 2),
@@ -77,7 +77,7 @@ def largest(a, b):
     ids=["all", "no-classes", "3-out", "one-block", "convolutions", "three-blocks", "one-level"],
 )
 def test_the_output_matches_the_reference(sizes, tmp_path):
-    """Random weights everywhere, also where the original starts at zero."""
+    """All weights are random, also those that the original initialises with zeros."""
     state = adm.random_state(sizes)
     file = saved(tmp_path, state)
     names = NAMES if sizes.classes else ["dark"]
@@ -90,7 +90,7 @@ def test_the_output_matches_the_reference(sizes, tmp_path):
     with torch.no_grad():
         got = model(x, when, label)
     expected = adm.run(sizes, state, x, when, label)
-    assert expected.std() > 0.3  # or agreement to 1e-4 would mean little
+    assert expected.std() > 0.3  # else agreement to 1e-4 would prove little
     assert got.shape == expected.shape and largest(got, expected) < 1e-4
 
 
@@ -113,7 +113,7 @@ def test_the_logits_of_the_classifier_match_the_reference(sizes, tmp_path):
 
 
 def test_parameter_counts_match_the_published_ones():
-    """The restatement has the published parameter counts, so its keys are those of the files."""
+    """The reference has the published parameter counts, so its keys are those of the files."""
 
     def count(sizes):
         return sum(torch.Size(shape).numel() for shape in adm.shapes(sizes).values())
@@ -125,14 +125,14 @@ def test_parameter_counts_match_the_published_ones():
 
 
 class EasyDict(dict):
-    """As the authors' checkpoints hold one; pickled under the name of the real class."""
+    """As in the authors' checkpoints; pickled under the name of the real class."""
 
 
 EasyDict.__module__ = "easydict"
 
 
 def test_a_checkpoint_of_the_authors_is_imported(tmp_path, monkeypatch):
-    """Distributed training's prefix, settings and a numpy loss beside the weights."""
+    """With the prefix of distributed training, settings, and a numpy loss beside the weights."""
     state = adm.random_state(SMALL)
     content = {
         "epoch": 240,
@@ -188,7 +188,7 @@ def test_only_the_embedding_of_other_classes_is_reinitialised(tmp_path):
 
 
 def test_the_embedding_of_a_single_class_is_kept(tmp_path):
-    """One category's checkpoint has an embedding too, which is always added."""
+    """A checkpoint of one category also has an embedding, which is always added."""
     sizes = but(SMALL, classes=1)
     state = adm.random_state(sizes)
     notice = import_ddpm(saved(tmp_path, state), tmp_path / "o", categories=["dark"], **OPTIONS)
@@ -213,11 +213,11 @@ def test_the_last_layer_is_reinitialised_for_other_classes(tmp_path):
             assert torch.equal(new[name], own[name])
 
 
-# --- to start a training from --------------------------------------------------------------------
+# --- initial weights of a training ---------------------------------------------------------------
 
 
 def denoiser(classes, **changes):
-    """A model like SMALL, of a paper-like section."""
+    """A model like SMALL, from a section like that of the paper."""
     unet = {"block_out_channels": [32, 64, 64], "layers_per_block": 2, "attention_head_dim": 16}
     unet |= {"attention": [False, True, True], "norm_num_groups": 32}
     overrides = {"preset": "paper", "ddpm": {"unet": unet} | changes}
@@ -272,7 +272,7 @@ def test_weights_of_another_network_or_process_are_refused(tmp_path):
         load_denoiser_weights(tmp_path / "out", *denoiser(3))
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- refused files -------------------------------------------------------------------------------
 
 
 def spoilt(change):
@@ -395,7 +395,7 @@ def call(*arguments):
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory):
-    """One of four random images for each category of the demo."""
+    """A manifest of four random images for each category of the demo."""
     root = tmp_path_factory.mktemp("data")
     fields = ["path", "split", "label", "defect", "mask_path", "width", "height", "sha256"]
     fields += ["mask_sha256"]
@@ -416,7 +416,7 @@ def stage_json(stage, **sections):
 
 
 def test_sampling_from_a_checkpoint_of_the_authors(tmp_path, manifests):
-    """A dataset's joint model; each category's images are drawn with its class."""
+    """A joint model of a dataset; images of a category are sampled with its class."""
     state = adm.random_state(SMALL)
     file = saved(tmp_path, {"state_dict": {f"module.{k}": v for k, v in state.items()}})
     options = ("--image-size", 32, "--head-channels", 16)
@@ -424,7 +424,7 @@ def test_sampling_from_a_checkpoint_of_the_authors(tmp_path, manifests):
     assert "classes: circuit_board, hex_nut, woven_fabric" in notice and notice.count("\n") == 1
     record = read_json(tmp_path / "ddpm/stage.json")
     assert record["inputs"]["checkpoint"]["sha256"] == sha256(file)
-    # In a twin whose second and third class are exchanged, the first draws what it drew before.
+    # In a copy with the second and third class exchanged the first class gives the same images.
     state["label_emb.weight"] = state["label_emb.weight"][[0, 2, 1]]
     call("import-ddpm", saved(tmp_path, state), tmp_path / "twin", "--dataset", "demo", *options)
     sdas = {"images": 2, "steps": 2, "grid_images": 1, "grid_strengths": [0.0]}
@@ -445,7 +445,7 @@ def test_sampling_from_a_checkpoint_of_the_authors(tmp_path, manifests):
 
 
 def test_guided_sampling_with_imported_networks(tmp_path, manifests):
-    """The official sampling: both of the authors' networks, 20 steps of their schedule."""
+    """The official sampling with both networks of the authors and 20 steps of their schedule."""
     options = ("--dataset", "demo", "--head-channels", 16)
     model, judge = adm.random_state(SMALL), adm.random_state(ENCODER)
     call("import-ddpm", saved(tmp_path, model), tmp_path / "d", *options, "--image-size", 32)
@@ -475,7 +475,7 @@ def test_a_model_without_category_names_cannot_be_sampled(tmp_path, manifests):
 
 
 def test_training_starts_from_imagenet_weights(tmp_path, manifests):
-    """As the official run: imported without names, all but the class embedding kept."""
+    """As in the official run: imported without names, all but the class embedding kept."""
     state = adm.random_state(but(SMALL, classes=20))
     call(
         *("import-ddpm", saved(tmp_path, state), tmp_path / "adm"),

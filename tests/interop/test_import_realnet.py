@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code: same anomaly map here, nothing run, every key accounted for."""
+"""Checkpoints of the authors' code: equal anomaly maps, no code executed, every key checked."""
 
 import json
 import os
@@ -103,7 +103,7 @@ def test_map_matches_the_official_one(tmp_path, runtime, size, options):
     expected = model(normalised(images))
     got = load_detector(tmp_path / "out", runtime).margins(images, runtime, 2).sigmoid()
     assert got.shape == (3, size, size) and expected.std() > 0.05
-    assert (got - expected).abs().max() < 1e-5  # 1e-4 is promised
+    assert (got - expected).abs().max() < 1e-5  # 1e-4 is documented
 
 
 @pytest.mark.skipif("REALNET_FULL_SIZE" not in os.environ, reason="8 GB; set REALNET_FULL_SIZE=1")
@@ -123,7 +123,7 @@ def test_map_matches_the_official_one_at_the_papers_size(tmp_path, runtime):
 
 
 def test_without_settings_the_published_structure_is_assumed(made, tmp_path, runtime):
-    """A bare state dict, with the prefix that DDP gives it: no stride, no modes are given."""
+    """A bare state dict with the prefix of DDP: neither strides nor modes are given."""
     _, model = made
     state = {f"module.{key}": value for key, value in model.state_dict().items()}
     torch.save(state, tmp_path / "bare.pth")
@@ -152,7 +152,7 @@ def test_folder_is_complete_and_can_be_moved(made, tmp_path, runtime):
     assert load_detector(tmp_path / "other/place/bottle", runtime).image_size == 64
 
 
-# --- nothing is run ------------------------------------------------------------------------------
+# --- no code is executed -------------------------------------------------------------------------
 
 
 class Bomb:
@@ -189,7 +189,7 @@ def test_a_malicious_checkpoint_executes_no_code(made, tmp_path, function, where
 
 @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
 def test_settings_and_numpy_numbers_are_read_as_data(made, tmp_path, module):
-    """The best metric is a numpy scalar; numpy 1 and 2 name its maker differently."""
+    """The best metric is a numpy scalar; numpy 1 and 2 name its constructor differently."""
 
     def scalar(dtype, data):
         raise AssertionError("was called")
@@ -293,7 +293,7 @@ def test_an_image_size_that_the_official_network_does_not_support_is_refused(mad
         bring(made[0], tmp_path / "out", 96)
 
 
-# --- by hand -------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------
 
 
 def command(capsys, *arguments):
@@ -342,7 +342,7 @@ def test_import_and_predict_by_command(made, tmp_path, capsys, monkeypatch):
     code, out, _ = command(capsys, "predict", "model", *arguments)
     expected = made[1](normalised(images)).numpy()
     windows = np.lib.stride_tricks.sliding_window_view(expected.astype(float), (16, 16), (1, 2))
-    scores = windows.mean((-1, -2)).max((1, 2))  # the official window, not params.yaml's
+    scores = windows.mean((-1, -2)).max((1, 2))  # the official window, not that of params.yaml
     assert code == 0 and len(out.splitlines()) == 2
     for name, line, score, level in zip("ab", out.splitlines(), scores, expected, strict=True):
         got = np.load(f"maps/{name}.npy")

@@ -1,4 +1,4 @@
-"""What must not change a bit of any metric, and which numbers are scores at all."""
+"""Transformations that must not change any metric, and the dtypes and values of scores."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ HUGE = np.finfo(np.float32).max
 
 
 def everything(found: Localisation) -> tuple:
-    """All results as they are, for comparison bit by bit; NaN equals NaN."""
+    """All results, for exact comparison; NaN equals NaN."""
     arrays = (found.per_region, found.aupimo, found.separation, found.regions.areas)
     numbers = (found.auroc, found.ap, found.f1_max, *found.pro.values())
     return *(float(value).hex() for value in numbers), *(array.tobytes() for array in arrays)
@@ -40,20 +40,20 @@ def measured(margins, masks, **options) -> Localisation:
 
 
 def sets(images: int):
-    """Score levels that tie often, and masks, at least one pixel of each class."""
+    """Score levels with many ties, and masks with at least one pixel of each class."""
     shape = (images, SIDE, SIDE)
     levels = hnp.arrays(np.int16, shape, elements=st.integers(-9, 9))
     masks = hnp.arrays(np.bool_, shape).filter(lambda m: m.any() and not m.all())
     return st.tuples(levels, masks)
 
 
-# --- the order of scores alone counts -------------------------------------------------------------
+# --- only the order of scores matters -------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
 @given(sets(3), st.lists(st.floats(-1e300, 1e300), min_size=19, max_size=19, unique=True))
 def test_metrics_are_invariant_to_strictly_monotone_maps(made, ladder: list[float]):
-    """Any 19 ascending numbers may stand for the 19 levels."""
+    """Any 19 ascending numbers may replace the 19 levels."""
     levels, masks = made
     steps = np.sort(np.array(ladder))
     assume((np.diff(steps) > 0).all())
@@ -73,7 +73,7 @@ def test_metrics_are_invariant_to_smooth_monotone_maps(change):
     assert everything(measured(changed, masks)) == everything(measured(margins, masks))
 
 
-# --- nor does the order of images, or how they come -----------------------------------------------
+# --- neither the order of images nor batches matter -----------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
@@ -90,7 +90,7 @@ def test_metrics_are_invariant_to_the_order_of_images(made, order: list[int]):
 
 @st.composite
 def cuts(draw, count: int) -> list[list[int]]:
-    """Consecutive runs of images, in any order."""
+    """Consecutive batches of images, in any order."""
     inner = draw(st.sets(st.integers(1, count - 1)))
     edges = [0, *sorted(inner), count]
     runs = [list(range(a, b)) for a, b in itertools.pairwise(edges)]
@@ -100,9 +100,9 @@ def cuts(draw, count: int) -> list[list[int]]:
 @settings(max_examples=30, deadline=None)
 @given(sets(6), cuts(6), cuts(6), st.data())
 def test_batches_and_merging_equal_one_pass(made, first_cuts, second_cuts, data):
-    """Each pass is cut in its own way and shared by three workers, merged in any order."""
+    """Each pass has its own batches, distributed to three workers and merged in any order."""
     levels, masks = made
-    labels = masks.any((1, 2)) | data.draw(hnp.arrays(np.bool_, 6))  # some lack their mask
+    labels = masks.any((1, 2)) | data.draw(hnp.arrays(np.bool_, 6))  # some have no mask
 
     def worked(fresh, runs) -> object:
         workers = [fresh() for _ in range(3)]
@@ -135,7 +135,7 @@ def test_torch_equals_numpy(made):
 
 
 def test_a_large_category_in_one_pass_in_batches_and_by_torch():
-    """Continuous scores, many regions; large enough for several pieces and threads."""
+    """Continuous scores, many regions; large enough for several chunks and threads."""
     rng = np.random.default_rng(1)
     margins = rng.normal(size=(23, 64, 64)).astype(np.float32)
     masks = rng.random(margins.shape) < 0.1
@@ -155,7 +155,7 @@ def test_a_large_category_in_one_pass_in_batches_and_by_torch():
     assert everything(mirrored) == expected
 
 
-# --- numbers that are easily mistaken -------------------------------------------------------------
+# --- numerical edge cases -------------------------------------------------------------------------
 
 
 def exact(margins: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> tuple[float, float]:

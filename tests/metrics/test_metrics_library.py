@@ -1,4 +1,4 @@
-"""The metrics are a library of their own: examples that run, no other package of the project."""
+"""The metrics are a separate library: docstring examples run, and no other package is imported."""
 
 import ast
 import doctest

@@ -1,4 +1,4 @@
-"""The official metrics against a plain restatement, threshold by threshold and region by region."""
+"""The official metrics against a plain implementation with loops over thresholds and regions."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from realnet.metrics.official import key_metric, official_metrics, pro_official
 
 
 def case(seed, saturated=False):
-    """Four images of 40 px with a ring, a diagonal scratch, a blob and none."""
+    """Four images of 40 px with a ring, a diagonal scratch, a blob, and no defect."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((4, 40, 40), bool)
     y, x = np.mgrid[:40, :40]
@@ -27,7 +27,7 @@ def case(seed, saturated=False):
 
 
 def odd_shapes(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A ring that is open in no direction, one that leaks diagonally, a scratch, and blobs."""
+    """A closed ring, one that is open diagonally, a scratch, and blobs."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((5, 32, 32), bool)
     y, x = np.mgrid[:32, :32]
@@ -39,7 +39,7 @@ def odd_shapes(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     margins = rng.normal(size=masks.shape) + 1.2 * ndimage.gaussian_filter(masks * 4.0, (0, 1, 1))
     if kind == "saturated":
         return expit(9 * margins - 6).astype(np.float32), masks
-    if kind == "grid":  # every score is a threshold, up to float32's rounding
+    if kind == "grid":  # every score is a threshold, up to rounding in float32
         scores = np.round(expit(margins) * 1000) / 1000
         scores.flat[:2] = 0, 1
         return scores.astype(np.float32), masks

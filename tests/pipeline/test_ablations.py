@@ -1,4 +1,4 @@
-"""One target per group of variants: only what it asks for, on top of what is there."""
+"""One target per group of variants: it runs only the missing jobs of its variants."""
 
 import csv
 

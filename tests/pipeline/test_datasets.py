@@ -1,4 +1,4 @@
-"""Each published dataset, and two of one's own, through the whole DAG at smoke scale."""
+"""The whole DAG at smoke scale on each published dataset and two own ones."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     raw = copy.root / "data/raw"
     for dataset, category in PUBLISHED.items():
         make_tree(dataset, raw / dataset, [category])
-    # Own data: one set in MVTec-AD layout, one without masks in folders of its own.
+    # Own data: one dataset in MVTec-AD layout, one without masks in a custom layout.
     made = make_tree("mvtec_ad", copy.root / "data/made", ["metal_nut"], counts=6)
     shutil.copytree(made / "metal_nut", raw / "bolts/m8")
     for source, target in {

@@ -1,4 +1,4 @@
-"""Raw data and results from one clone to another, by DVC remotes: a folder and an S3 server."""
+"""Transfer of raw data and results between clones by DVC remotes: a folder and an S3 server."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def digests(copy: Copy, folder: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory) -> Copy:
-    """A copy of the project with a dataset of one's own under DVC; nothing is computed yet."""
+    """A copy of the project with an own dataset tracked by DVC and without results."""
     copy = copy_project(tmp_path_factory.mktemp("origin"))
     make_tree("mvtec_ad", copy.root / "data/raw/mine", ["bottle"], counts=4)
     (copy.root / "workflow/presets/mine.yaml").write_text(PRESET)
@@ -58,7 +58,7 @@ def origin(tmp_path_factory) -> Copy:
 
 @pytest.fixture
 def s3(monkeypatch, tmp_path):
-    """Address of an S3 server on this machine with one bucket, `bench`; nobody's real account."""
+    """Address of a local S3 server with one bucket, `bench`, and fake credentials."""
     pytest.importorskip("dvc_s3", reason="S3 remotes need dvc-s3")
     server = pytest.importorskip("moto.server", reason="the S3 server of this test is moto's")
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE"):
@@ -109,7 +109,7 @@ def test_data_through_s3_give_identical_results(origin, s3, monkeypatch, tmp_pat
 
 
 def test_data_through_a_folder(origin, tmp_path):
-    # Each clone names the folder for itself, as where a network drive has many names.
+    # Each clone configures the folder itself, as for a network drive with several mount points.
     add = ("dvc", "remote", "add", "--local", "-d", "folder", str(tmp_path / "store"))
     origin.run(*add)
     pushed = origin.run("dvc", "push").stdout  # finds the dataset by itself
@@ -131,7 +131,7 @@ def test_data_through_a_folder(origin, tmp_path):
 
 
 def test_a_flipped_byte_in_the_cache_is_named_and_pulled_again(origin, tmp_path):
-    """DVC checks it out and calls it up to date; the manifest's digest and `data cache` do not."""
+    """DVC checks it out as up to date; the digest of the manifest and `data cache` detect it."""
     add = ("dvc", "remote", "add", "--local", "-d", "--force", "folder", str(tmp_path / "store"))
     origin.run(*add)
     origin.run("dvc", "push", "-q")
@@ -170,7 +170,7 @@ def test_a_flipped_byte_in_the_cache_is_named_and_pulled_again(origin, tmp_path)
 
 
 def test_download_records_are_not_tracked_as_data(origin):
-    """They name dates, so that two clones of the same data would differ."""
+    """They contain dates, so two clones of the same data would differ."""
     record = origin.root / "data/raw/mine.fetch.json"
     archives = origin.root / "data/raw/.archives/mine"
     command = ("dvc", "status", "-q", "data")  # exit status: whether something changed
@@ -191,7 +191,7 @@ def test_download_records_are_not_tracked_as_data(origin):
 
 
 def test_results_through_a_folder(finished, tmp_path):
-    """As the README says: pull, look at the status, touch; then there is nothing to compute."""
+    """As documented: pull, check the status, touch; then there is nothing to compute."""
     add = ("dvc", "remote", "add", "--local", "-d", "folder", str(tmp_path / "store"))
     finished.run("dvc", "repro", "-q")
     finished.run(*add)
@@ -206,7 +206,7 @@ def test_results_through_a_folder(finished, tmp_path):
         assert digests(other, folder) == digests(finished, folder)
     assert "up to date" in other.run("dvc", "status").stdout
     other.snakemake("--touch", "--forceall")
-    assert other.planned() == {"track_runs": 1}  # MLflow's database is made anew, not versioned
+    assert other.planned() == {"track_runs": 1}  # MLflow's database is rebuilt, not versioned
     assert "up to date" in other.run("dvc", "status").stdout
-    # The parameters are on record as if the stages had run here: a change reruns them.
+    # The parameters are recorded as if the stages had run here: a change reruns them.
     assert other.planned("--config", "ddpm={steps: 7}")["train_ddpm"] == 2

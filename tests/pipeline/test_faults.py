@@ -27,7 +27,7 @@ def copy(finished, tmp_path):
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of all that a stage left but its record, which has times."""
+    """Digests of all files of a stage but its record, which has times."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "stage.json")
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
@@ -38,7 +38,7 @@ def empty(folder: Path) -> None:
 
 
 def untrained(copy) -> tuple[Path, dict[str, str], str]:
-    """A training's folder, now empty; what was there; and the target that makes it again."""
+    """(emptied folder of a training, digests of its files, target that rebuilds it)."""
     folder = copy.root / REALNET.format("hex_nut")
     wanted = digests(folder)
     empty(folder)
@@ -46,7 +46,7 @@ def untrained(copy) -> tuple[Path, dict[str, str], str]:
 
 
 def started(copy, *words: str) -> subprocess.Popen:
-    """A Snakemake at work, its output in a pipe."""
+    """A running Snakemake with its output in a pipe."""
     return subprocess.Popen(
         [sys.executable, "-m", "snakemake", "--cores", "1", *words],
         cwd=copy.root,
@@ -58,7 +58,7 @@ def started(copy, *words: str) -> subprocess.Popen:
 
 
 class Mounted:
-    """A file system of its own in a folder; what only an administrator can do."""
+    """Mount a file system in a folder; requires root."""
 
     def __init__(self, folder: Path, options: str):
         self.folder, self.options = folder, options
@@ -109,7 +109,7 @@ def test_unwritable_results_are_reported_before_any_job(copy):
 
 
 def limited(copy, target: str, kind: int, value: int) -> str:
-    """Output of a Snakemake that fails, in processes with a limit of the kernel."""
+    """Output of a failing Snakemake under a resource limit of the kernel."""
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", "1", "--", target],
         cwd=copy.root,
@@ -128,7 +128,7 @@ def limited(copy, target: str, kind: int, value: int) -> str:
     [
         pytest.param(
             resource.RLIMIT_FSIZE, 100_000, "free some space", marks=pytest.mark.slow
-        ),  # as a full disk
+        ),  # like a full disk
         (resource.RLIMIT_AS, 1 << 30, "out of memory; give the job more memory"),
     ],
     ids=["file", "memory"],
@@ -193,7 +193,7 @@ def test_a_second_workflow_is_refused_and_the_first_continues(copy):
 
 
 def test_two_jobs_for_one_result_run_one_after_the_other(copy):
-    """As from two machines that share the disk but no lock of Snakemake's."""
+    """As from two machines that share the disk but not Snakemake's lock."""
     folder, wanted, target = untrained(copy)
     jobs = [started(copy, "--nolock", "--", target) for _ in range(2)]
     output = [job.communicate(timeout=240)[0] for job in jobs]
@@ -213,7 +213,7 @@ def test_an_empty_checkpoint_is_reported_and_training_restarts(copy):
 
 
 def test_a_job_killed_by_the_kernel_is_reported(copy):
-    """As for want of memory: no process can write its own last line then."""
+    """As by the out-of-memory killer: the process cannot write an error itself."""
     folder, wanted, target = untrained(copy)
     running = started(copy, "--retries", "0", "--", target)
     killed = 0

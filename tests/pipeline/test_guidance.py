@@ -1,4 +1,4 @@
-"""The guided classifier in the DAG: only where asked for, once per dataset; refused early."""
+"""The guidance classifier in the DAG: only on request, once per dataset; errors come early."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Interrupted or damaged jobs of the real DAG: the rerun gives the same bits."""
+"""Interrupted jobs and corrupt files in the real DAG: a rerun gives identical results."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from realnet.core.io import read_csv, read_json, sha256
 pytestmark = pytest.mark.pipeline
 
 SLOW = pytest.mark.slow
-# Longer trainings than the smoke preset's, so that a signal finds them at work.
+# Longer trainings than in the preset smoke, so that a signal interrupts them.
 LONGER = (
     "ddpm={steps: 120, checkpoint_every: 20}",
     "sdas={images: 24, batch_size: 2}",
@@ -24,7 +24,7 @@ LONGER = (
     "training={steps: 120, checkpoint_every: 20, select_every: 60}",
 )
 CELL = "results/{}/demo/hex_nut/seed0/base"
-# Stage -> what its job makes, as Snakemake is asked for it, and the words of its command line.
+# Stage -> the target of its job, and the words of its command line.
 STAGES = {
     "ddpm": ("model.safetensors", "-m realnet ddpm"),
     "sdas": ("manifest.csv", "-m realnet sdas"),
@@ -32,13 +32,13 @@ STAGES = {
     "realnet": ("model.safetensors", "-m realnet train"),
     "evaluate": ("metrics.json", "-m realnet evaluate"),
 }
-# What says when and how long, of a run, and of no result.
+# Keys of a record with times and costs, which differ between runs.
 TIMES = {"stage.json"}
 
 
 @pytest.fixture(scope="module")
 def whole(finished, tmp_path_factory):
-    """A copy with one cell of longer trainings; by stage, digests of what it made and seconds."""
+    """A copy with one run of longer trainings; by stage, digests of its files and seconds."""
     root = tmp_path_factory.mktemp("interrupted") / "project"
     subprocess.run(["cp", "-r", str(finished.root), str(root)], check=True)
     copy = type(finished)(root)
@@ -67,11 +67,11 @@ def snakemake(root: Path, target: str) -> subprocess.Popen:
 
 
 def job(words: str, root: Path) -> int | None:
-    """The process of a stage that works in ``root``."""
+    """Process id of the stage that runs in ``root``, or None."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            # The shell and the lease have the same words in their command lines.
+            # The command lines of the shell and the lease contain the same words.
             own = line.split(" ", 1)[-1].startswith(words) and (entry / "cwd").readlink() == root
         except OSError:
             continue
@@ -81,7 +81,7 @@ def job(words: str, root: Path) -> int | None:
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)
-# Of all pairs of stage and signal `make test` runs these.
+# Of all pairs of stage and signal, `make test` runs these.
 FAST = {
     ("realnet", signal.SIGTERM),
     ("sdas", signal.SIGKILL),
@@ -115,17 +115,17 @@ def test_a_restarted_workflow_gives_identical_results(whole, stage, number):
 def stopped_and_started_again(
     copy, target: str, words: str, number: signal.Signals, seconds: float
 ) -> None:
-    """Run Snakemake, stop it while the job works, and run it to its end."""
+    """Run Snakemake, stop it while the job runs, and run it again to the end."""
     running = snakemake(copy.root, target)
     started = time.monotonic()
     while (pid := job(words, copy.root)) is None and time.monotonic() < started + 120:
         assert running.poll() is None, running.stdout.read()
         time.sleep(0.02)
-    # Anywhere from its imports, of some seconds, to its last file.
+    # At any time from its imports, which take seconds, to its last file.
     time.sleep(random.uniform(0, 3 + seconds))
-    # A cluster's pre-emption tells every process; SIGKILL takes the workflow alone, whose job then
-    # must end by itself.
-    with contextlib.suppress(ProcessLookupError):  # which was quicker this time
+    # Pre-emption on a cluster signals every process; SIGKILL stops only the workflow, whose job
+    # must then end by itself.
+    with contextlib.suppress(ProcessLookupError):  # it finished first
         if number == signal.SIGTERM:
             os.killpg(running.pid, number)
         else:
@@ -158,7 +158,7 @@ def test_interrupted_tables_are_completed_by_the_next_run(whole, number):
         for folder in ("tables", "figures"):
             subprocess.run(["rm", "-r", str(copy.root / "results" / folder)], check=True)
 
-    empty()  # also of tables of groups, which other tests may have made
+    empty()  # also the tables of groups, which other tests may have written
     started = time.monotonic()
     copy.snakemake("--config", *LONGER, "--", "tables")
     seconds = time.monotonic() - started
@@ -182,7 +182,7 @@ def test_sigterm_saves_the_current_step(whole):
     pid = job(STAGES["realnet"][1], copy.root)
     os.kill(pid, signal.SIGTERM)
     output = running.communicate(timeout=300)[0]
-    # Snakemake tries a training twice, so the job alone, stopped, has been finished already.
+    # Snakemake retries a training, so the stopped job has been finished already.
     assert running.returncode == 0 and "stopped by SIGTERM after step" in output, output
     stopped = int(output.partition("after step ")[2].split()[0])
     assert f"resumed at step {stopped}\n" in log.read_text()
@@ -206,7 +206,7 @@ def test_a_flipped_byte_of_an_input_is_reported_before_use(whole, stage, file, b
     spoiled = bytearray(before)
     spoiled[len(spoiled) // 2] ^= 1
     path.write_bytes(spoiled)
-    os.utime(path, ns=times)  # as rot, not as an edit
+    os.utime(path, ns=times)  # corruption, not an edit
     name, _ = STAGES[by]
     target = f"{CELL.format(by)}/{name}"
     for made in (copy.root / CELL.format(by)).iterdir():
@@ -238,7 +238,7 @@ def test_a_failing_category_does_not_affect_the_others(whole):
     output = copy.snakemake("--keep-going", "--", *targets, ok=False)
     assert f"realnet: results/afs/{cells[0]}/afs.json: changed or corrupt" in output
     assert [(copy.root / target).exists() for target in targets] == [False, True]
-    # Together at the end, and in the tables of what there is.
+    # Reported together at the end, and in the tables of the finished runs.
     summary = output.partition("of 4 runs not evaluated")[2]
     log = f"results/logs/realnet/{cells[0]}.log"
     assert (
@@ -249,7 +249,7 @@ def test_a_failing_category_does_not_affect_the_others(whole):
     assert (row["stage"], row["category"], row["variant"]) == ("realnet", "hex_nut", "texture")
     assert "changed or corrupt" in row["reason"]
     assert "changed or corrupt" in (copy.root / "results/report.html").read_text()
-    spoiled.unlink()  # as the message says: it is made anew, and nothing else that is there
+    spoiled.unlink()  # as the message says: only this file is rebuilt
     copy.snakemake("--keep-going", "--", *targets)
     copy.snakemake("tables")
     assert not (copy.root / "results/tables/missing.csv").exists()

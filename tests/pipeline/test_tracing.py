@@ -1,4 +1,4 @@
-"""`realnet trace --check` on a real run: it holds, damage is named, and what it says mends it."""
+"""`realnet trace --check` on a real run: no mismatch, damage is named with a working repair."""
 
 import os
 import subprocess
@@ -18,8 +18,8 @@ def test_trace_accepts_a_finished_run_and_names_the_repair_of_damage(finished, t
     copy = type(finished)(root)
     trace = ("realnet", "trace", "results/tables/ablation.csv", "--check")
     assert "everything matches" in copy.run(*trace).stdout
-    # A selection of channels, and a synthetic image; their times as before, so that Snakemake
-    # does not see it.
+    # Damage a selection of channels and a synthetic image, with their old times, so that
+    # Snakemake does not notice.
     spoiled = [f"results/afs/{CELL}/afs.json", f"results/sdas/{CELL}/images/00001.png"]
     digests = [sha256(root / name) for name in spoiled]
     for name in spoiled:

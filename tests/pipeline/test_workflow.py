@@ -1,4 +1,4 @@
-"""The real DAG at smoke scale: what it makes, what reruns, what stops it."""
+"""The real DAG at smoke scale: its results, reruns, and errors."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_mlflow_has_one_run_per_evaluation(finished):
 def test_without_mlflow_a_run_succeeds_and_is_logged_later(finished, monkeypatch):
     receipt = finished.root / "results/tracking/runs.json"
     before = json.loads(receipt.read_text())
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # no server
     first = finished.snakemake("--forcerun", "track_runs")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     again = finished.snakemake()
@@ -89,7 +89,7 @@ def test_nothing_to_do_after_a_finished_run(finished):
             "training={lr: 0.001}",
             {"train_realnet", "evaluate_detector", "make_report", "track_runs"},
         ),
-        (  # which decides what is best on the test set
+        (  # which affects the selection on the test set
             "evaluate={image_score_pool: 2}",
             {"train_realnet", "evaluate_detector", "make_report", "track_runs"},
         ),
@@ -103,7 +103,7 @@ def test_nothing_to_do_after_a_finished_run(finished):
 def test_a_changed_parameter_reruns_the_stages_that_read_it(finished, override, rules):
     planned = finished.planned("--config", override)
     assert set(planned) == rules
-    if "sdas" in override:  # the variant on textures does not look at SDAS images
+    if "sdas" in override:  # the variant on textures does not read SDAS images
         assert planned["train_realnet"] == 2
     elif "train_realnet" in rules:
         assert planned["train_realnet"] == 4
@@ -125,7 +125,7 @@ def test_both_checkpoints_are_kept_and_evaluated(finished):
 
 
 def test_without_selection_the_last_weights_are_identical_and_reevaluated(finished):
-    """Though the file that the evaluation reads stays the same to the last bit."""
+    """Although the weights that the evaluation reads are identical."""
     model, scored = (finished.root / "results" / s / CELLS[0] for s in ("realnet", "evaluate"))
     before = (model / "model.safetensors").read_bytes()
     target = f"results/evaluate/{CELLS[0]}/metrics.json"
@@ -151,7 +151,7 @@ def test_tables_come_from_result_files_alone(finished):
     assert table.read_bytes() == before
 
 
-@SLOW  # test_repeat.py computes all stages of a run again
+@SLOW  # test_repeat.py recomputes all stages of a run
 def test_same_seed_gives_the_same_metrics(finished):
     cell = finished.root / "results/evaluate" / CELLS[0]
     model = finished.root / "results/realnet" / CELLS[0] / "model.safetensors"
@@ -222,7 +222,7 @@ def test_dvc_runs_the_same_dag(finished):
     text = scheduler.read_text()
     reword(scheduler)
     finished.run("realnet", "code")
-    assert changed_in_dvc(finished) == {"code"}  # which is there to find out, and changes no file
+    assert changed_in_dvc(finished) == {"code"}  # which always runs and changes no file
     flip_operator(scheduler)
     finished.run("realnet", "code")
     assert changed_in_dvc(finished) == {"code", "ddpm", "classifier", "sdas", "sia"}

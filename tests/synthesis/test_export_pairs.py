@@ -134,10 +134,10 @@ def test_equal_seeds_give_equal_files_and_smaller_counts_a_prefix(made, tmp_path
 def test_the_folder_can_be_used_as_a_category(made, tmp_path, size):
     rows = export(made, tmp_path / "raw/pairs/nut", size=size, normals=True)
     prepared = prepare("pairs", "nut", tmp_path / "raw/pairs", tmp_path)
-    kinds = [row["source"] for row in rows]
+    sources = [row["source"] for row in rows]
     assert prepared["counts"] == {
         "train": {"good": 8},
-        "test": {"good": 3, **{kind: kinds.count(kind) for kind in sorted(set(kinds))}},
+        "test": {"good": 3, **{source: sources.count(source) for source in sorted(set(sources))}},
     }
     assert prepared["sizes"] == (["32x32"] if size == "model" else ["128x128"])
     (checked,) = verify(

@@ -127,7 +127,7 @@ def test_augmentations_match_their_formulas():
         assert (plane - 255 * (source / 255) ** exponent).abs().max() <= 1
     bright = AUGMENTATIONS[1](image, [1.0, 0.0, 0.5])  # times 1.2, minus 30
     assert (bright.double() - (x * 1.2 - 30).clamp(0, 255)).abs().max() <= 0.51
-    assert torch.equal(AUGMENTATIONS[4](image, [0.6, 0.5, 0]), image)  # solarise: applied at random
+    assert torch.equal(AUGMENTATIONS[4](image, [0.6, 0.5, 0]), image)  # solarise: p = 0.5
     solar = AUGMENTATIONS[4](image, [0.4, 0.5, 0])
     assert torch.equal(solar, torch.where(image >= 80, 255 - image, image))
     assert torch.equal(AUGMENTATIONS[5](image, [0, 0, 0]), image & 0xF0)

@@ -157,9 +157,7 @@ def test_epochs_end_with_a_short_batch(made, tmp_path):
     assert not all(torch.equal(by_epochs[key], by_steps[key]) for key in by_steps)
     again = fit(made, tmp_path / "whole", steps=6, batch_size=6)
     whole = fit(made, tmp_path / "pass", steps=None, epochs=6, batch_size=6)
-    assert all(
-        torch.equal(whole[key], again[key]) for key in again
-    )  # if batches divide the epoch evenly
+    assert all(torch.equal(whole[key], again[key]) for key in again)  # equal if batches fit
     official = stage("realnet", training={"steps": None, "epochs": 1000, "batch_size": 16}).training
     assert [steps_of(official, n) for n in (54, 209, 1000)] == [4000, 14000, 63000]
     for wrong in ({"epochs": 3}, {"steps": None}):

@@ -1,4 +1,4 @@
-"""What the Snakefile asks of workflow/scripts/dag.py."""
+"""Functions of workflow/scripts/dag.py, and the jobs that Snakemake plans."""
 
 import importlib.util
 import re
@@ -22,7 +22,7 @@ SPEC.loader.exec_module(dag)
 
 
 def test_overrides_keep_their_types():
-    """Snakemake hands nested values of --config over as text."""
+    """Snakemake passes nested values of --config as text."""
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())
     given = {"training": {"steps": "5", "grad_clip": "null"}, "preset": "smoke"}
     params = dag.settings(values, given)
@@ -65,7 +65,7 @@ def settings(root, **overrides):
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """A category of each kind of layout, and files among them that are no images."""
+    """A category of each layout, with some files that are not images."""
     root = tmp_path_factory.mktemp("raw")
     make_tree("mvtec_ad", root / "mvtec_ad", ["bottle", "toothbrush"], counts=2)
     make_tree("btad", root / "btad", ["01"], counts=2)
@@ -151,12 +151,12 @@ def test_a_dataset_cannot_have_the_name_of_a_table(name):
         dag.matrix(params)
 
 
-# --- what Snakemake plans ------------------------------------------------------------------------
+# --- planned jobs --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def plan(raw, tmp_path_factory):
-    """``snakemake -n`` in a copy without results: (rule -> jobs, the lines of a user's mistake)."""
+    """``snakemake -n`` in a copy without results: (rule -> jobs, lines of user errors)."""
     root = tmp_path_factory.mktemp("copy")
     for name in ("realnet", "workflow"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""Links, files, tests and commands that the pages name exist."""
+"""Links, files, tests and commands that the documentation names exist."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ BLOCK = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 
 
 def anchors(page):
-    """Of the headings, as GitHub derives them."""
+    """Anchors of the headings, as GitHub derives them."""
     heads = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text("utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
