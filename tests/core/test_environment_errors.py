@@ -50,7 +50,7 @@ def test_full_disk_names_the_file_and_leaves_no_partial_file(tmp_path, no_large_
 
 
 @pytest.fixture
-def nobody(tmp_path):
+def unprivileged(tmp_path):
     """Run the test as another user if it runs as root, which permissions do not restrict."""
     tmp_path.chmod(0o555)
     before = os.geteuid()
@@ -60,7 +60,7 @@ def nobody(tmp_path):
     os.seteuid(before)
 
 
-def test_unwritable_folder_is_named(tmp_path, nobody):
+def test_unwritable_folder_is_named(tmp_path, unprivileged):
     """Without write permission, or, for another user than the owner, without read permission."""
     with pytest.raises(PermissionError) as caught, atomic(tmp_path / "x"):
         pass
@@ -144,13 +144,13 @@ def test_non_finite_weights_are_not_saved(tmp_path, value):
 
 def _train(folder, rounds):
     """Acquire the lock, check that no other process holds it, and finish; repeatedly."""
-    alone = folder.with_name("alone")
+    holder = folder.with_name("holder")
     for _ in range(rounds):
         checkpoints = Checkpoints(folder, "x")
-        os.close(os.open(alone, os.O_CREAT | os.O_EXCL))  # FileExistsError: two hold it
+        os.close(os.open(holder, os.O_CREAT | os.O_EXCL))  # FileExistsError: two hold it
         checkpoints.save(step=1, model={})
         time.sleep(0.001)
-        alone.unlink()
+        holder.unlink()
         checkpoints.finish()
 
 

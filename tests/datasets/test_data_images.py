@@ -21,7 +21,7 @@ def item(path: Path, mask: Path | None = None, label: int = 0) -> Item:
     return Item(path, "test", label, "hole" if label else "good", mask, 9, 6, "", "")
 
 
-def one_line(error: pytest.ExceptionInfo, *parts: object) -> None:
+def check_message(error: pytest.ExceptionInfo, *parts: object) -> None:
     message = str(error.value)
     assert "\n" not in message
     for part in parts:
@@ -65,7 +65,7 @@ def test_opaque_alpha_is_dropped_and_transparent_pixels_are_refused(tmp_path):
     Image.fromarray(rgba).save(tmp_path / "holed.png")
     with pytest.raises(UserError) as error:
         read_image(tmp_path / "holed.png")
-    one_line(error, "holed.png", "transparent")
+    check_message(error, "holed.png", "transparent")
 
 
 def test_exif_orientation_rotates_image_and_mask(tmp_path):
@@ -81,7 +81,7 @@ def test_float_pixels_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError) as error:
         read_image(tmp_path / "a.tif")
-    one_line(error, "a.tif", "32 bits")
+    check_message(error, "a.tif", "32 bits")
 
 
 def test_several_frames_are_refused(tmp_path):
@@ -89,7 +89,7 @@ def test_several_frames_are_refused(tmp_path):
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(UserError) as error:
         read_image(tmp_path / "a.tif")
-    one_line(error, "a.tif", "2 frames")
+    check_message(error, "a.tif", "2 frames")
 
 
 @pytest.mark.parametrize("reader", [read_image, read_mask])
@@ -103,7 +103,7 @@ def test_missing_empty_corrupt_and_truncated_files_are_named(tmp_path, reader):
     for name, reason in {**reasons, "cut.png": "cut off"}.items():
         with pytest.raises(UserError) as error:
             reader(tmp_path / name)
-        one_line(error, tmp_path / name, reason)
+        check_message(error, tmp_path / name, reason)
 
 
 def test_nonzero_mask_pixels_are_anomalous(tmp_path):
@@ -158,5 +158,5 @@ def test_load_masks_refuses_an_anomaly_without_mask_beside_one_that_has_one(tmp_
     bad = item(tmp_path / "bad.png", label=1)
     with pytest.raises(UserError) as error:
         load_masks([bad, item(tmp_path / "other.png", tmp_path / "m.png", label=1)], 4)
-    one_line(error, tmp_path / "bad.png", "mask")
+    check_message(error, tmp_path / "bad.png", "mask")
     assert not load_masks([bad, item(tmp_path / "good.png")], 4).any()  # a dataset without masks

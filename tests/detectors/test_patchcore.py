@@ -322,7 +322,7 @@ def copied(made, tmp_path):
     return tmp_path / "model"
 
 
-def one_line(folder, checkpoint="last"):
+def error_message(folder, checkpoint="last"):
     with pytest.raises(UserError) as error:
         load(folder, start(stage("evaluate").compute), checkpoint)
     assert "\n" not in str(error.value)
@@ -334,25 +334,25 @@ def test_a_corrupted_memory_is_one_line(made, tmp_path):
     content = bytearray((model / FILE).read_bytes())
     content[-1] ^= 1
     (model / FILE).write_bytes(content)
-    assert "not the file of model.json" in one_line(model)
+    assert "not the file of model.json" in error_message(model)
     (model / FILE).unlink()
-    assert "missing" in one_line(model)
+    assert "missing" in error_message(model)
 
 
 def test_a_missing_or_different_backbone_is_one_line(made, tmp_path):
     model = copied(made, tmp_path)
     saved = read_json(model / "model.json")
     write_json(model / "model.json", saved | {"backbone": saved["backbone"] | {"sha256": "0" * 64}})
-    assert "not the backbone" in one_line(model)
+    assert "not the backbone" in error_message(model)
     write_json(model / "model.json", saved | {"backbone": saved["backbone"] | {"path": "../gone"}})
-    assert "needs its backbone" in one_line(model)
+    assert "needs its backbone" in error_message(model)
 
 
 def test_other_user_errors_are_one_line(made, tmp_path):
     model = copied(made, tmp_path)
-    assert "PatchCore is not trained" in one_line(model, "best")
+    assert "PatchCore is not trained" in error_message(model, "best")
     saved = read_json(model / "model.json")
     write_json(model / "model.json", {k: v for k, v in saved.items() if k != "threshold"})
-    assert "not of this program" in one_line(model)
+    assert "not of this program" in error_message(model)
     with pytest.raises(UserError, match=r"patchcore\.layers is \[1, 4\].*layers 0 to 3"):
         fit(made, tmp_path / "none", layers=[1, 4])

@@ -35,7 +35,7 @@ dag = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(dag)
 
 CATEGORIES = ("hex_nut", "woven_fabric")
-CELL = ("demo", "hex_nut", 0)
+RUN = ("demo", "hex_nut", 0)
 EIGHT = {"images": 8}  # of smoke: 3 steps, batches of 2, shards of 4
 
 
@@ -58,7 +58,7 @@ def made(tmp_path_factory):
 def sia(root, out, **keys):
     """Build the dataset with other values of the section `sia`."""
     params = stage("sia", sia={**EIGHT, **keys})
-    make_sia(params, root / "m", root / "hex_nut/manifest.csv", *CELL, out)
+    make_sia(params, root / "m", root / "hex_nut/manifest.csv", *RUN, out)
     return pngs(out)
 
 
@@ -122,9 +122,9 @@ def test_images_equal_those_of_the_sdas_stage(made, tmp_path, kind):
         train_classifier(stage("classifier", **keys), manifests, "demo", CATEGORIES, 0, guide)
     sdas = {**keys.get("sdas", {}), "images": 4, "batch_size": 2}
     sample_sdas(
-        stage("sdas", **{**keys, "sdas": sdas}), model, manifest, *CELL, tmp_path / "a", guide
+        stage("sdas", **{**keys, "sdas": sdas}), model, manifest, *RUN, tmp_path / "a", guide
     )
-    make_sia(stage("sia", **keys), model, manifest, *CELL, tmp_path / "b", guide)
+    make_sia(stage("sia", **keys), model, manifest, *RUN, tmp_path / "b", guide)
     ours = {row["index"]: row for row in read_csv(tmp_path / "b/manifest.csv")}
     for row in read_csv(tmp_path / "a/manifest.csv"):
         same = ours[row["index"]]
@@ -207,12 +207,12 @@ def test_a_killed_run_resumes_at_the_next_shard(made, tmp_path):
     assert not list(out.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("harm", ["changed", "missing"])
-def test_only_a_damaged_shard_is_regenerated(made, tmp_path, harm, capsys):
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_only_a_damaged_shard_is_regenerated(made, tmp_path, damage, capsys):
     out = tmp_path / "sia"
     shutil.copytree(made / "sia", out)
     victim = out / "images/shard001/00005.png"
-    victim.write_bytes(b"?") if harm == "changed" else victim.unlink()
+    victim.write_bytes(b"?") if damage == "changed" else victim.unlink()
     kept = (out / "images/shard000/00000.png").stat().st_mtime_ns
     assert sia(made, out) == pngs(made / "sia")
     assert (out / "images/shard000/00000.png").stat().st_mtime_ns == kept
@@ -240,7 +240,7 @@ def test_images_of_other_settings_are_neither_mixed_nor_deleted(made, tmp_path):
     )
     with pytest.raises(UserError, match="sampled with model "):
         params = stage("sia", sia=EIGHT)
-        make_sia(params, tmp_path / "m", made / "hex_nut/manifest.csv", *CELL, out)
+        make_sia(params, tmp_path / "m", made / "hex_nut/manifest.csv", *RUN, out)
     assert pngs(out) == before
 
 

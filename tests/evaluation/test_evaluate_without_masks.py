@@ -18,7 +18,7 @@ from realnet.plots.qualitative import ScoredImages, qualitative
 from realnet.report.report import report
 from realnet.tracking import cell_content
 
-CELL = ("mine", "nut", 0)
+RUN = ("mine", "nut", 0)
 
 
 def stage(name):
@@ -38,13 +38,13 @@ def made(tmp_path_factory):
         prepare("mine", "nut", folder / "raw", folder / "data")
     manifest = root / "bare/data/manifest.csv"
     make_backbone(stage("backbone"), root / "backbone")
-    select_features(stage("afs"), manifest, root / "backbone", None, *CELL, root / "afs")
+    select_features(stage("afs"), manifest, root / "backbone", None, *RUN, root / "afs")
     inputs = manifest, root / "backbone", root / "afs", None
-    train_realnet(stage("realnet"), *inputs, *CELL, root / "realnet")
+    train_realnet(stage("realnet"), *inputs, *RUN, root / "realnet")
     for name in ("bare", "full"):
         where = root / name / "results/evaluate/mine/nut/seed0/base"
         manifest = root / name / "data/manifest.csv"
-        evaluate(stage("evaluate"), manifest, root / "realnet", *CELL, "base", where)
+        evaluate(stage("evaluate"), manifest, root / "realnet", *RUN, "base", where)
     return root
 
 

@@ -539,7 +539,7 @@ def test_the_position_of_nan_is_reported(arrays):
         measure(Request(scores_file, masks_file))
 
 
-def spoil(name: str):
+def damage(name: str):
     """A function that damages the folders (maps, truth) before they are measured."""
 
     def missing_mask(maps, truth):
@@ -604,7 +604,7 @@ def spoil(name: str):
 def test_wrong_folders(category, tmp_path, capfd, name, message):
     maps = tree(tmp_path / "maps", category[0], ".tiff")
     truth = tree(tmp_path / "truth", category[1], ".png", skip="good")
-    spoil(name)(maps, truth)
+    damage(name)(maps, truth)
     with pytest.raises(UserError, match=message) as caught:
         measure(Request(maps, truth))
     assert "\n" not in str(caught.value)

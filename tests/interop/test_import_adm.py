@@ -275,7 +275,7 @@ def test_weights_of_another_network_or_process_are_refused(tmp_path):
 # --- refused files -------------------------------------------------------------------------------
 
 
-def spoilt(change):
+def damaged(change):
     state = adm.random_state(SMALL)
     change(state)
     return state
@@ -334,7 +334,7 @@ def replaced(name, make):
     ],
 )
 def test_an_incompatible_checkpoint_is_refused(change, message, tmp_path):
-    file = saved(tmp_path, spoilt(change))
+    file = saved(tmp_path, damaged(change))
     with pytest.raises(UserError) as error:
         import_ddpm(file, tmp_path / "out", **OPTIONS)
     text = str(error.value)

@@ -8,9 +8,9 @@ pytestmark = pytest.mark.pipeline
 
 
 def test_a_group_is_one_target_with_a_table(finished):
-    cells = 2  # categories, one seed
+    runs = 2  # categories, one seed
     planned = finished.planned("--", "ablation_score")
-    new = {"train_realnet": cells, "evaluate_detector": cells, "make_ablation": 1}
+    new = {"train_realnet": runs, "evaluate_detector": runs, "make_ablation": 1}
     assert planned == new | {"ablation_score": 1}
     finished.snakemake("--", "ablation_score")
     with (finished.root / "results/tables/ablation_score.csv").open() as file:

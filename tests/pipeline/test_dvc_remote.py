@@ -96,13 +96,13 @@ def test_data_through_s3_give_identical_results(origin, s3, monkeypatch, tmp_pat
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(Copy.snakemake, (origin, other)))
-    cell = "mine/bottle/seed0/base"
+    run = "mine/bottle/seed0/base"
     for result in (
         "metrics.json",
         "data/mine/bottle/manifest.csv",
-        f"evaluate/{cell}/metrics.json",
-        f"ddpm/{cell}/model.safetensors",
-        f"realnet/{cell}/model.safetensors",
+        f"evaluate/{run}/metrics.json",
+        f"ddpm/{run}/model.safetensors",
+        f"realnet/{run}/model.safetensors",
     ):
         ours, theirs = (copy.root / "results" / result for copy in (origin, other))
         assert ours.read_bytes() == theirs.read_bytes(), result

@@ -23,7 +23,7 @@ LONGER = (
     "afs={batches: 12}",
     "training={steps: 120, checkpoint_every: 20, select_every: 60}",
 )
-CELL = "results/{}/demo/hex_nut/seed0/base"
+RUN = "results/{}/demo/hex_nut/seed0/base"
 # Stage -> the target of its job, and the words of its command line.
 STAGES = {
     "ddpm": ("model.safetensors", "-m realnet ddpm"),
@@ -42,13 +42,13 @@ def whole(finished, tmp_path_factory):
     root = tmp_path_factory.mktemp("interrupted") / "project"
     subprocess.run(["cp", "-r", str(finished.root), str(root)], check=True)
     copy = type(finished)(root)
-    copy.snakemake("--config", *LONGER, "--", f"{CELL.format('evaluate')}/metrics.json")
-    seconds = {s: read_json(root / CELL.format(s) / "stage.json")["wall_s"] for s in STAGES}
+    copy.snakemake("--config", *LONGER, "--", f"{RUN.format('evaluate')}/metrics.json")
+    seconds = {s: read_json(root / RUN.format(s) / "stage.json")["wall_s"] for s in STAGES}
     return copy, {stage: digests(root, stage) for stage in STAGES}, seconds
 
 
 def digests(root: Path, stage: str) -> dict[str, str]:
-    folder = root / CELL.format(stage)
+    folder = root / RUN.format(stage)
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in TIMES)
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
@@ -101,8 +101,8 @@ FAST = {
 def test_a_restarted_workflow_gives_identical_results(whole, stage, number):
     copy, wanted, seconds = whole
     name, words = STAGES[stage]
-    folder = copy.root / CELL.format(stage)
-    target = f"{CELL.format(stage)}/{name}"
+    folder = copy.root / RUN.format(stage)
+    target = f"{RUN.format(stage)}/{name}"
     for path in folder.iterdir():
         subprocess.run(["rm", "-r", str(path)], check=True)
     log = copy.root / f"results/logs/{stage}/demo/hex_nut/seed0/base.log"
@@ -170,11 +170,11 @@ def test_interrupted_tables_are_completed_by_the_next_run(whole, number):
 
 def test_sigterm_saves_the_current_step(whole):
     copy, wanted, _ = whole
-    folder = copy.root / CELL.format("realnet")
+    folder = copy.root / RUN.format("realnet")
     subprocess.run(["rm", "-r", str(folder)], check=True)
     log = copy.root / "results/logs/realnet/demo/hex_nut/seed0/base.log"
     log.unlink()
-    target = f"{CELL.format('realnet')}/model.safetensors"
+    target = f"{RUN.format('realnet')}/model.safetensors"
     running = snakemake(copy.root, target)
     while not (folder / "checkpoint/last.pt").exists():  # step 20
         assert running.poll() is None, running.stdout.read()
@@ -193,10 +193,10 @@ def test_sigterm_saves_the_current_step(whole):
     ("stage", "file", "by"),
     [
         pytest.param("data", "results/data/demo/hex_nut/manifest.csv", "afs", marks=SLOW),
-        ("sdas", f"{CELL.format('sdas')}/images/00001.png", "afs"),
-        pytest.param("afs", f"{CELL.format('afs')}/afs.json", "realnet", marks=SLOW),
-        pytest.param("ddpm", f"{CELL.format('ddpm')}/model.safetensors", "sdas", marks=SLOW),
-        ("realnet", f"{CELL.format('realnet')}/model.safetensors", "evaluate"),
+        ("sdas", f"{RUN.format('sdas')}/images/00001.png", "afs"),
+        pytest.param("afs", f"{RUN.format('afs')}/afs.json", "realnet", marks=SLOW),
+        pytest.param("ddpm", f"{RUN.format('ddpm')}/model.safetensors", "sdas", marks=SLOW),
+        ("realnet", f"{RUN.format('realnet')}/model.safetensors", "evaluate"),
     ],
 )
 def test_a_flipped_byte_of_an_input_is_reported_before_use(whole, stage, file, by):
@@ -208,8 +208,8 @@ def test_a_flipped_byte_of_an_input_is_reported_before_use(whole, stage, file, b
     path.write_bytes(spoiled)
     os.utime(path, ns=times)  # corruption, not an edit
     name, _ = STAGES[by]
-    target = f"{CELL.format(by)}/{name}"
-    for made in (copy.root / CELL.format(by)).iterdir():
+    target = f"{RUN.format(by)}/{name}"
+    for made in (copy.root / RUN.format(by)).iterdir():
         subprocess.run(["rm", "-r", str(made)], check=True)
     output = copy.snakemake("--config", *LONGER, "--", target, ok=False)
     assert f"realnet: {file}: " in output and "Traceback" not in output
@@ -222,28 +222,26 @@ def test_a_flipped_byte_of_an_input_is_reported_before_use(whole, stage, file, b
 
 def test_a_failing_category_does_not_affect_the_others(whole):
     copy, _, _ = whole
-    cells = [f"demo/{name}/seed0/texture" for name in ("hex_nut", "woven_fabric")]
-    targets = [f"results/evaluate/{cell}/metrics.json" for cell in cells]
+    runs = [f"demo/{name}/seed0/texture" for name in ("hex_nut", "woven_fabric")]
+    targets = [f"results/evaluate/{run}/metrics.json" for run in runs]
     before = {target: sha256(copy.root / target) for target in targets}
-    for cell in cells:
+    for run in runs:
         subprocess.run(
-            ["rm", "-r", *(f"results/{s}/{cell}" for s in ("realnet", "evaluate"))],
+            ["rm", "-r", *(f"results/{s}/{run}" for s in ("realnet", "evaluate"))],
             cwd=copy.root,
             check=True,
         )
-    spoiled = copy.root / f"results/afs/{cells[0]}/afs.json"
+    spoiled = copy.root / f"results/afs/{runs[0]}/afs.json"
     text, times = spoiled.read_text(), (spoiled.stat().st_atime_ns, spoiled.stat().st_mtime_ns)
     spoiled.write_text(text.replace("1", "2", 1))
     os.utime(spoiled, ns=times)
     output = copy.snakemake("--keep-going", "--", *targets, ok=False)
-    assert f"realnet: results/afs/{cells[0]}/afs.json: changed or corrupt" in output
+    assert f"realnet: results/afs/{runs[0]}/afs.json: changed or corrupt" in output
     assert [(copy.root / target).exists() for target in targets] == [False, True]
     # Reported together at the end, and in the tables of the finished runs.
     summary = output.partition("of 4 runs not evaluated")[2]
-    log = f"results/logs/realnet/{cells[0]}.log"
-    assert (
-        f"realnet failed or is still running, 1 run: {cells[0]}\n  {log}:\n  realnet: " in summary
-    )
+    log = f"results/logs/realnet/{runs[0]}.log"
+    assert f"realnet failed or is still running, 1 run: {runs[0]}\n  {log}:\n  realnet: " in summary
     copy.snakemake("tables")
     (row,) = read_csv(copy.root / "results/tables/missing.csv")
     assert (row["stage"], row["category"], row["variant"]) == ("realnet", "hex_nut", "texture")

@@ -12,12 +12,12 @@ from realnet.core.io import sha256
 
 pytestmark = pytest.mark.pipeline
 
-CELL = "demo/hex_nut/seed0/base"
-TARGET = f"results/evaluate/{CELL}/metrics.json"
+RUN = "demo/hex_nut/seed0/base"
+TARGET = f"results/evaluate/{RUN}/metrics.json"
 MADE = (
     "results/data/demo/hex_nut",
     "results/backbone/base",
-    *(f"results/{stage}/{CELL}" for stage in ("ddpm", "sdas", "afs", "realnet", "evaluate")),
+    *(f"results/{stage}/{RUN}" for stage in ("ddpm", "sdas", "afs", "realnet", "evaluate")),
 )
 # Keys of a record that differ between runs. Each copy has its own commit.
 OF_THE_RUN = ("wall_s", "peak_memory_mb", "finished", "git_commit", "sampling_s", "images_per_s")

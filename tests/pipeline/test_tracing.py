@@ -9,7 +9,7 @@ from realnet.core.io import sha256
 
 pytestmark = pytest.mark.pipeline
 
-CELL = "demo/hex_nut/seed0/base"
+RUN = "demo/hex_nut/seed0/base"
 
 
 def test_trace_accepts_a_finished_run_and_names_the_repair_of_damage(finished, tmp_path):
@@ -20,7 +20,7 @@ def test_trace_accepts_a_finished_run_and_names_the_repair_of_damage(finished, t
     assert "everything matches" in copy.run(*trace).stdout
     # Damage a selection of channels and a synthetic image, with their old times, so that
     # Snakemake does not notice.
-    spoiled = [f"results/afs/{CELL}/afs.json", f"results/sdas/{CELL}/images/00001.png"]
+    spoiled = [f"results/afs/{RUN}/afs.json", f"results/sdas/{RUN}/images/00001.png"]
     digests = [sha256(root / name) for name in spoiled]
     for name in spoiled:
         path = root / name

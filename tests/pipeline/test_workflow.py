@@ -11,7 +11,7 @@ from realnet.core.io import read_csv
 pytestmark = pytest.mark.pipeline
 SLOW = pytest.mark.slow
 
-CELLS = [
+RUNS = [
     f"demo/{category}/seed0/{variant}"
     for category in ("hex_nut", "woven_fabric")
     for variant in ("base", "texture")
@@ -25,8 +25,8 @@ def test_every_run_is_evaluated_and_reported(finished):
     for variant in table["demo"].values():
         assert set(variant) == {"hex_nut", "woven_fabric", "mean"}
         assert set(variant["mean"]) == {"image_auroc", "pixel_auroc", "pro"}
-    for cell in CELLS:
-        metrics = json.loads((results / "evaluate" / cell / "metrics.json").read_text())
+    for run in RUNS:
+        metrics = json.loads((results / "evaluate" / run / "metrics.json").read_text())
         values = table["demo"][metrics["variant"]][metrics["category"]]
         assert values["pixel_auroc"] == metrics["pixel_auroc"]
         assert 0 <= metrics["pro"] <= 1
@@ -55,8 +55,8 @@ def test_mlflow_has_one_run_per_evaluation(finished):
     runs = client.search_runs([experiment.experiment_id])
     names = {run.info.run_name for run in runs}
     assert len(names) == len(runs)
-    for cell in CELLS:
-        assert any(all(part in name for part in cell.split("/")) for name in names), names
+    for run in RUNS:
+        assert any(all(part in name for part in run.split("/")) for name in names), names
     assert all("image_auroc" in run.data.metrics for run in runs)
 
 
@@ -111,11 +111,11 @@ def test_a_changed_parameter_reruns_the_stages_that_read_it(finished, override, 
 
 def test_both_checkpoints_are_kept_and_evaluated(finished):
     results = finished.root / "results"
-    for cell in CELLS:
-        rows = read_csv(results / "realnet" / cell / "selection.csv")
+    for run in RUNS:
+        rows = read_csv(results / "realnet" / run / "selection.csv")
         assert [row["step"] for row in rows] == ["3", "6"]
-        assert (results / "realnet" / cell / "best.safetensors").is_file()
-        found = json.loads((results / "evaluate" / cell / "metrics.json").read_text())["protocols"]
+        assert (results / "realnet" / run / "best.safetensors").is_file()
+        found = json.loads((results / "evaluate" / run / "metrics.json").read_text())["protocols"]
         best = [row for row in rows if row["is_best"] == "1"]
         assert [str(found["official_best"]["step"])] == [row["step"] for row in best]
         assert found["strict_last"]["step"] == 6
@@ -126,9 +126,9 @@ def test_both_checkpoints_are_kept_and_evaluated(finished):
 
 def test_without_selection_the_last_weights_are_identical_and_reevaluated(finished):
     """Although the weights that the evaluation reads are identical."""
-    model, scored = (finished.root / "results" / s / CELLS[0] for s in ("realnet", "evaluate"))
+    model, scored = (finished.root / "results" / s / RUNS[0] for s in ("realnet", "evaluate"))
     before = (model / "model.safetensors").read_bytes()
-    target = f"results/evaluate/{CELLS[0]}/metrics.json"
+    target = f"results/evaluate/{RUNS[0]}/metrics.json"
     finished.snakemake("--config", "training={select_every: null}", "--", target)
     assert (model / "model.safetensors").read_bytes() == before
     assert not (model / "best.safetensors").exists()
@@ -153,12 +153,12 @@ def test_tables_come_from_result_files_alone(finished):
 
 @SLOW  # test_repeat.py recomputes all stages of a run
 def test_same_seed_gives_the_same_metrics(finished):
-    cell = finished.root / "results/evaluate" / CELLS[0]
-    model = finished.root / "results/realnet" / CELLS[0] / "model.safetensors"
-    before = (cell / "metrics.json").read_bytes(), model.read_bytes()
-    target = f"results/evaluate/{CELLS[0]}/metrics.json"
+    folder = finished.root / "results/evaluate" / RUNS[0]
+    model = finished.root / "results/realnet" / RUNS[0] / "model.safetensors"
+    before = (folder / "metrics.json").read_bytes(), model.read_bytes()
+    target = f"results/evaluate/{RUNS[0]}/metrics.json"
     finished.snakemake("--forcerun", "train_realnet", "--", target)
-    assert ((cell / "metrics.json").read_bytes(), model.read_bytes()) == before
+    assert ((folder / "metrics.json").read_bytes(), model.read_bytes()) == before
     finished.snakemake()
 
 

@@ -44,9 +44,9 @@ def results(tmp_path):
         for category, value in zip(CATEGORIES, values, strict=True):
             folder = tmp_path / "evaluate/mine" / category / "seed0" / variant
             folder.mkdir(parents=True)
-            cell = {"dataset": "mine", "category": category, "seed": 0, "variant": variant}
+            identity = {"dataset": "mine", "category": category, "seed": 0, "variant": variant}
             metrics = {"image_auroc": value, "pixel_auroc": value, "pro": value}
-            text = json.dumps(cell | metrics | {"has_masks": True})
+            text = json.dumps(identity | metrics | {"has_masks": True})
             (folder / "metrics.json").write_text(text)
     return tmp_path
 

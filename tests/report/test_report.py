@@ -286,8 +286,8 @@ def test_allow_missing_prints_dashes_and_no_mean_of_a_part(tmp_path: Path):
 
 def test_undefined_stays_undefined_in_every_mean(tmp_path: Path):
     write_results(tmp_path)
-    cell = {"image_auroc": 0.9, "pixel_auroc": None, "pro": None}
-    write_run(tmp_path, "mpdd", "tubes", 1, "base", **cell)
+    metrics = {"image_auroc": 0.9, "pixel_auroc": None, "pro": None}
+    write_run(tmp_path, "mpdd", "tubes", 1, "base", **metrics)
     report(tmp_path, matrix())
     values = json.loads((tmp_path / "metrics.json").read_text())["mpdd"]["base"]
     assert values["tubes"]["pro"] is None

@@ -141,8 +141,8 @@ def test_undefined_under_a_protocol_is_not_missing(tmp_path):
         "official_best": None,
     }
     for seed in (0, 1):
-        cell = bare | {"has_masks": False, "protocols": found}
-        write_run(tmp_path, "bolts_m8", "left_half", seed, "base", **cell)
+        content = bare | {"has_masks": False, "protocols": found}
+        write_run(tmp_path, "bolts_m8", "left_half", seed, "base", **content)
     report(tmp_path, matrix())
     line = next(row for row in text(tmp_path, "bolts_m8").splitlines() if "left_half" in row)
     assert [field.strip() for field in line.split("|")[2:-1]] == ["90.0 ± 0.0", *["n/a"] * 5]

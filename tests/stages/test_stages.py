@@ -33,7 +33,7 @@ from realnet.training import checkpoint
 from realnet.training.checkpoint import Checkpoints
 
 PROJECT = Path(__file__).resolve().parents[2]
-CELL = ("demo", "hex_nut", 0)
+RUN = ("demo", "hex_nut", 0)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def made(tmp_path_factory):
     manifest = root / "hex_nut/manifest.csv"
     make_backbone(stage("backbone"), root / "backbone")
     train_ddpm(stage("ddpm"), [manifest], "demo", ["hex_nut"], 0, root / "ddpm")
-    sample_sdas(stage("sdas"), root / "ddpm", manifest, *CELL, root / "sdas")
+    sample_sdas(stage("sdas"), root / "ddpm", manifest, *RUN, root / "sdas")
     cached = root / "backbone", root / "sdas"
-    select_features(stage("afs"), manifest, *cached, *CELL, root / "afs")
+    select_features(stage("afs"), manifest, *cached, *RUN, root / "afs")
     fit(root, root / "realnet")
     return root
 
@@ -82,7 +82,7 @@ def test_artifacts_of_each_stage(made):
 def test_an_sdas_image_depends_only_on_its_index(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
     params = stage("sdas", sdas={"batch_size": 3})
-    sample_sdas(params, made / "ddpm", manifest, *CELL, tmp_path)
+    sample_sdas(params, made / "ddpm", manifest, *RUN, tmp_path)
     from realnet.datasets.images import read_image
 
     for index in range(4):
@@ -101,7 +101,7 @@ def test_official_sdas_images_have_one_strength_per_batch_and_jpeg_losses(made, 
         params = stage(
             "sdas", sdas={"batch_size": 2, "strength_per": "batch", "jpeg_quality": quality}
         )
-        sample_sdas(params, made / "ddpm", manifest, *CELL, out)
+        sample_sdas(params, made / "ddpm", manifest, *RUN, out)
     low, high = stage("sdas").sdas.strength
     strengths = [float(row["strength"]) for row in read_csv(plain / "manifest.csv")]
     assert strengths[0] == strengths[1] != strengths[2] == strengths[3]
@@ -220,14 +220,14 @@ def test_selecting_more_channels_than_available_is_refused(made, tmp_path):
             made / "hex_nut/manifest.csv",
             made / "backbone",
             made / "sdas",
-            *CELL,
+            *RUN,
             tmp_path,
         )
 
 
 def test_metrics_can_be_recomputed_without_the_model(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
-    evaluate(stage("evaluate"), manifest, made / "realnet", *CELL, "base", tmp_path)
+    evaluate(stage("evaluate"), manifest, made / "realnet", *RUN, "base", tmp_path)
     kept = np.load(tmp_path / "scores.npz")
     assert kept["margins"].dtype == np.float32 and kept["masks"].dtype == bool
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -240,7 +240,7 @@ def test_metrics_can_be_recomputed_without_the_model(made, tmp_path):
 
 def test_predict_gives_the_maps_of_the_evaluation(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
-    evaluate(stage("evaluate"), manifest, made / "realnet", *CELL, "base", tmp_path / "e")
+    evaluate(stage("evaluate"), manifest, made / "realnet", *RUN, "base", tmp_path / "e")
     kept = np.load(tmp_path / "e/scores.npz")
     paths = [Path(p) for p in kept["paths"][:3]]
     params = stage("evaluate")

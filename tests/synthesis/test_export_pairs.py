@@ -28,7 +28,7 @@ from realnet.interop.export_pairs import FIELDS, export_pairs
 from realnet.synthesis.sources import sdas_pool, texture_pool
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
-CELL = ("demo", "hex_nut")
+RUN = ("demo", "hex_nut")
 SIZE = 32  # of smoke
 
 
@@ -41,16 +41,16 @@ def made(tmp_path_factory):
     """A manifest, and SIA images of it."""
     root = tmp_path_factory.mktemp("pairs")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
-    prepare(*CELL, root / "raw", root)
+    prepare(*RUN, root / "raw", root)
     train_ddpm(stage("ddpm"), [root / "manifest.csv"], "demo", ["hex_nut"], 0, root / "ddpm")
-    make_sia(stage("sia"), root / "ddpm", root / "manifest.csv", *CELL, 0, root / "sia")
+    make_sia(stage("sia"), root / "ddpm", root / "manifest.csv", *RUN, 0, root / "sia")
     return root
 
 
 def export(made, out, count=12, seed=0, images="sia", size="model", normals=False, **overrides):
     """Export; returns the rows of the manifest."""
     inputs = {"manifest": made / "manifest.csv", "images": made / images if images else None}
-    export_pairs(job(stage(**overrides), inputs, *CELL, seed, out), count, size, normals)
+    export_pairs(job(stage(**overrides), inputs, *RUN, seed, out), count, size, normals)
     return read_csv(out / "manifest.csv")
 
 
@@ -77,10 +77,10 @@ def test_pairs_equal_those_of_the_training(made, tmp_path, monkeypatch, length):
     training = {"training": {**length, "select_every": None}}
     make_backbone(stage("backbone"), tmp_path / "backbone")
     given = made / "manifest.csv", tmp_path / "backbone"
-    select_features(stage("afs"), *given, made / "sia", *CELL, 0, tmp_path / "afs")
+    select_features(stage("afs"), *given, made / "sia", *RUN, 0, tmp_path / "afs")
     monkeypatch.setattr(AnomalySynthesiser, "__call__", spy)
     train_realnet(
-        *(stage(**training), *given, tmp_path / "afs", made / "sia", *CELL, 0, tmp_path / "r")
+        *(stage(**training), *given, tmp_path / "afs", made / "sia", *RUN, 0, tmp_path / "r")
     )
     trained = [(image, mask) for image, mask in seen if mask.any()]  # here every anomaly has a mask
     assert len(seen) > len(trained) > 5
@@ -96,7 +96,7 @@ def test_anomalies_equal_the_blend_in_the_manifest(made, tmp_path):
     rows = export(made, tmp_path / "out", 20)
     assert tuple(rows[0]) == FIELDS
     assert {row["source"] for row in rows} == {"sdas", "texture"}
-    pools = {"sdas": sdas_pool(made / "sia", SIZE), "texture": texture_pool(0, *CELL, SIZE)}
+    pools = {"sdas": sdas_pool(made / "sia", SIZE), "texture": texture_pool(0, *RUN, SIZE)}
     items = {item.path.as_posix(): item for item in read_manifest(made / "manifest.csv")}
     opacities = stage().synthesis.opacity
     for row in rows:

@@ -20,7 +20,7 @@ from realnet.synthesis.pools import NormalImages, build_pools, training_foregrou
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
 SIZE = 64
-CELL = ("demo", "hex_nut")
+RUN = ("demo", "hex_nut")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("patches")
     small = {"demo": {"train": 12, "test_good": 1, "test_defective": 1}}
     make_demo(load(overrides={"data": small}).data.demo, root / "raw")
-    prepare(*CELL, root / "raw", root, load().prepare)
+    prepare(*RUN, root / "raw", root, load().prepare)
     return root
 
 
@@ -37,7 +37,7 @@ def nuts(root):
     """(normal images uint8 [12, 3, 64, 64], their foregrounds)."""
     items = [item for item in read_manifest(root / "manifest.csv") if item.split == "train"]
     normal = load_images(items, SIZE)
-    return normal, training_foregrounds(normal, load().synthesis, *CELL)
+    return normal, training_foregrounds(normal, load().synthesis, *RUN)
 
 
 def params(section=None, source="cutpaste", **changes):
@@ -53,7 +53,7 @@ def pictures(nuts, index):
 
 def drawn(nuts, source, count=12, first=0, seed=0, **changes):
     settings = params(source, source, **changes)
-    pools = build_pools(settings, None, seed, *CELL, SIZE, NormalImages(*nuts))
+    pools = build_pools(settings, None, seed, *RUN, SIZE, NormalImages(*nuts))
     make = AnomalySynthesiser(settings, pools, seed, "x")
     return make(nuts[0][:count], nuts[1][:count], first)
 
@@ -75,7 +75,7 @@ def test_items_change_only_on_the_foreground(nuts, source):
 def test_items_depend_only_on_seed_and_index(nuts, source):
     whole = drawn(nuts, source, first=5)
     settings = params(source, source)
-    pools = build_pools(settings, None, 0, *CELL, SIZE, NormalImages(*nuts))
+    pools = build_pools(settings, None, 0, *RUN, SIZE, NormalImages(*nuts))
     make = AnomalySynthesiser(settings, pools, 0, "x")
     parts = [make(nuts[0][i : i + 4], nuts[1][i : i + 4], 5 + i) for i in (8, 0, 4)]
     assert torch.equal(whole.images, torch.cat([parts[i].images for i in (1, 2, 0)]))
@@ -88,7 +88,7 @@ def test_items_depend_only_on_seed_and_index(nuts, source):
 def test_a_mixture_uses_all_its_sources_and_keeps_normal_items(nuts):
     sources = {"normal": 0.25, "texture": 0.25, "cutpaste": 0.25, "nsa": 0.25}
     settings = load().synthesis.model_copy(update={"sources": sources})
-    pools = build_pools(settings, None, 0, *CELL, SIZE, NormalImages(*nuts))
+    pools = build_pools(settings, None, 0, *RUN, SIZE, NormalImages(*nuts))
     make = AnomalySynthesiser(settings, pools, 0, "x")
     alone = {
         name: AnomalySynthesiser(
@@ -143,7 +143,7 @@ def test_exported_pairs_record_their_sources(root, tmp_path, size):
     values = {"synthesis": {"sources": {"cutpaste": 0.5, "nsa": 0.5}}}
     stage = stage_params(load(overrides=values).section_json("realnet"), params_of("realnet"))
     inputs = {"manifest": root / "manifest.csv"}
-    export_pairs(job(stage, inputs, *CELL, 0, tmp_path / size), 12, size)
+    export_pairs(job(stage, inputs, *RUN, 0, tmp_path / size), 12, size)
     rows = read_csv(tmp_path / size / "manifest.csv")
     assert {row["source"] for row in rows} == {"cutpaste", "nsa"}
     for row in rows:
@@ -280,7 +280,7 @@ def test_the_nsa_mask_is_where_grey_levels_differ(nuts):
 
 def test_nsa_sources_are_other_images_if_there_are_any(nuts):
     settings = params(source="nsa")
-    pools = build_pools(settings, None, 0, *CELL, SIZE, NormalImages(*nuts))
+    pools = build_pools(settings, None, 0, *RUN, SIZE, NormalImages(*nuts))
     make = AnomalySynthesiser(settings, pools, 0, "x")
     rows = torch.linspace(0, 0.999, 25)[:, None].expand(-1, 3)
     for number in range(12):

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from builders import evaluate, make_backbone, select_features, train_realnet
 from scipy.special import expit
-from test_training import CELL, FIELDS, SIZE, add, stage
+from test_training import FIELDS, RUN, SIZE, add, stage
 
 from realnet.compute.runtime import start
 from realnet.config.params import load
@@ -48,7 +48,7 @@ def made(tmp_path_factory):
     write_csv(root / "spots.csv", spots, FIELDS)
     make_backbone(stage("backbone"), root / "backbone")
     select_features(
-        stage("afs"), root / "manifest.csv", root / "backbone", None, *CELL, root / "afs"
+        stage("afs"), root / "manifest.csv", root / "backbone", None, *RUN, root / "afs"
     )
     fit(root, root / "every", select_every=1)
     return root
@@ -57,7 +57,7 @@ def made(tmp_path_factory):
 def fit(root, out, manifest="manifest.csv", processes=1, **training):
     compute = {"processes": processes}
     params = stage("realnet", training=CONSTANT | {"steps": STEPS} | training, compute=compute)
-    train_realnet(params, root / manifest, root / "backbone", root / "afs", None, *CELL, out)
+    train_realnet(params, root / manifest, root / "backbone", root / "afs", None, *RUN, out)
     return safetensors.torch.load_file(out / "model.safetensors")
 
 
@@ -84,7 +84,7 @@ def test_selection_does_not_change_the_last_weights(made, tmp_path, ranking_norm
         )
         out = tmp_path / str(every)
         inputs = made / "manifest.csv", made / "backbone", made / "afs", None
-        train_realnet(params, *inputs, *CELL, out)
+        train_realnet(params, *inputs, *RUN, out)
         seen[every] = safetensors.torch.load_file(out / "model.safetensors"), torch.get_rng_state()
         assert sha256(out / "history.csv") == sha256(tmp_path / "None/history.csv")
     assert len(rows_of(tmp_path / "1")) == STEPS  # evaluated at every step
@@ -226,7 +226,7 @@ def test_without_both_classes_selection_is_skipped_with_a_notice(
 
 
 def scored(made, model, out):
-    evaluate(stage("evaluate"), made / "manifest.csv", model, *CELL, "base", out)
+    evaluate(stage("evaluate"), made / "manifest.csv", model, *RUN, "base", out)
     return read_json(out / "metrics.json")
 
 
@@ -286,7 +286,7 @@ def test_without_selection_there_is_no_best_protocol(made, tmp_path):
 def test_official_metrics_need_masks(made, tmp_path):
     fit(made, tmp_path / "model", "bare.csv", select_every=1)
     evaluate(
-        stage("evaluate"), made / "bare.csv", tmp_path / "model", *CELL, "base", tmp_path / "out"
+        stage("evaluate"), made / "bare.csv", tmp_path / "model", *RUN, "base", tmp_path / "out"
     )
     found = read_json(tmp_path / "out/metrics.json")["protocols"]
     assert found["strict_last"]["image_auroc"] is not None

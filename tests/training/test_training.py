@@ -25,7 +25,7 @@ from realnet.synthesis.pools import NormalImages, build_pools, training_foregrou
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
 SIZE = 32
-CELL = ("mine", "cloth", 0)
+RUN = ("mine", "cloth", 0)
 FIELDS = ["path", "split", "label", "defect", "mask_path", "width", "height", "sha256"]
 FIELDS += ["mask_sha256"]
 
@@ -66,7 +66,7 @@ def made(tmp_path_factory):
     write_csv(root / "manifest.csv", rows, FIELDS)
     make_backbone(stage("backbone"), root / "backbone")
     folders = root / "manifest.csv", root / "backbone", None
-    select_features(stage("afs"), *folders, *CELL, root / "afs")
+    select_features(stage("afs"), *folders, *RUN, root / "afs")
     fit(root, root / "model")
     return root
 
@@ -74,7 +74,7 @@ def made(tmp_path_factory):
 def fit(root, out, manifest="manifest.csv", synthesis=None, compute=None, **training):
     overrides = {"training": training, "synthesis": synthesis or {}, "compute": compute or {}}
     params = stage("realnet", **overrides)
-    train_realnet(params, root / manifest, root / "backbone", root / "afs", None, *CELL, out)
+    train_realnet(params, root / manifest, root / "backbone", root / "afs", None, *RUN, out)
     return safetensors.torch.load_file(out / "model.safetensors")
 
 
@@ -261,7 +261,7 @@ def test_results_folder_can_be_moved(made, tmp_path):
 
 def test_metrics_match_the_stored_scores(made, tmp_path):
     manifest = made / "manifest.csv"
-    evaluate(stage("evaluate"), manifest, made / "model", *CELL, "base", tmp_path)
+    evaluate(stage("evaluate"), manifest, made / "model", *RUN, "base", tmp_path)
     kept, metrics = np.load(tmp_path / "scores.npz"), read_json(tmp_path / "metrics.json")
     wanted = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
     identity = {"dataset": "mine", "category": "cloth", "seed": 0, "variant": "base"}
@@ -291,7 +291,7 @@ def test_metrics_without_anomalies_are_null(made, tmp_path):
     write_csv(tmp_path / "good.csv", rows, FIELDS)
     out = tmp_path / "out"
     with pytest.warns(UndefinedMetricWarning):
-        evaluate(stage("evaluate"), tmp_path / "good.csv", made / "model", *CELL, "base", out)
+        evaluate(stage("evaluate"), tmp_path / "good.csv", made / "model", *RUN, "base", out)
     metrics = read_json(out / "metrics.json")
     assert metrics["image_auroc"] is None and metrics["pro"] is None
     assert os.path.getsize(out / "qualitative.png") > 500
