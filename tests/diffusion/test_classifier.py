@@ -124,7 +124,7 @@ def test_gradient_against_the_closed_form():
 
 
 class ZeroNoise(torch.nn.Module):
-    """A diffusion model that predicts no noise, whatever the class."""
+    """A diffusion model that predicts zero noise for every class."""
 
     def forward(self, sample, timestep, label):
         return torch.zeros(len(sample), 6, *sample.shape[2:])

@@ -203,9 +203,9 @@ def test_a_flipped_byte_of_an_input_is_reported_before_use(whole, stage, file, b
     copy, wanted, _ = whole
     path = copy.root / file
     before, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
-    spoiled = bytearray(before)
-    spoiled[len(spoiled) // 2] ^= 1
-    path.write_bytes(spoiled)
+    damaged = bytearray(before)
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
     os.utime(path, ns=times)  # corruption, not an edit
     name, _ = STAGES[by]
     target = f"{RUN.format(by)}/{name}"
@@ -231,10 +231,10 @@ def test_a_failing_category_does_not_affect_the_others(whole):
             cwd=copy.root,
             check=True,
         )
-    spoiled = copy.root / f"results/afs/{runs[0]}/afs.json"
-    text, times = spoiled.read_text(), (spoiled.stat().st_atime_ns, spoiled.stat().st_mtime_ns)
-    spoiled.write_text(text.replace("1", "2", 1))
-    os.utime(spoiled, ns=times)
+    damaged = copy.root / f"results/afs/{runs[0]}/afs.json"
+    text, times = damaged.read_text(), (damaged.stat().st_atime_ns, damaged.stat().st_mtime_ns)
+    damaged.write_text(text.replace("1", "2", 1))
+    os.utime(damaged, ns=times)
     output = copy.snakemake("--keep-going", "--", *targets, ok=False)
     assert f"realnet: results/afs/{runs[0]}/afs.json: changed or corrupt" in output
     assert [(copy.root / target).exists() for target in targets] == [False, True]
@@ -247,7 +247,7 @@ def test_a_failing_category_does_not_affect_the_others(whole):
     assert (row["stage"], row["category"], row["variant"]) == ("realnet", "hex_nut", "texture")
     assert "changed or corrupt" in row["reason"]
     assert "changed or corrupt" in (copy.root / "results/report.html").read_text()
-    spoiled.unlink()  # as the message says: only this file is rebuilt
+    damaged.unlink()  # as the message says: only this file is rebuilt
     copy.snakemake("--keep-going", "--", *targets)
     copy.snakemake("tables")
     assert not (copy.root / "results/tables/missing.csv").exists()

@@ -20,9 +20,9 @@ def test_trace_accepts_a_finished_run_and_names_the_repair_of_damage(finished, t
     assert "everything matches" in copy.run(*trace).stdout
     # Damage a selection of channels and a synthetic image, with their old times, so that
     # Snakemake does not notice.
-    spoiled = [f"results/afs/{RUN}/afs.json", f"results/sdas/{RUN}/images/00001.png"]
-    digests = [sha256(root / name) for name in spoiled]
-    for name in spoiled:
+    damaged = [f"results/afs/{RUN}/afs.json", f"results/sdas/{RUN}/images/00001.png"]
+    digests = [sha256(root / name) for name in damaged]
+    for name in damaged:
         path = root / name
         times = path.stat()
         content = bytearray(path.read_bytes())
@@ -32,15 +32,15 @@ def test_trace_accepts_a_finished_run_and_names_the_repair_of_damage(finished, t
     assert copy.planned() == {}
     output = copy.run(*trace, ok=False).stdout
     named = [line.split(": ")[1] for line in output.splitlines() if line.startswith("mismatch: ")]
-    assert sorted(named) == spoiled
+    assert sorted(named) == damaged
     assert "Traceback" not in output
-    mend = output.partition("to rebuild:\n")[2].splitlines()[:2]
-    for line in mend:
+    repair = output.partition("to rebuild:\n")[2].splitlines()[:2]
+    for line in repair:
         words = line.split()
         if words[0] == "rm":
             subprocess.run(words, cwd=root, check=True)
         else:
             assert words[:3] == ["snakemake", "--cores", "all"]
             copy.snakemake(*words[3:])
-    assert [sha256(root / name) for name in spoiled] == digests
+    assert [sha256(root / name) for name in damaged] == digests
     assert "everything matches" in copy.run(*trace).stdout

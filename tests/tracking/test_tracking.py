@@ -374,7 +374,7 @@ def test_an_invalid_store_is_reported_in_one_line(results, monkeypatch):
 
 def test_a_server_that_does_not_answer_is_reported_in_one_line(results, monkeypatch):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))  # bound, but without a server
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(UserError, match="no answer; the results do not depend on it") as error:
             follow(results, PARAMS)

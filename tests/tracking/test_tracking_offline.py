@@ -40,7 +40,7 @@ def results(tmp_path, monkeypatch):
             record["inputs"] = {n.partition(".")[0]: {"path": n, "sha256": "0"} for n in names}
             record |= {"wall_s": 1.0, "peak_memory_mb": 9, "finished": "2026-01-02T03:04:05+00:00"}
             write_json(folder / "stage.json", record)
-            (folder / "per_image.npz").unlink()  # for intervals, which are not looked at here
+            (folder / "per_image.npz").unlink()  # for intervals, which are not tested here
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
     return tmp_path / "results"
 
@@ -78,7 +78,7 @@ def test_eight_concurrent_writers_create_one_store():
 
 def test_pending_results_are_logged_by_the_printed_command(monkeypatch, capsys):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))  # bound, but without a server
         address = f"http://me:secret@127.0.0.1:{taken.getsockname()[1]}"
         with monkeypatch.context() as away:
             away.setenv("MLFLOW_TRACKING_URI", address)
