@@ -1,4 +1,4 @@
-"""What most tests start from: the parameters of a stage, its job, and a stage that has run."""
+"""Builders for tests: the parameters of a stage, its job, and a finished stage."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def params_text(name: str, variant: str = "base", preset: str = "smoke", **overr
 def params_for(
     name: str, variant: str = "base", preset: str = "smoke", **overrides: Any
 ) -> StageParams:
-    """The sections that a stage reads: of a preset, under ``overrides`` (section=mapping)."""
+    """The sections that a stage reads, from a preset with ``overrides`` (section=mapping)."""
     return params_of(name).of(load(overrides={"preset": preset} | overrides).variant(variant))
 
 
@@ -57,14 +57,14 @@ def job(params, inputs, dataset, category, seed, out):
 
 
 def joint_job(params, manifests, dataset, categories, seed, out):
-    """Of a model of several categories, each with its manifest."""
+    """The job of a model of several categories, each with its manifest."""
     pairs = zip(categories, manifests, strict=True)
     inputs = {f"manifest/{name}": path for name, path in pairs}
     return Job(params, out, dataset, tuple(categories), seed, inputs=inputs)
 
 
 def sampling_job(params, model, manifest, dataset, category, seed, out, guide=None):
-    """Of images of one category; ``guide``: folder of the stage `classifier`."""
+    """The job that samples images of one category; ``guide``: folder of the stage `classifier`."""
     inputs = {"ddpm": model, "manifest": manifest, "classifier": guide}
     return job(params, inputs, dataset, category, seed, out)
 
@@ -74,7 +74,7 @@ def realnet_job(params, manifest, backbone, afs, sdas, dataset, category, seed, 
     return job(params, inputs, dataset, category, seed, out)
 
 
-# --- stages that run -----------------------------------------------------------------------------
+# --- run a stage ---------------------------------------------------------------------------------
 
 
 def make_backbone(params, out):

@@ -8,7 +8,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def copy_files(target: Path) -> Path:
-    """Tracked and untracked, not ignored files, without their history."""
+    """Copy the tracked and the untracked, not ignored files to ``target``; return ``target``."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=PROJECT,

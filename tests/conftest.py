@@ -1,4 +1,4 @@
-"""Shared by all tests: one CPU thread per process, nothing sent anywhere."""
+"""Settings of all tests: one CPU thread per process, no display, no network access."""
 
 import os
 

@@ -41,43 +41,43 @@ class Canvas:
         return np.stack([rng.standard_normal(shape, np.float32) for rng in self.rngs])
 
     def clouds(self, rows: int, columns: int | None = None) -> Field:
-        """Smooth noise, about standard normal, of so many cells from edge to edge."""
+        """Smooth noise, about standard normal, on a lattice of cells."""
         cells = (rows + 1, (columns or rows) + 1)
         lattice = np.stack([rng.standard_normal(cells, np.float32) for rng in self.rngs])
         down, across = _spread(self.height, rows), _spread(self.width, columns or rows)
         return 1.5 * (down @ lattice @ across.T)
 
     def jitter(self, shift: float = 0.05, turn: float = 0.06, scale: float = 0.05) -> None:
-        """Move, turn (radians) and scale what is drawn from now on, each picture differently."""
+        """Shift, rotate (radians) and scale the shapes that follow, randomly per picture."""
         grow = 1 + self.u(-scale, scale)
         x, y = self.X - self.u(-shift, shift), self.Y - self.u(-shift, shift)
         angle = self.u(-turn, turn)
         cos, sin = np.cos(angle) / grow, np.sin(angle) / grow
         self.x, self.y = cos * x + sin * y, cos * y - sin * x
 
-    def ground(self, colour, spread: float = 3) -> None:
-        """Fill everything; the brightness differs a little from picture to picture."""
+    def ground(self, colour, variation: float = 3) -> None:
+        """Fill the pictures with a colour; the brightness varies slightly between pictures."""
         self.rgb[:] = np.array(colour, np.float32)
-        self.rgb += self.u(-spread, spread)[..., None]
+        self.rgb += self.u(-variation, variation)[..., None]
 
     def paint(self, shape: Field, colour, opacity: float = 1, product: bool | None = True) -> None:
-        """Lay a colour over a shape.
+        """Blend a colour over a shape.
 
-        ``product``: whether the shape then belongs to the product; None leaves that as it is.
+        ``product``: whether the shape belongs to the product afterwards; None: unchanged.
         """
-        cover = np.clip(0.5 - shape / self.pixel, 0, 1)
-        self.rgb += (np.asarray(colour, np.float32) - self.rgb) * (opacity * cover)[..., None]
+        coverage = np.clip(0.5 - shape / self.pixel, 0, 1)
+        self.rgb += (np.asarray(colour, np.float32) - self.rgb) * (opacity * coverage)[..., None]
         if product is not None:
-            inside = np.broadcast_to(cover > 0.5, self.product.shape)
+            inside = np.broadcast_to(coverage > 0.5, self.product.shape)
             self.product = self.product | inside if product else self.product & ~inside
 
     def light(self, factor: Field, product_only: bool = True) -> None:
-        """Multiply the brightness."""
+        """Multiply the brightness by ``factor``."""
         factor = np.where(self.product, factor, 1) if product_only else factor
         self.rgb *= factor[..., None]
 
     def everything(self) -> None:
-        """The product fills the frame."""
+        """Mark the whole picture as product."""
         self.product[:] = True
 
 
@@ -90,7 +90,7 @@ class Pictures:
 
 
 def finish(canvas: Canvas, defective: bool, thin: bool) -> Pictures:
-    """Add sensor noise and round; then, for defective pictures, a blob that no pixel misses."""
+    """Add sensor noise and round; for defective pictures add a blob that changes all its pixels."""
     noisy = canvas.rgb + 2 * canvas.grain()[..., None]
     clean = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
     if not defective:
@@ -103,7 +103,7 @@ def finish(canvas: Canvas, defective: bool, thin: bool) -> Pictures:
 
 
 def _blobs(c: Canvas, thin: bool) -> np.ndarray:
-    """Wobbly ellipses whose centres lie on the product."""
+    """Irregular ellipses, bool ``[N, H, W]``, whose centres lie on the product."""
     inner = (np.abs(c.X) < 0.7 * c.width / min(c.width, c.height)) & (np.abs(c.Y) < 0.7)
     odds = np.stack([rng.random((c.height, c.width), np.float32) for rng in c.rngs])
     best = (odds + 2 * (c.product & inner) + inner).reshape(len(odds), -1).argmax(1)
@@ -118,7 +118,7 @@ def _blobs(c: Canvas, thin: bool) -> np.ndarray:
 
 
 def _contrast(pixels: np.ndarray) -> np.ndarray:
-    """Colours well apart from ``pixels`` [K, 3]: lighter where these are dark on average, or
+    """Colours clearly different from ``pixels`` [K, 3]: lighter if these are dark on average, else
     darker; each pixel changes by at least 40 in some channel."""
     old = pixels.astype(np.int16)
     shift = 110 if old.mean() < 128 else -110
@@ -129,7 +129,7 @@ def _contrast(pixels: np.ndarray) -> np.ndarray:
 
 
 def _spread(pixels: int, cells: int) -> np.ndarray:
-    """Interpolation ``[pixels, cells + 1]`` from a lattice, with smooth joints."""
+    """Weights ``[pixels, cells + 1]`` of a smooth interpolation from a lattice."""
     at = (np.arange(pixels) + 0.5) / pixels * cells
     left = np.minimum(at.astype(int), cells - 1)
     t = at - left
@@ -144,7 +144,7 @@ def _spread(pixels: int, cells: int) -> np.ndarray:
 
 
 def turned(x: Field, y: Field, angle) -> tuple[Field, Field]:
-    """Coordinates in a frame turned by ``angle`` radians."""
+    """Coordinates in a frame rotated by ``angle`` radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     return cos * x + sin * y, cos * y - sin * x
 
@@ -154,7 +154,7 @@ def disc(x, y, cx, cy, radius) -> Field:
 
 
 def ellipse(x, y, cx, cy, rx, ry) -> Field:
-    """Nearly a distance; exact on the outline."""
+    """An approximate distance; exact on the outline."""
     return (np.hypot((x - cx) / rx, (y - cy) / ry) - 1) * min(rx, ry)
 
 
@@ -165,7 +165,7 @@ def box(x, y, cx, cy, half_width, half_height, corner=0.0) -> Field:
 
 
 def segment(x, y, ax, ay, bx, by, radius) -> Field:
-    """A line with round ends."""
+    """A line segment with round ends."""
     dx, dy = bx - ax, by - ay
     t = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy), 0, 1)
     return np.hypot(x - ax - t * dx, y - ay - t * dy) - radius
@@ -179,7 +179,7 @@ def arc(x, y, radius, thick, half_angle) -> Field:
 
 
 def polygon(x, y, sides, radius, angle=0.0) -> Field:
-    """A regular polygon around (0, 0); ``radius`` reaches the middle of an edge."""
+    """A regular polygon around (0, 0); ``radius``: distance to the middle of an edge."""
     wedge = 2 * np.pi / sides
     at = (np.arctan2(y, x) - angle + wedge / 2) % wedge - wedge / 2
     return np.hypot(x, y) * np.cos(at) - radius
@@ -189,7 +189,7 @@ def polygon(x, y, sides, radius, angle=0.0) -> Field:
 
 
 def encode(picture: np.ndarray, suffix: str) -> bytes:
-    """An RGB or grey uint8 picture as the bytes of a .png, .bmp or .JPG file, quickly."""
+    """Encode an RGB or grey uint8 picture as a .png, .bmp or .JPG file, with fast settings."""
     options = {
         ".png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],

@@ -1,11 +1,11 @@
-"""Edits of source files, for tests of what reruns."""
+"""Edits of source files, for tests of what Snakemake reruns."""
 
 import ast
 from pathlib import Path
 
 
 class _Reworded(ast.NodeTransformer):
-    """Other words in docstrings and in the messages of errors."""
+    """Replace docstrings and the messages of errors."""
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         call = node.exc
@@ -24,14 +24,14 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def reword(path: Path) -> None:
-    """Rewrite a module without its comments, in another layout, with other docstrings and messages
-    of errors: it computes the same."""
+    """Rewrite a module without comments, reformatted, with other docstrings and error messages; it
+    computes the same."""
     tree = _Reworded().visit(ast.parse(path.read_text(encoding="utf-8")))
     path.write_text("# Rewritten.\n" + ast.unparse(ast.fix_missing_locations(tree)) + "\n")
 
 
 def flip_operator(path: Path) -> None:
-    """Turn the first sum of a module into a difference."""
+    """Replace the first addition of a module by a subtraction."""
     text = path.read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):

@@ -1,4 +1,4 @@
-"""What the processes of test_distributed.py run: found there by name, in processes of their own."""
+"""Functions that the worker processes of test_distributed.py run; they are imported by name."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ def runtime():
     return start(load(overrides={"preset": "smoke"}).compute)
 
 
-# --- all that is looked at after one start -------------------------------------------------------
+# --- everything that one start of the processes records -------------------------------------------
 
 
 def everything(notes, ddpm_jobs, realnet_jobs):
-    """Train all, noting what each step saw and the weights it left; BatchNorm on shares."""
+    """Run all trainings and record the batches and weights of each step; BatchNorm on shares."""
     from realnet.stages import ddpm
     from realnet.stages import realnet as loop
     from realnet.training import denoiser_training as denoiser
@@ -68,7 +68,7 @@ def digest(tensor):
 
 
 def batch_norm_case(size):
-    """A layer with weights, a batch ``[size, 5, 3, 4]`` far from zero, and a slope for each."""
+    """A layer with weights, a batch ``[size, 5, 3, 4]`` far from zero, and an output gradient."""
     draw = torch.Generator().manual_seed(size)
     value = 2 * torch.randn(size, 5, 3, 4, generator=draw) + 7
     slope = torch.randn(size, 5, 3, 4, generator=draw)
@@ -79,7 +79,7 @@ def batch_norm_case(size):
 
 
 def batch_norm(notes):
-    """Outputs, slopes and statistics of each rank's share of a batch of 5, of 1 and of 6."""
+    """Outputs, gradients and statistics of each rank's share of batches of 5, 1 and 6 images."""
     from realnet.compute.distributed import share
     from realnet.compute.shared_norm import share_statistics
 
@@ -106,11 +106,11 @@ def batch_norm(notes):
         )
 
 
-# --- what goes wrong -----------------------------------------------------------------------------
+# --- failures ------------------------------------------------------------------------------------
 
 
 def fail(kind):
-    """Rank 1 fails while rank 0 waits for it, or for ever."""
+    """Rank 1 fails while rank 0 waits for it, or hangs."""
     if kind == "drift":
         weights = torch.full((3,), 0.5)
         check_alike(nn.ParameterList([weights]), runtime(), 6)
@@ -128,7 +128,7 @@ def fail(kind):
 
 
 def killed_at_first_checkpoint(*arguments):
-    """Training of the diffusion model whose first process dies once it has saved."""
+    """Train the diffusion model; rank 0 is killed after its first checkpoint."""
     from realnet.stages import ddpm
     from realnet.training.checkpoint import Checkpoints
 
@@ -142,13 +142,13 @@ def killed_at_first_checkpoint(*arguments):
     ddpm._train(*arguments)
 
 
-def wait_for_ever(notes):
+def wait_forever(notes):
     Path(notes, f"pid{dist.get_rank()}").write_text(str(os.getpid()))
     time.sleep(600)
 
 
 def save_slowly(notes):
-    """A loop whose checkpoint takes two seconds, which the main process alone writes."""
+    """A loop whose checkpoint, written only by the main process, takes two seconds."""
     here = runtime()
     for _, _ in progress(0, 10_000, "slow"):
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Archives made for tests, good and bad."""
+"""Valid and malicious archives for tests."""
 
 import hashlib
 import io

@@ -1,7 +1,7 @@
-"""What the stand-in of each category looks like: a few lines of drawing per product.
+"""How the fake images of each category are drawn: a few lines per product.
 
 They do not look like photographs. The product is bright on dark or dark on bright, in grey or in
-one colour channel, or it fills the frame; that a foreground rule finds one of them proves little,
+one colour channel, or it fills the frame. That a foreground rule finds one of them proves little,
 so the rules are tested against independent thresholds (test_foreground.py).
 """
 
@@ -308,7 +308,7 @@ def btad_03(c: Canvas) -> None:
 
 
 def _four(c: Canvas, shift: float, turn: float):
-    """The frames of four things in two rows, each placed a little differently."""
+    """Coordinates of four objects in two rows, each shifted and rotated slightly."""
     for x in (-0.62, 0.62):
         for y in (-0.48, 0.48):
             c.jitter(shift, turn)

@@ -31,7 +31,10 @@ class Fault:
         return Path("realnet", self.file)
 
     def apply(self, root: Path) -> str:
-        """Change the file below ``root``; its text before. ValueError: not exactly once."""
+        """Change the file below ``root`` and return its previous text.
+
+        Raises ValueError if ``old`` does not occur exactly once.
+        """
         path = root / self.path
         text = path.read_text(encoding="utf-8")
         if (count := text.count(self.old)) != 1:
@@ -47,14 +50,14 @@ FAULTS = (
         "datasets/manifest.py",
         "if not pixels.any():",
         "if False:",
-        "datasets/test_data_manifest.py::test_an_empty_mask",
+        "datasets/test_data_manifest.py::test_an_empty_mask_is_an_error",
     ),
     Fault(
         "data: digests of images are not verified",
         "datasets/images.py",
         "if digest and hashlib.sha256(data).hexdigest() != digest:",
         "if False:",
-        "core/test_stopping.py::test_an_image_has_the_bytes_of_its_manifest",
+        "core/test_stopping.py::test_images_are_checked_against_the_manifest",
     ),
     Fault(
         "backbone: images are not scaled by the standard deviation",
@@ -68,14 +71,14 @@ FAULTS = (
         "diffusion/loss.py",
         "return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean",
         "return alpha.sqrt() * noise + (1 - alpha).sqrt() * clean",
-        "diffusion/test_loss.py::test_all_three_targets_describe_the_same_image",
+        "diffusion/test_loss.py::test_all_three_prediction_types_describe_the_same_image",
     ),
     Fault(
         "ddpm: accumulated gradients are not averaged",
         "training/denoiser_training.py",
         "determinism.backward(scaled / params.accumulation if mean else scaled)",
         "determinism.backward(scaled)",
-        "diffusion/test_ddpm.py::test_an_update_is_divided_as_one_likes",
+        "diffusion/test_ddpm.py::test_accumulation_and_micro_batches_do_not_change_an_update",
     ),
     Fault(
         "classifier: guidance away from the class",
@@ -96,28 +99,28 @@ FAULTS = (
         "diffusion/shards.py",
         'if not path.is_file() or sha256(path) != row["sha256"]:',
         "if not path.is_file():",
-        "diffusion/test_sia.py::test_a_damaged_shard_is_drawn_again_and_no_other",
+        "diffusion/test_sia.py::test_only_a_damaged_shard_is_regenerated",
     ),
     Fault(
         "afs: the range of the differences is not normalised",
         "models/afs.py",
         "(difference - low) / (high - low + 1e-4)",
         "(difference - low) / (high + 1e-4)",
-        "models/test_afs.py::test_scores_against_a_loop_over_channels",
+        "models/test_afs.py::test_afs_scores_match_a_loop_over_channels",
     ),
     Fault(
         "afs: the worst channels are kept",
         "models/afs.py",
         ".argsort(stable=True)[:count]",
         ".argsort(stable=True, descending=True)[:count]",
-        "models/test_afs.py::test_choices",
+        "models/test_afs.py::test_selection_modes",
     ),
     Fault(
         "realnet: the weight of the segmentation loss is ignored",
         "stages/realnet.py",
         "params.segmentation_weight * segmentation",
         "segmentation",
-        "training/test_training.py::test_weights_of_the_two_losses",
+        "training/test_training.py::test_loss_weights",
     ),
     Fault(
         "realnet: residuals are not squared",
@@ -131,7 +134,7 @@ FAULTS = (
         "models/rrs.py",
         "standard.mean((2, 3))",
         "standard.amax((2, 3))",
-        "models/test_realnet.py::test_lists_against_a_loop",
+        "models/test_realnet.py::test_rrs_matches_a_loop",
     ),
     Fault(
         "realnet: RRS ranks raw residuals",
@@ -145,21 +148,21 @@ FAULTS = (
         "detectors/patch_memory.py",
         "latest = nearest.argmax().view(1)",
         "latest = nearest.abs().argmin().view(1)",
-        "detectors/test_patchcore.py::test_coreset_is_that_of_a_plain_greedy",
+        "detectors/test_patchcore.py::test_coreset_matches_plain_greedy_selection",
     ),
     Fault(
         "patchcore: the image score is not reweighted",
         "detectors/patch_memory.py",
         "return (1 - (score - torch.logsumexp(others, 1)).exp()) * score",
         "return score",
-        "detectors/test_patchcore.py::test_image_score_is_equation_seven",
+        "detectors/test_patchcore.py::test_image_score_matches_equation_7",
     ),
     Fault(
         "evaluate: the best checkpoint is measured with the last one's weights",
         "stages/evaluate.py",
         "best = score(selected, test",
         "best = score(detector, test",
-        "training/test_selection.py::test_four_protocols_from_one_run",
+        "training/test_selection.py::test_one_run_gives_four_protocols",
     ),
     Fault(
         "report: a median in the place of the mean over categories",
@@ -167,14 +170,14 @@ FAULTS = (
         "means.append(statistics.fmean(known))",
         "means.append(statistics.median(known))",
         "tables/test_report_protocols.py"
-        "::test_the_paper_stands_beside_the_reference_under_its_own_protocol",
+        "::test_the_papers_numbers_are_beside_the_reference_in_their_protocol",
     ),
     Fault(
         "report: a claim counts as reproduced whatever its sign",
         "tables/verdict_rules.py",
         "REPRODUCED if difference > 0 else FAILED",
         "REPRODUCED",
-        "tables/test_verdicts.py::test_a_claim",
+        "tables/test_verdicts.py::test_verdict_of_a_claim",
     ),
     Fault(
         "tracking: population standard deviation over seeds",
@@ -189,14 +192,14 @@ FAULTS = (
         "synthesis/perlin.py",
         "t**3 * (t * (6 * t - 15) + 10)",
         "t**2 * (3 - 2 * t)",
-        "synthesis/test_synthesis.py::test_perlin_against_the_definition",
+        "synthesis/test_synthesis.py::test_perlin_noise_matches_its_definition",
     ),
     Fault(
         "anomalies: the opacity of the wrong image",
         "synthesis/synthesiser.py",
         "torch.lerp(image.float(), patch.float(), opacity)",
         "torch.lerp(patch.float(), image.float(), opacity)",
-        "synthesis/test_sources.py::test_blend_is_the_formula",
+        "synthesis/test_sources.py::test_blend_matches_its_formula",
     ),
     # --- metrics ---
     Fault(
@@ -211,14 +214,14 @@ FAULTS = (
         "metrics/ranks.py",
         "self.normals + other.normals",
         "max(self.normals, other.normals)",
-        "metrics/test_metrics.py::test_pixels_as_pairs_and_as_sklearn_counts_them",
+        "metrics/test_metrics.py::test_pixel_metrics_match_pair_counts_and_sklearn",
     ),
     Fault(
         "AU-PRO: no part of the step that crosses the limit",
         "metrics/sums.py",
         "area = area + step *",
         "area = area + 0 * step *",
-        "metrics/test_metrics.py::test_pro_is_the_area_under_the_sorted_curve",
+        "metrics/test_metrics.py::test_pro_matches_the_area_under_the_sorted_curve",
     ),
     Fault(
         "AU-PRO: 4-connected regions",
@@ -232,7 +235,7 @@ FAULTS = (
         "metrics/official.py",
         "/ region.sum())",
         "/ filled.sum())",
-        "metrics/test_official_metrics.py::test_a_hit_hole_counts_beyond_one",
+        "metrics/test_official_metrics.py::test_a_false_positive_in_a_hole_exceeds_one",
     ),
     Fault(
         "official AUROC: not flipped",
@@ -261,7 +264,7 @@ FAULTS = (
         "metrics/uncertainty.py",
         'numpy_generator(seed, "bootstrap", name, stratum)',
         'numpy_generator(seed, "bootstrap", stratum)',
-        "metrics/test_uncertainty.py::test_draws_are_decided_by_seed_name_and_strata_alone",
+        "metrics/test_uncertainty.py::test_resamples_depend_only_on_seed_name_and_strata",
     ),
     Fault(
         "bootstrap: images are not resampled within their defect type",
@@ -269,7 +272,7 @@ FAULTS = (
         "for stratum in np.unique(strata).tolist():\n"
         "        members = np.flatnonzero(strata == stratum)",
         "for stratum in np.unique(strata)[:1].tolist():\n        members = np.arange(len(strata))",
-        "metrics/test_uncertainty.py::test_strata_keep_their_size_and_every_image_its_chance",
+        "metrics/test_uncertainty.py::test_strata_keep_their_sizes_and_images_are_sampled_uniformly",
     ),
     Fault(
         "Holm: Bonferroni's factor for all",
@@ -284,14 +287,14 @@ FAULTS = (
         "core/seeds.py",
         "for part in (seed, *names))",
         "for part in (seed, *names[:-1]))",
-        "core/test_seeds_io.py::test_seeds_differ_by_every_name_and_fit_63_bits",
+        "core/test_seeds_io.py::test_seeds_depend_on_every_name_and_fit_63_bits",
     ),
     Fault(
         "seeds: every step draws the anomalies of the first",
         "stages/realnet.py",
         "step * params.batch_size + mine.first",
         "mine.first",
-        "training/test_training.py::test_every_step_draws_other_anomalies",
+        "training/test_training.py::test_every_step_has_new_anomalies",
     ),
     # --- code triggers ---
     Fault(
@@ -328,7 +331,7 @@ FAULTS = (
         "diffusion/shards.py",
         "        lock.acquire()\n",
         "        pass\n",
-        "diffusion/test_sia.py::test_a_killed_run_goes_on_with_the_next_shard",
+        "diffusion/test_sia.py::test_a_killed_run_resumes_at_the_next_shard",
     ),
     Fault(
         "lock: two writers to MLflow",
@@ -343,7 +346,7 @@ FAULTS = (
         "compute/gpu.py",
         "fcntl.LOCK_EX |",
         "fcntl.LOCK_SH |",
-        "compute/test_gpu.py::test_jobs_at_once_get_different_devices_and_the_rest_wait",
+        "compute/test_gpu.py::test_concurrent_jobs_get_different_devices_and_the_rest_wait",
     ),
     # --- resume ---
     Fault(
@@ -351,21 +354,21 @@ FAULTS = (
         "training/fit.py",
         "part.load_state_dict(state[name])",
         'name == "schedule" or part.load_state_dict(state[name])',
-        "stages/test_stages.py::test_a_killed_training_resumes_to_the_same_bits",
+        "stages/test_stages.py::test_a_killed_training_resumes_to_identical_weights",
     ),
     Fault(
         "resume: the average of the weights starts over",
         "training/fit.py",
         "part.load_state_dict(state[name])",
         'name == "ema" or part.load_state_dict(state[name])',
-        "stages/test_stages.py::test_a_killed_diffusion_training_resumes_to_the_same_bits",
+        "stages/test_stages.py::test_a_killed_diffusion_training_resumes_to_identical_weights",
     ),
     Fault(
         "resume: earlier evaluations on the test set are forgotten",
         "training/checkpoint_selection.py",
         'self.rows = list(state["rows"])',
         "self.rows = []",
-        "training/test_selection.py::test_a_killed_training_keeps_the_best_so_far",
+        "training/test_selection.py::test_a_killed_training_keeps_the_best_checkpoint",
     ),
     Fault(
         "resume: a checkpoint of other parameters",
@@ -379,18 +382,18 @@ FAULTS = (
         "training/checkpoint.py",
         "(damaged := archive.testzip()) is not None",
         "(damaged := None) is not None",
-        "core/test_stopping.py::test_a_flipped_bit_of_a_checkpoint_is_seen",
+        "core/test_stopping.py::test_a_flipped_bit_of_a_checkpoint_is_detected",
     ),
 )
 
 
 def main(names: list[str]) -> int:
-    """Run the faults; 1 where one is not caught, or cannot be tried."""
+    """Run the faults; return 1 if one is not caught or cannot be applied."""
     chosen = [fault for fault in FAULTS if not names or any(n in fault.name for n in names)]
     bad = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         root = copy_files(Path(folder))
-        # Without a fault every test passes: else a failure would say nothing.
+        # All tests must pass without a fault, else their failure proves nothing.
         tests = sorted({fault.test for fault in chosen})
         if (status := _pytest(root, *tests).returncode) != 0:
             print(f"the tests do not pass without a fault: pytest ended with status {status}")

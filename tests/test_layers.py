@@ -1,4 +1,4 @@
-"""The layers of packages: imports point downwards, and no modules import each other in a circle."""
+"""The layers of packages: imports point downwards, and there are no circular imports."""
 
 import ast
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ def package_of(module: str) -> str:
 
 
 def upward_imports() -> set[tuple[str, str]]:
-    """(module, package above it that it imports); pictures may be imported inside a function."""
+    """(module, package above it that it imports); figures may be imported inside a function."""
     found = set()
     for module in set(MODULES) - {"realnet"}:
         for target, inside in imports_of(module):
@@ -85,7 +85,7 @@ def upward_imports() -> set[tuple[str, str]]:
 
 
 def circular_modules() -> set[str]:
-    """Modules that import themselves over others at module level.
+    """Modules that import themselves through others at module level.
 
     Importing ``a.b`` also runs ``a``, unless the importer is itself in ``a``.
     """
@@ -115,7 +115,7 @@ def test_imports_point_downwards():
     assert not upward_imports()
 
 
-def test_no_circles():
+def test_no_circular_imports():
     assert not circular_modules()
 
 

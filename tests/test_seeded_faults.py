@@ -1,4 +1,4 @@
-"""The table of seeded faults fits the code; `make test-faults` runs it."""
+"""The table of seeded faults matches the code; `make test-faults` runs it."""
 
 import re
 
@@ -10,7 +10,7 @@ from realnet.registry import STAGES
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_has_its_place_and_its_test(fault):
+def test_each_fault_fits_the_code_and_names_an_existing_test(fault):
     assert (PROJECT / fault.path).read_text("utf-8").count(fault.old) == 1
     file, _, name = fault.test.partition("::")
     text = (PROJECT / "tests" / file).read_text("utf-8")

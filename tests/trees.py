@@ -1,10 +1,10 @@
-"""Small fake copies of the four datasets, in their exact published folder shapes.
+"""Small fake copies of the four datasets with their exact published folder structure.
 
     python tests/trees.py OUT [DATASET...]      OUT/<dataset>/...; all four by default
 
-Folders, file names, formats, extension case, colour modes and counts are the published ones (also
-the numbers that BTAD leaves out); sizes are tiny, contents are drawn (`products.py`), seeded, and
-different for every image.
+Folders, file names, formats, extension case, colour modes and counts are the published ones
+(including the file numbers that BTAD skips). Images are tiny, drawn (`products.py`), seeded, and
+all different.
 """
 
 import csv
@@ -44,10 +44,10 @@ def make_tree(
 ) -> Path:
     """Write a dataset's tree to ``root`` (what would be ``data/raw/<dataset>``); returns ``root``.
 
-    ``size``: width and height; by default 32 pixels on the short side, in the published shape
-    (VisA 3:2, BTAD 03 4:3, else square). ``counts``: as published, or at most so many images per
-    split and kind (the first ones). ``layout``: ``raw`` as published, or ``converted`` (VisA only):
-    what the official RealNet code expects.
+    ``size``: width and height; by default 32 pixels on the short side, in the published aspect
+    (VisA 3:2, BTAD 03 4:3, else square). ``counts``: as published, or the largest number of images
+    per split and defect type (the first ones). ``layout``: ``raw`` as published, or ``converted``
+    (VisA only) as the official RealNet code expects it.
     """
     root = Path(root)
     known = table()[dataset]
@@ -57,7 +57,9 @@ def make_tree(
     rows: list[list[str]] = []
     for category in categories or known:
         limits = {
-            split: {kind: n if counts == "published" else min(n, counts) for kind, n in per.items()}
+            split: {
+                defect: n if counts == "published" else min(n, counts) for defect, n in per.items()
+            }
             for split, per in known[category].items()
         }
         if dataset == "visa" and layout == "raw":
@@ -74,19 +76,19 @@ def pictures(
     dataset: str,
     category: str,
     split: str,
-    kind: str,
+    defect: str,
     numbers: Sequence[int],
     size: tuple[int, int] | None = None,
 ) -> Pictures:
-    """The pictures of a category with these numbers; each is the same whichever others are made."""
-    canvas = Canvas([(dataset, category, split, kind, n) for n in numbers], _size(category, size))
+    """The pictures of a category with these numbers; none depends on the others."""
+    canvas = Canvas([(dataset, category, split, defect, n) for n in numbers], _size(category, size))
     RECIPES[dataset][category](canvas)
-    return finish(canvas, kind != "good", any(word in kind for word in THIN))
+    return finish(canvas, defect != "good", any(word in defect for word in THIN))
 
 
 @cache
 def table() -> dict:
-    """The published counts: dataset, category, split, kind."""
+    """The published counts: dataset, category, split, defect type."""
     return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
 
 
@@ -94,7 +96,7 @@ def table() -> dict:
 
 
 def _folders(root: Path, dataset: str, category: str, limits: dict, size) -> None:
-    """``train/good``, ``test/<kind>`` and ``ground_truth/<kind>``, or ``ok`` and ``ko``."""
+    """``train/good``, ``test/<defect>`` and ``ground_truth/<defect>``, or ``ok`` and ``ko``."""
     folder = root / category
     mvtec_like = dataset in ("mvtec_ad", "mpdd")
     suffix, mask_suffix, digits = ".png", "_mask.png", 3
@@ -103,17 +105,17 @@ def _folders(root: Path, dataset: str, category: str, limits: dict, size) -> Non
     elif dataset == "visa":
         suffix, mask_suffix = ".JPG", ".png"
         normal = _visa_normal(category, limits)
-    for split, kinds in limits.items():
-        for kind, count in kinds.items():
-            name = kind if mvtec_like else ("ok" if kind == "good" else "ko")
+    for split, defects in limits.items():
+        for defect, count in defects.items():
+            name = defect if mvtec_like else ("ok" if defect == "good" else "ko")
             numbers = [
                 n for n in range(count + 1) if n not in GAPS.get((category, f"{split}/{name}"), ())
             ][:count]
             stems = [f"{n:0{digits}d}" for n in numbers]
-            if dataset == "visa" and kind == "good":
+            if dataset == "visa" and defect == "good":
                 stems = normal[split]
             _write(
-                (dataset, category, split, kind),
+                (dataset, category, split, defect),
                 [folder / split / name / f"{stem}{suffix}" for stem in stems],
                 [folder / "ground_truth" / name / f"{stem}{mask_suffix}" for stem in stems],
                 size,
@@ -127,7 +129,7 @@ def _folders(root: Path, dataset: str, category: str, limits: dict, size) -> Non
 
 
 def _visa(root: Path, category: str, limits: dict, size) -> list[list[str]]:
-    """Images by label, masks of small integers, ``image_anno.csv``; returns the 1cls split."""
+    """Write images by label, masks of small integers, ``image_anno.csv``; return the 1cls split."""
     data = Path(category) / "Data"
     normal = _visa_normal(category, limits)
     rows, notes = [], []
@@ -154,9 +156,9 @@ def _visa(root: Path, category: str, limits: dict, size) -> list[list[str]]:
 
 
 def _visa_normal(category: str, limits: dict) -> dict[str, list[str]]:
-    """Numbers of the normal images, dealt to both splits at random, as the published ones are.
+    """Numbers of the normal images, assigned to both splits at random, as in the published split.
 
-    Categories with a thousand of them have four digits, the others three.
+    Categories with a thousand normal images have four digits, the others three.
     """
     train, test = limits["train"]["good"], limits["test"]["good"]
     full = table()["visa"][category]
@@ -167,8 +169,10 @@ def _visa_normal(category: str, limits: dict) -> dict[str, list[str]]:
 
 
 def _splits(folder: Path, rows: list[list[str]]) -> None:
-    """The three published tables. The two-class ones train on anomalies too: they must not be
-    mistaken for the one-class table."""
+    """Write the three published tables.
+
+    The two-class ones also train on anomalies: they must not be mistaken for the one-class table.
+    """
     head = ["object", "split", "label", "image", "mask"]
     _csv(folder / "1cls.csv", head, rows)
     for name, share in (("2cls_highshot", 0.6), ("2cls_fewshot", 0.05)):
@@ -194,20 +198,20 @@ def _csv(path: Path, head: list[str], rows: list[list[str]]) -> None:
 def _write(
     name: tuple[str, str, str, str], paths: list[Path], masks: list[Path] | None, size
 ) -> list[list[int]]:
-    """Draw and save the images of one kind, and masks of defects; returns the mask ids of each."""
-    dataset, category, split, kind = name
+    """Draw and save the images of one defect type with their masks; return the mask ids of each."""
+    dataset, category, split, defect = name
     width, height = _size(category, size)
     grey, numbered = (dataset, category) in GREY, "Data" in paths[0].parts if paths else False
     step = max(1, CHUNK // (width * height))
-    for folder in {path.parent for path in [*paths, *(masks or [] if kind != "good" else [])]}:
+    for folder in {path.parent for path in [*paths, *(masks or [] if defect != "good" else [])]}:
         folder.mkdir(parents=True, exist_ok=True)
     found = []
     for start in range(0, len(paths), step):
         numbers = range(start, min(start + step, len(paths)))
-        made = pictures(dataset, category, split, kind, numbers, (width, height))
+        made = pictures(dataset, category, split, defect, numbers, (width, height))
         for n, image, mask in zip(numbers, made.images, made.masks, strict=True):
             _save(paths[n], image[..., 1] if grey else image)
-            if kind != "good":
+            if defect != "good":
                 ids = _ids(mask, n) if numbered else mask.astype(np.uint8) * 255
                 _save(masks[n], ids)
                 found.append([int(i) for i in np.unique(ids) if i])
@@ -215,7 +219,7 @@ def _write(
 
 
 def _ids(mask: np.ndarray, number: int) -> np.ndarray:
-    """A mask of small integers: one id per kind of defect, and every fifth image has two."""
+    """A mask of small integers: one id per defect type; every fifth image has two."""
     first = 1 + number % len(VISA_DEFECTS)
     ids = mask.astype(np.uint8) * first
     if number % 5 == 4:

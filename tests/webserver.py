@@ -15,20 +15,20 @@ ETAG = '"one"'
 
 @dataclass
 class Page:
-    """What the server gives at one path, and how it fails."""
+    """What the server sends at one path, and how it fails."""
 
     body: bytes = BODY
     etag: str | None = ETAG
     modified: str | None = None
     ranges: bool = True
     honours_if_range: bool = True
-    cuts: list[int] = field(default_factory=list)  # bytes sent before each cut, used up in turn
-    errors: list[int] = field(default_factory=list)  # statuses, once the cuts are used up
+    cuts: list[int] = field(default_factory=list)  # bytes sent before each cut, one per request
+    errors: list[int] = field(default_factory=list)  # statuses of the requests after the cuts
     redirect: str | None = None
     status: int = 200
     kind: str = "application/octet-stream"
     encoding: str | None = None
-    pace: float = 0.0  # seconds between pieces of 64 kB
+    pace: float = 0.0  # seconds between chunks of 64 kB
     chunked: bool = False
     asked: list[dict[str, str]] = field(default_factory=list)  # headers of each request
 
@@ -93,7 +93,7 @@ class Server(http.server.ThreadingHTTPServer):
     pages: dict[str, Page]
 
     def handle_error(self, request, client_address) -> None:
-        """Cut connections are the point here."""
+        """Ignore errors: cut connections are intended."""
 
     def put(self, path: str, **how) -> Page:
         self.pages[path] = Page(**how)
@@ -105,7 +105,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
-    """A server that runs as long as the block; its threads end with it."""
+    """A server that runs inside the block; its threads end with it."""
     running = Server(("127.0.0.1", 0), Handler)
     running.pages = {}
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})

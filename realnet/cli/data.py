@@ -1,4 +1,4 @@
-"""`realnet data`: render, fetch, verify and look at datasets."""
+"""`realnet data`: render, fetch, verify and show datasets."""
 
 import sys
 from pathlib import Path

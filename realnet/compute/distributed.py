@@ -214,7 +214,7 @@ class Share:
 
     items: torch.Tensor  # [n]
     first: int  # position of items[0] in the batch
-    weight: float  # n / size of the batch; 0 where there was no item left, and items is a stand-in
+    weight: float  # n / size of the batch; 0 if no item was left, and items is a placeholder
 
 
 def share(batch: torch.Tensor, runtime: Runtime) -> Share:

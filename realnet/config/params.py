@@ -133,7 +133,7 @@ class Params(Section):
     def shared_variant(self, stage: str, name: str) -> str:
         """The variant whose ``stage`` result ``name`` uses: ``base`` where nothing differs.
 
-        Also ``base`` for SDAS and DDPM of a variant that never looks at SDAS images.
+        Also ``base`` for SDAS and DDPM of a variant that does not use SDAS images.
         """
         overlay = self.variants[name]
         touched = set(overlay) & depends_on(stage)

@@ -89,9 +89,9 @@ class Data(Section):
 class OwnLayout(Section):
     """Where a custom dataset keeps its images: globs below ``data/raw/<dataset>``.
 
-    ``{category}`` and ``{defect}`` stand for one folder name (or part of a file name) each, and
-    ``{stem}`` for the image's file name without suffix. Without ``{category}`` the dataset has a
-    single category, named like itself.
+    ``{category}`` and ``{defect}`` match one folder name (or part of a file name) each, and
+    ``{stem}`` the image's file name without suffix. Without ``{category}`` the dataset has a
+    single category with the name of the dataset.
     """
 
     train: str  # normal images to train on
@@ -132,12 +132,12 @@ class OwnLayout(Section):
 class Prepare(Section):
     """How raw datasets become manifests (`realnet data prepare`)."""
 
-    allow_partial: bool  # go on with other image counts than the published ones
+    allow_partial: bool  # accept image counts that differ from the published ones
     layouts: dict[Name, OwnLayout]  # custom datasets that are not in MVTec-AD layout
 
 
 class Pretext(Section):
-    """The demo's stand-in for public weights: classify procedural textures and shapes."""
+    """Substitute for public weights in the demo: classify procedural textures and shapes."""
 
     seed: NonNegative
     image_size: Positive
@@ -438,7 +438,7 @@ class Afs(Section):
     """Anomaly-aware Features Selection (paper sec. 3.2)."""
 
     # afs: the paper's. For ablations: random and first channels; pca: the first m_k principal
-    # components of the normal images' features; all: every channel, whatever `channels` says.
+    # components of the normal images' features; all: every channel; `channels` is ignored.
     selection: Literal["afs", "random", "first", "pca", "all"]
     channels: list[Positive] = Field(min_length=1)  # m_k per backbone layer
     # per_block: each block has anomalies of its own, and the last batch of a round through the
@@ -500,9 +500,9 @@ class Training(Section):
     reconstruction_weight: Weight
     reconstruction_loss: Literal["mse", "cosine"]  # cosine: 1 - similarity at each position
     checkpoint_every: Positive
-    # The official protocol: every so many steps (or epochs, where `epochs` is given) and at the
-    # end, evaluate on the test set, and keep the best weights beside the last ones. None: the test
-    # set is not looked at. The last weights are the same bits either way.
+    # The official protocol: interval in steps (or in epochs, if `epochs` is given) of evaluations
+    # on the test set, also at the end; the best weights are kept beside the last ones. None: the
+    # test set is not used. The last weights are identical in both cases.
     select_every: Positive | None
 
     @model_validator(mode="after")

@@ -16,8 +16,8 @@ def terms(dataset: str) -> dict[str, str | None]:
     found: tuple[str | None, ...]
     if known is not None:
         found = (known.licence.name, known.licence.use, known.licence.url, known.citation)
-    elif dataset in KNOWN_CATEGORIES:  # the demo set
+    elif dataset in KNOWN_CATEGORIES:  # the demo dataset
         found = ("MIT", "any; drawn by this project's code", None, None)
     else:
-        found = (None, "as the owner of the data set allows it", None, None)
+        found = (None, "as the owner of the dataset allows it", None, None)
     return dict(zip(("name", "use", "url", "citation"), found, strict=True)) | {"rule": INHERITED}

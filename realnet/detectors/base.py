@@ -1,4 +1,4 @@
-"""What an evaluation needs of a fitted detector, whatever its method."""
+"""The common interface of fitted detectors, which the evaluation uses."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

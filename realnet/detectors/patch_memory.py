@@ -153,7 +153,7 @@ def distance_maps(distances: torch.Tensor, size: int, smoothing: float) -> torch
     """Anomaly maps float32 ``[B, size, size]`` (CPU) of patch distances ``[B, h, w]``.
 
     Bilinear without aligned corners, then a Gaussian of ``smoothing`` pixels of 256 (official: 4
-    pixels, whatever the size, of squared distances; the paper and this take the distances).
+    pixels at every size, of squared distances; the paper and this code use distances).
     """
     shape = (size, size)
     maps = F.interpolate(distances[:, None], shape, mode="bilinear", align_corners=False)[:, 0]

@@ -173,7 +173,7 @@ class PatchCoreDetector(AnomalyDetector):
         """Maps float32 ``[B, S, S]`` (CPU) and scores float32 ``[B]`` of one batch."""
         patches = features(images)
         queries = patches.flatten(1, 2)
-        # Image by image: searches of one shape, whatever the batches.
+        # Image by image, so that the shape of a search does not depend on the batch size.
         found = [self.memory.nearest(one) for one in queries]
         distances, places = (torch.stack(both).squeeze(2) for both in zip(*found, strict=True))
         scores = self.memory.image_scores(queries, distances, places, self.params.neighbours)

@@ -97,7 +97,7 @@ def variational_bound(
     before = torch.cat([products.new_ones(1), products[:-1]])
     betas = 1 - products / before
     posterior = betas * (1 - before) / (1 - products)
-    # log of the posterior variance at t = 0 is -inf: the next one stands in (official: clipped).
+    # log of the posterior variance at t = 0 is -inf: the next one replaces it (official: clipped).
     log_posterior = posterior.clone()
     log_posterior[0] = posterior[1]
     log_posterior = log_posterior.log()

@@ -191,8 +191,8 @@ class SamplerSpec:
 def load_sampler(spec: SamplerSpec, normal: torch.Tensor | None, runtime: Runtime) -> Sampler:
     """Load the models of ``spec``; returns what samples images by index and strength.
 
-    An index fixes seed and start image, whatever the batch. ``normal``: training images to start
-    from, uint8 ``[N, 3, S, S]``, where ``start`` is ``image``.
+    The index determines seed and start image, independent of the batch. ``normal``: training images
+    to start from, uint8 ``[N, 3, S, S]``, if ``start`` is ``image``.
     """
     params = spec.params
     model, trained, config = load_ddpm(spec.ddpm, runtime)

@@ -38,8 +38,8 @@ class SDASScheduler(DDPMScheduler):
         generator: one for the batch, or one per image (then an image does not depend on its batch).
         guidance: scale * gradient of log p(y | x_t), ``[B, C, H, W]``; shifts the mean by Sigma
         times it (Dhariwal & Nichol 2021, alg. 1), with Sigma as it is before the inflation.
-        No noise is added at the last step (t = 0), whatever s, as in the official sampler; the
-        guidance still counts there.
+        No noise is added at the last step (t = 0) for any s, as in the official sampler; guidance
+        is applied there.
         """
         t = int(timestep)
         previous = self.previous_timestep(t)

@@ -48,7 +48,7 @@ BLOCK = re.compile(r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(\w+)\.(\d+)
 
 @dataclass(frozen=True)
 class Sizes:
-    """The architecture, as far as a checkpoint's tensors tell it."""
+    """The architecture, as far as the tensors of a checkpoint determine it."""
 
     widths: list[int]  # per level, finest first
     layers: int  # residual blocks per level on the way down
@@ -133,10 +133,10 @@ def _within_attention(key: str) -> tuple[str, str]:
 
 
 def read_sizes(state: Mapping[str, torch.Tensor], where: str) -> Sizes:
-    """Depth and widths from the tensors; UserError where they belong to no network of this kind.
+    """Depth and widths from the tensors; UserError if they are not of a network of this family.
 
-    Only what fixes the structure is looked at. Whether all the rest is there and fits, the
-    comparison of all names and shapes shows.
+    Reads only the keys that determine the architecture. The other names and shapes are compared
+    afterwards.
     """
     first, encoder = "input_blocks.0.0.weight", POSITIONS[1] in state
     if first not in state or "time_embed.0.weight" not in state:
@@ -195,11 +195,11 @@ def read_sizes(state: Mapping[str, torch.Tensor], where: str) -> Sizes:
 def _encoder_layers(
     state: Mapping[str, torch.Tensor], inputs: int, convolutions: list[int], where: str
 ) -> int:
-    """Residual blocks per level where there is no way up to tell.
+    """Residual blocks per level of an encoder without a decoder.
 
-    Convolutions that halve the size stand out. Residual blocks that do so look like the others;
-    but at a level with attention they are the ones without, and the coarsest level has attention
-    in every network of this kind and no such block behind it.
+    Downsampling convolutions have their own names. Downsampling residual blocks have the same keys
+    as the others, but at a level with attention they are the ones without it; the coarsest level
+    has attention in every network of this family and no downsampling block.
     """
     if convolutions:
         return convolutions[0] - 1

@@ -1,9 +1,9 @@
-"""`realnet import-realnet`: a checkpoint of the authors' code as a model folder of this one.
+"""`realnet import-realnet`: conversion of a checkpoint of the authors' code to a model folder.
 
 The official ``ckpt_best.pth.tar`` holds the whole network, frozen backbone and AFS indices
-included. Every size is read from the tensors. What tensors cannot tell (a block's stride, how the
-kept residuals are split) is read from the configuration that the checkpoint carries as ``arch``;
-without one, the published structures are assumed.
+included. Sizes are read from the tensors. What tensors do not determine (a block's stride, how the
+kept residuals are split) is read from the configuration ``arch`` in the checkpoint; without one,
+the published structures are assumed.
 """
 
 from dataclasses import dataclass
@@ -85,9 +85,9 @@ def import_realnet(
     """Write the model folder ``out``, as the stage `realnet` does, with its backbone inside.
 
     ``image_size``: side of the square input in pixels, 256 in every official configuration; the
-    checkpoint does not tell. Nothing is written unless every key of the checkpoint found its
-    place. UserError: not a checkpoint of the official code, or a missing, left-over or
-    wrong-shaped key, by its name.
+    checkpoint does not contain it. Nothing is written unless every key of the checkpoint is used.
+
+    Raises UserError for other files, and names a missing, unexpected or wrongly shaped key.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: a file; expected a folder to write the model to")

@@ -1,8 +1,8 @@
-"""Reading other programs' PyTorch checkpoints without running anything that is in them.
+"""Loading of PyTorch checkpoints of other programs without executing their code.
 
-A checkpoint is a pickle, and a pickle may name any function to be called. `torch.load` with
-``weights_only`` calls none but its own; what published checkpoints hold besides tensors gets an
-inert stand-in here, and any other name ends the reading before it starts.
+A checkpoint is a pickle, and a pickle may call any function. `torch.load` with ``weights_only``
+calls only its own; other classes of published checkpoints are replaced by inert placeholders, and
+any other name is refused before loading.
 """
 
 import re
@@ -51,7 +51,7 @@ def load_checkpoint(path: str | Path) -> Any:
 
     `easydict.EasyDict` becomes an OrderedDict of its items, a numpy scalar a placeholder.
     UserError: no such file, not a checkpoint, truncated, or an object of any other kind inside.
-    Large files are mapped into memory, so a tensor that nobody uses costs nothing.
+    Large files are memory-mapped, so unused tensors cost nothing.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,7 +65,7 @@ def load_checkpoint(path: str | Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except UserError:
             raise
-        except Exception as error:  # whatever a parser says about a damaged or hostile file
+        except Exception as error:  # any error of a parser on a damaged or malicious file
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
             if named:  # files of torch < 1.6 are read, but cannot be looked through before
                 raise _foreign(path, [named[1]]) from None

@@ -12,8 +12,8 @@ class ResidualSelection(nn.Module):
 
     Input: residuals E ``[B, M, H, W]`` >= 0. Output ``[B, r, H, W]`` (or all M for mode "all").
     Mode "max_mean": the r/2 channels with the largest global maximum, then the r/2 with the largest
-    global mean, each list in descending order; a channel may be in both. So a slot stands for a
-    rank, not for a channel.
+    global mean, each list in descending order; a channel may be in both. So a slot is a rank,
+    not a channel.
 
     Ranking uses BatchNorm-standardised residuals (momentum 0.9, no affine), as in the official
     code (the paper does not say); gradients flow through the un-normalised ones.

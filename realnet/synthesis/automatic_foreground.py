@@ -20,7 +20,7 @@ SATURATION = 48.0  # levels at which differences are clipped
 BORDER = 0.45  # at most this share of the border may be product, ...
 PATTERN = 0.8  # ... and at most so much of its share of the image, or it is a pattern
 SPECK = 0.03  # smaller than this share of the largest part: not part of the product
-AREA = (0.01, 0.97)  # share of the image that a product can cover
+AREA = (0.01, 0.97)  # allowed fraction of the image for a product
 
 
 def find_product(image: np.ndarray) -> np.ndarray | None:

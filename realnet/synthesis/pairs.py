@@ -67,6 +67,6 @@ def draw_pairs(
             name = "/".join(map(str, synthesise.names[1:]))
             raise UserError(
                 f"{name}: no anomaly among the last {waited} items; give a source other than"
-                " normal more weight (synthesis.sources), or look at the foregrounds"
+                " normal more weight (synthesis.sources), or check the foregrounds"
                 " (`realnet data foregrounds`)"
             )

@@ -1,7 +1,7 @@
-"""Anomalies that make their own masks: CutPaste and NSA, pieces of normal images in other places.
+"""Anomalies with their own masks: CutPaste and NSA, patches of normal images at other positions.
 
-Both work on one image at a time, in NumPy and OpenCV, whatever the device of the batch. An item
-depends on its generator alone. Sizes are fractions of the image's side or area, or pixels of 256.
+Both process one image at a time on the CPU with NumPy and OpenCV. An item depends only on its
+generator. Sizes are fractions of the image's side or area, or pixels of 256.
 """
 
 import cv2

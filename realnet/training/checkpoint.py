@@ -116,10 +116,10 @@ _UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfi
 
 
 def _lock(path: Path, patience: float) -> int | None:
-    """An exclusive lock as an open descriptor; None where it was not acquired within ``patience``.
+    """An exclusive lock as an open descriptor; None if it was not acquired within ``patience`` s.
 
-    The process that finishes removes the file. A lock on a removed file excludes nobody, so it does
-    not count. Not filelock, which fails where the folder is removed while it waits.
+    The process that finishes removes the file. A lock on a removed file does not exclude other
+    processes, so it is not accepted. filelock fails if the folder is removed while it waits.
     """
     end = time.monotonic() + patience
     while True:

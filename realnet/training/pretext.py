@@ -1,7 +1,7 @@
 """A procedural classification task that gives the demo's backbone useful features offline.
 
-The classes are the families of :mod:`realnet.synthesis.textures`. It stands in for ImageNet
-weights, which a machine without network does not have; random features are much weaker.
+The classes are the families of :mod:`realnet.synthesis.textures`. It replaces ImageNet
+weights, which are not available offline; random features are much weaker.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What torch is asked for, and how an operation that depends on chance gets its name."""
+"""Deterministic algorithms of torch, and how nondeterministic operations are recorded."""
 
 import json
 import warnings
@@ -24,26 +24,26 @@ def asked(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-def by_chance() -> None:
-    """An operation without a deterministic form on any device."""
+def nondeterministic_operation() -> None:
+    """Run an operation that has no deterministic implementation on any device."""
     torch.zeros(4).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]), accumulate=False)
 
 
-def test_an_operation_that_depends_on_chance_is_named_in_the_record(asked, tmp_path):
+def test_nondeterministic_operations_are_recorded(asked, tmp_path):
     record = Record("afs", {}, {})
     record.write(tmp_path, "cpu")
     assert "nondeterministic" not in json.loads((tmp_path / "stage.json").read_text())
     for _ in range(3):
-        by_chance()
+        nondeterministic_operation()
     record.write(tmp_path, "cpu")
     assert json.loads((tmp_path / "stage.json").read_text())["nondeterministic"] == ["put_"]
-    assert [said.partition(",")[0] for said in asked] == [
+    assert [warning.partition(",")[0] for warning in asked] == [
         "put_ does not have a deterministic implementation"
     ]
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("warning", "name"),
     [
         (
             "nll_loss2d_forward_out_cuda_template does not have a deterministic implementation, but"
@@ -64,11 +64,11 @@ def test_an_operation_that_depends_on_chance_is_named_in_the_record(asked, tmp_p
         ("a deterministic algorithm was used", None),
     ],
 )
-def test_torch_has_three_ways_to_say_it(said, name):
-    assert determinism.kernel(said) == name
+def test_the_operation_is_parsed_from_each_form_of_torchs_message(warning, name):
+    assert determinism.kernel(warning) == name
 
 
-def test_backward_passes_are_strict_and_forward_passes_warn(asked):
+def test_nondeterminism_is_an_error_in_backward_and_a_warning_in_forward(asked):
     seen = []
 
     class Layer(torch.autograd.Function):
@@ -81,7 +81,7 @@ def test_backward_passes_are_strict_and_forward_passes_warn(asked):
         def backward(_, gradient):
             seen.append(torch.is_deterministic_algorithms_warn_only_enabled())
             if gradient.item() < 0:
-                by_chance()
+                nondeterministic_operation()
             return 2 * gradient
 
     x = torch.ones((), requires_grad=True)
@@ -91,12 +91,12 @@ def test_backward_passes_are_strict_and_forward_passes_warn(asked):
     with pytest.raises(RuntimeError, match="put_ does not have") as failed:
         determinism.backward(-Layer.apply(x))
     assert torch.is_deterministic_algorithms_warn_only_enabled()
-    told = trouble.explain(failed.value)
-    assert told.startswith("the gradient of an operation depends on chance") and "put_" in told
+    line = trouble.explain(failed.value)
+    assert line.startswith("the gradient of an operation depends on chance") and "put_" in line
 
 
-def test_the_two_forms_of_the_cross_entropy_have_one_value_and_gradient():
-    """That of the CPU, and the one for CUDA, whose kernel for the mean adds in any order."""
+def test_both_forms_of_the_cross_entropy_are_equal():
+    """Torch's own, and the one for CUDA, where the kernel of the mean sums in any order."""
     draw = torch.Generator().manual_seed(1)
     logits = torch.randn(3, 2, 17, 19, generator=draw).requires_grad_()
     masks = torch.rand(3, 17, 19, generator=draw) < 0.3
@@ -108,7 +108,7 @@ def test_the_two_forms_of_the_cross_entropy_have_one_value_and_gradient():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_cuda_training_steps_repeat_to_the_bit(asked):
+def test_cuda_training_steps_are_reproducible(asked):
     def gradients() -> list[torch.Tensor]:
         torch.manual_seed(0)
         x = torch.randn(2, 8, 64, 64, device="cuda", requires_grad=True)

@@ -1,4 +1,4 @@
-"""Trainings in two processes on the CPU: real processes, real gradients sent between them."""
+"""Trainings in two processes on the CPU, with real processes and gradient exchange."""
 
 import json
 import os
@@ -52,8 +52,8 @@ def realnet_arguments(root, out, processes=2, **options):
     return (realnet_job(params, *inputs, "mine", "cloth", 0, out),)
 
 
-# Nine images in batches of four: the last batch of a pass has one, so one process has none.
-# Without ranking_norm, since over a single image all its means are zero, and ranks are rounding.
+# Nine images in batches of four: the last batch of an epoch has one, so one process has none.
+# Without ranking_norm: over a single image all its means are zero, so ranks are rounding errors.
 LAST_ONE = {"training": REALNET | {"batch_size": 4}, "model": {"rrs": {"ranking_norm": False}}}
 
 
@@ -84,7 +84,7 @@ def made(tmp_path_factory):
             "last_one": realnet_arguments(root, here / "last_one", processes, **LAST_ONE),
         }
         compute = stage("ddpm", processes).compute
-        if processes == 2:  # the first process is killed, and the training resumed
+        if processes == 2:  # rank 0 is killed, and the training resumed
             arguments = ddpm_arguments(root, here / "resumed")
             with pytest.raises(UserError, match="process 0 of 2 was ended by SIGKILL") as error:
                 launch(members.killed_at_first_checkpoint, compute, *arguments)
@@ -107,7 +107,7 @@ def weights(folder, name="model"):
 
 
 @pytest.mark.parametrize("job", ["mean", "official", "realnet", "last_one"])
-def test_processes_have_equal_weights_after_each_step_and_write_once(made, job):
+def test_ranks_have_equal_weights_after_each_step_and_write_once(made, job):
     after = [[row["after"] for row in notes(made, "two", job, r) if "after" in row] for r in (0, 1)]
     assert after[0] == after[1]
     assert len(set(after[0])) == {"mean": 4, "official": 4}.get(job, 6)
@@ -117,8 +117,8 @@ def test_processes_have_equal_weights_after_each_step_and_write_once(made, job):
 
 
 @pytest.mark.parametrize("job", ["mean", "official"])
-def test_processes_see_other_images_and_other_noise(made, job):
-    """Between them, exactly those of the single process: 2 micro-steps of 6, in parts of 2."""
+def test_ranks_see_different_images_and_noise(made, job):
+    """Together exactly those of the single process: 2 micro-steps of 6, in parts of 2."""
     seen = [[row for row in notes(made, "two", job, rank) if "noise" in row] for rank in (0, 1)]
     assert len(seen[0]) == len(seen[1]) == 4 * 2 * 2  # shares of 3 images, as 2 + 1
     first, second = ({row["noise"] for row in rows} for rows in seen)
@@ -127,8 +127,8 @@ def test_processes_see_other_images_and_other_noise(made, job):
 
 
 @pytest.mark.parametrize("job", ["mean", "official", "realnet", "last_one"])
-def test_two_processes_train_what_one_trains(made, job):
-    """Up to rounding; a step is 1e-3 or more, and another draw turns many of them around."""
+def test_two_processes_train_the_weights_of_one(made, job):
+    """Up to rounding; a step is 1e-3 or more, and other batches would reverse many of them."""
     one, two = (weights(made / name / job) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for key, value in one.items():
@@ -140,12 +140,12 @@ def test_two_processes_train_what_one_trains(made, job):
             assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-3), name
 
 
-def test_rules_of_accumulation_differ(made):
+def test_accumulation_rules_differ(made):
     one, other = (weights(made / "two" / rule) for rule in ("mean", "official"))
     assert max((one[key] - other[key]).abs().max() for key in one) > 1e-3
 
 
-def test_batches_are_shared_out_and_a_last_image_is_counted_once(made):
+def test_batches_are_split_and_each_image_is_counted_once(made):
     whole = [row for row in notes(made, "one", "last_one") if "chosen" in row]
     parts = [
         [row for row in notes(made, "two", "last_one", rank) if "chosen" in row] for rank in (0, 1)
@@ -161,7 +161,7 @@ def test_batches_are_shared_out_and_a_last_image_is_counted_once(made):
 
 
 @pytest.mark.parametrize("size", [5, 1, 6])
-def test_batch_norm_is_that_of_the_whole_batch(made, size):
+def test_batch_norm_uses_the_whole_batch(made, size):
     net, value, slope = members.batch_norm_case(size)
     value.requires_grad_()
     found = net(value)
@@ -176,7 +176,7 @@ def test_batch_norm_is_that_of_the_whole_batch(made, size):
         assert torch.allclose(part["found"], found[part["items"]], atol=1e-5)
         if part["weight"]:
             assert torch.allclose(part["slope"], value.grad[part["items"]], atol=1e-5)
-        else:  # a stand-in
+        else:  # a placeholder
             assert part["layer_slope"].abs().max() == 0
     summed = sum(part["layer_slope"] for part in parts)
     assert torch.allclose(summed, net[0].weight.grad, atol=1e-4)
@@ -185,8 +185,8 @@ def test_batch_norm_is_that_of_the_whole_batch(made, size):
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(7, [3, 2, 2]), (3, [1, 1, 1]), (2, [1, 1, 1])])
-def test_shares(size, sizes):
-    """In order, together the batch; who gets none has the first item, with weight 0."""
+def test_batch_shares(size, sizes):
+    """Shares are consecutive and form the batch; an empty one is the first item with weight 0."""
     batch = torch.arange(10, 10 + size)
     parts = [
         share(batch, Runtime(torch.device("cpu"), torch.float32, False, False, rank, 3))
@@ -201,10 +201,10 @@ def test_shares(size, sizes):
         assert parts[2].items.tolist() == [10] and parts[2].weight == 0
 
 
-# --- ends and beginnings -------------------------------------------------------------------------
+# --- interruptions and failures ------------------------------------------------------------------
 
 
-def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path):
+def test_a_killed_training_resumes_to_identical_weights(made, tmp_path):
     kept = sorted(p.name for p in (made / "killed").rglob("*") if p.is_file())
     assert kept == ["last.pt", "lock"]  # no result, not even in part
     for name in ("model.safetensors", "raw.safetensors", "history.csv", "samples.png"):
@@ -212,7 +212,7 @@ def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path):
     assert len([row for row in notes(made, "two", "resumed") if "after" in row]) == 2  # of 4
 
 
-def test_another_number_of_processes_does_not_resume(made, tmp_path):
+def test_a_checkpoint_of_another_number_of_processes_is_not_resumed(made, tmp_path):
     shutil.copytree(made / "killed", tmp_path / "alone")
     alone = ddpm_arguments(made, tmp_path / "alone", processes=1)
     with pytest.raises(UserError, match=r"training in 2 processes, this one has 1; set compute"):
@@ -221,7 +221,7 @@ def test_another_number_of_processes_does_not_resume(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "said"),
+    ("kind", "error", "message"),
     [
         ("user", UserError, r"^params\.yaml: line of rank 1$"),
         ("bug", RuntimeError, r"(?s)^process 1 of 2 failed:.*ZeroDivisionError: a bug of rank 1"),
@@ -229,19 +229,19 @@ def test_another_number_of_processes_does_not_resume(made, tmp_path):
         ("sleep", UserError, "^process 1 of 2 was ended by SIGKILL; perhaps .* memory$"),
     ],
 )
-def test_the_first_failure_is_the_one_that_is_told(kind, error, said):
-    with pytest.raises(error, match=said):
+def test_the_first_failure_is_reported(kind, error, message):
+    with pytest.raises(error, match=message):
         launch(members.fail, stage("ddpm", 2).compute, kind)
 
 
-def test_a_killed_command_leaves_no_process_behind(tmp_path):
+def test_a_killed_command_leaves_no_processes(tmp_path):
     call = (
         "import sys; sys.path[:0] = [{here!r}, {project!r}]\n"
         "import members\nfrom realnet.compute.distributed import launch\n"
         "from realnet.config.params import load\n"
         "if __name__ == '__main__':\n"
         "    compute = load(overrides={{'compute': {{'processes': 2}}}}).compute\n"
-        "    launch(members.wait_for_ever, compute, {notes!r})\n"
+        "    launch(members.wait_forever, compute, {notes!r})\n"
     )
     file = tmp_path / "job.py"
     here = str(PROJECT / "tests")
@@ -257,7 +257,7 @@ def test_a_killed_command_leaves_no_process_behind(tmp_path):
 
 
 def test_a_stopped_training_waits_for_the_checkpoint(tmp_path):
-    """The main process may need longer for the checkpoint than the others for their end."""
+    """The main process may need longer for the checkpoint than the others to exit."""
     code = (
         "import sys, members\n"
         "from realnet.compute.distributed import launch\n"
@@ -278,7 +278,7 @@ def test_a_stopped_training_waits_for_the_checkpoint(tmp_path):
         cwd=PROJECT,
         stderr=subprocess.DEVNULL,
     )
-    for rank in (0, 1):  # before its loop a process ends at once
+    for rank in (0, 1):  # before its loop a process exits at once
         assert _until((tmp_path / f"working{rank}").exists)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=60) != 0
@@ -301,8 +301,8 @@ def _alive(pid):
     return not (state.is_file() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def test_command_line_in_two_processes(made, tmp_path, monkeypatch, capfd):
-    """One line for a mistake that each of the processes finds."""
+def test_command_with_two_processes_reports_an_error_once(made, tmp_path, monkeypatch, capfd):
+    """Each process finds the error; it is printed once."""
     overrides = {"preset": "smoke", "compute": {"processes": 2}, "data": {"image_size": 36}}
     command = ["ddpm", "--manifest", made / "manifest.csv", "--dataset", "mine"]
     command += ["--category", "cloth", "--out", tmp_path / "out"]
@@ -310,13 +310,13 @@ def test_command_line_in_two_processes(made, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["realnet", *map(str, command)])
     with pytest.raises(SystemExit) as end:
         main()
-    out, said = capfd.readouterr()
-    assert end.value.code == 2 and out == "" and said.count("\n") == 1
-    assert said.startswith("realnet: data.image_size 36 must be a multiple")
+    out, stderr = capfd.readouterr()
+    assert end.value.code == 2 and out == "" and stderr.count("\n") == 1
+    assert stderr.startswith("realnet: data.image_size 36 must be a multiple")
     assert not (tmp_path / "out").exists()
 
 
-# --- how many ------------------------------------------------------------------------------------
+# --- number of processes -------------------------------------------------------------------------
 
 
 def test_number_of_processes(monkeypatch):
@@ -336,7 +336,7 @@ def test_number_of_processes(monkeypatch):
         count(1)
 
 
-def test_more_processes_than_images_of_a_batch(made, tmp_path):
+def test_more_processes_than_images_per_batch_is_refused(made, tmp_path):
     options = {"training": REALNET | {"batch_size": 1}}
     with pytest.raises(UserError, match=r"training\.batch_size: 1 images .* 2 processes"):
         realnet.run(*realnet_arguments(made, tmp_path, **options))

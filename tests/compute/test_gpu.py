@@ -13,7 +13,7 @@ from realnet.core.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-# What a job does: note when it had which devices.
+# The job: record when it had which devices.
 JOB = """
 import os, sys, time
 begin = time.monotonic()
@@ -26,7 +26,7 @@ with open(sys.argv[1], "a") as notes:
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a job behind the wrapper; what still runs at the end is killed."""
+    """Start a job with the wrapper; jobs that still run at the end are killed."""
     started = []
 
     def run(pool, *command, count=1, **environment):
@@ -55,7 +55,7 @@ def start(tmp_path):
 
 
 def use(notes):
-    """[(device, begin, end)] of the finished jobs; a job on two devices counts on both."""
+    """[(device, begin, end)] of the finished jobs; a job on two devices has two entries."""
     rows = [line.split() for line in Path(notes).read_text().splitlines()]
     return [(d, float(b), float(e)) for names, b, e in rows for d in names.split(",")]
 
@@ -69,25 +69,25 @@ def clashes(rows):
     ]
 
 
-def test_jobs_at_once_get_different_devices_and_the_rest_wait(start, tmp_path):
+def test_concurrent_jobs_get_different_devices_and_the_rest_wait(start, tmp_path):
     notes = tmp_path / "notes"
     jobs = [start("a,b", sys.executable, "-c", JOB, notes, 0.4) for _ in range(5)]
-    said = [job.communicate(timeout=60)[1] for job in jobs]
+    logs = [job.communicate(timeout=60)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0] * 5
     rows = use(notes)
     assert {device for device, _, _ in rows} == {"a", "b"}
     assert len(rows) == 5
     assert clashes(rows) == []
-    assert sum("waiting for 1 of 2 GPUs" in text for text in said) >= 1
+    assert sum("waiting for 1 of 2 GPUs" in text for text in logs) >= 1
 
 
-def test_two_devices_are_taken_together_or_not_at_all(start, tmp_path):
+def test_two_devices_are_leased_together_or_not_at_all(start, tmp_path):
     notes = tmp_path / "notes"
     jobs = [start("a,b,c", sys.executable, "-c", JOB, notes, 0.2, count=2) for _ in range(4)]
     for job in jobs:
         job.communicate(timeout=60)
     rows = use(notes)
-    assert len(rows) == 8  # nobody waits for ever with one device in hand
+    assert len(rows) == 8  # no job waits forever while it holds one device
     assert clashes(rows) == []
 
 
@@ -102,12 +102,12 @@ def test_a_killed_job_leaves_no_lease(start, tmp_path):
     waiting = start("a", sys.executable, "-c", JOB, notes, 0)
     time.sleep(0.5)
     assert waiting.poll() is None and not notes.exists()
-    job.kill()  # SIGKILL: nobody gets to clean up
+    job.kill()  # SIGKILL: no cleanup
     waiting.communicate(timeout=30)
     assert [device for device, _, _ in use(notes)] == ["a"]
 
 
-def test_exit_status_and_arguments_are_the_command_s_own(start):
+def test_exit_status_and_arguments_are_passed_through(start):
     job = start(
         "a", sys.executable, "-c", "import sys; print(sys.argv[1:]); sys.exit(7)", "--count", "x y"
     )
@@ -120,12 +120,12 @@ SHOW = "import os; print(repr(os.environ.get('CUDA_VISIBLE_DEVICES')))"
 
 
 def test_without_a_gpu_the_command_runs_on_the_cpu(start):
-    out, said = start("", sys.executable, "-c", SHOW).communicate(timeout=30)
+    out, stderr = start("", sys.executable, "-c", SHOW).communicate(timeout=30)
     assert out.strip() == "''"
-    assert "on the CPU" in said
+    assert "on the CPU" in stderr
 
 
-def test_stands_aside_where_a_scheduler_has_chosen(start):
+def test_devices_chosen_by_a_scheduler_are_kept(start):
     job = start("a,b", sys.executable, "-c", SHOW, SLURM_JOB_ID="1", CUDA_VISIBLE_DEVICES="5")
     assert job.communicate(timeout=30)[0].strip() == "'5'"
 
@@ -136,25 +136,25 @@ def test_count_zero_leases_nothing(start, tmp_path):
     assert not (tmp_path / "locks").exists()
 
 
-def test_more_than_there_are_is_one_line(start):
-    _, said = start("a,b", "true", count=3).communicate(timeout=30)
-    assert said.count("\n") == 1
-    assert "3 GPUs asked for, but there are 2 (a, b)" in said
+def test_more_gpus_than_available_is_one_line(start):
+    _, stderr = start("a,b", "true", count=3).communicate(timeout=30)
+    assert stderr.count("\n") == 1
+    assert "3 GPUs asked for, but there are 2 (a, b)" in stderr
 
 
-def test_pool_order():
+def test_order_of_the_device_pool():
     assert devices({"REALNET_GPU_POOL": "0, 2", "CUDA_VISIBLE_DEVICES": "7"}) == ["0", "2"]
     assert devices({"CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2"}) == ["GPU-1", "GPU-2"]
     assert devices({"CUDA_VISIBLE_DEVICES": ""}) == []
     assert devices({"CUDA_VISIBLE_DEVICES": "-1"}) == []
 
 
-def test_confined():
+def test_confined_device_list():
     assert confined({"SLURM_JOB_ID": "12"}) and confined({"KUBERNETES_SERVICE_HOST": "h"})
     assert not confined({})
 
 
-def test_lease_takes_the_first_free_one(tmp_path):
+def test_lease_takes_the_first_free_device(tmp_path):
     first = lease(1, ["a", "b"], tmp_path)
     second = lease(1, ["a", "b"], tmp_path)
     assert (list(first), list(second)) == (["a"], ["b"])

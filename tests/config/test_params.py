@@ -1,4 +1,4 @@
-"""Parameters: presets, overrides, variants, and what each stage depends on."""
+"""Parameters: presets, overrides, variants, and the sections that each stage depends on."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_every_preset_and_its_variants_are_valid(preset):
         params.variant(name)
 
 
-def test_the_paper_preset_is_the_paper_s():
+def test_the_paper_preset_has_the_official_configuration():
     """Sizes and settings of the official configuration."""
     p = load(FILE, {"preset": "paper"})
     assert list(p.experiment.datasets) == ["mvtec_ad", "mpdd", "btad", "visa"]
@@ -66,7 +66,7 @@ def test_overrides_win_over_the_preset_and_the_preset_over_the_file():
     assert params.training.lr == read_yaml(FILE)["training"]["lr"]
 
 
-def test_a_preset_is_laid_over_its_base():
+def test_a_preset_overrides_its_base():
     paper, other = (load(FILE, {"preset": name}) for name in ("paper", "architecture_c"))
     assert {k for k in type(paper).model_fields if getattr(paper, k) != getattr(other, k)} == {
         "preset",
@@ -76,27 +76,27 @@ def test_a_preset_is_laid_over_its_base():
     assert other.model.rrs == paper.model.rrs
 
 
-def test_bases_that_are_missing_or_go_in_a_circle(tmp_path, monkeypatch):
+def test_missing_and_circular_bases_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("realnet.config.params.PROJECT", tmp_path)
     (tmp_path / "workflow/presets").mkdir(parents=True)
     for name, base in {"a": "b", "b": "c", "c": "b", "d": "nowhere"}.items():
         (tmp_path / f"workflow/presets/{name}.yaml").write_text(f"base: {base}\n")
-    for name, said in {
+    for name, message in {
         "a": "is circular",
         "d": r"presets/d\.yaml: preset 'nowhere' is none of",
     }.items():
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             load(FILE, {"preset": name})
 
 
-def test_merge_goes_key_by_key_but_replaces_proportions_and_lists():
+def test_merge_is_recursive_but_replaces_proportions_and_lists():
     base = {"a": {"x": 1, "y": [1, 2]}, "s": {"sources": {"sdas": 1}}}
     merged = merge(base, {"a": {"y": [3]}, "s": {"sources": {"texture": 1}}})
     assert merged == {"a": {"x": 1, "y": [3]}, "s": {"sources": {"texture": 1}}}
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"training": {"stepz": 1}}, "unknown key training.stepz"),
         ({"trainning": {}}, "unknown key trainning"),
@@ -119,14 +119,14 @@ def test_merge_goes_key_by_key_but_replaces_proportions_and_lists():
         ({"variants": {"x": {"report": {}}}}, "variants.x.report"),
     ],
 )
-def test_a_bad_value_is_one_line_that_names_the_key(overrides, said):
+def test_a_bad_value_is_one_line_that_names_the_key(overrides, message):
     with pytest.raises(UserError) as error:
         load(FILE, overrides)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
-def test_a_missing_key_and_an_unknown_preset():
+def test_a_missing_key_and_an_unknown_preset_are_refused():
     values = resolve(read_yaml(FILE))
     del values["afs"]["channels"]
     with pytest.raises(UserError, match=r"missing key afs\.channels"):
@@ -135,7 +135,7 @@ def test_a_missing_key_and_an_unknown_preset():
         load(FILE, {"preset": "papper"})
 
 
-def test_a_file_that_is_no_yaml(tmp_path):
+def test_invalid_yaml_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1\n")
@@ -149,7 +149,7 @@ def with_variants(**variants):
     return load(FILE, {"variants": variants, "experiment": {"variants": names}})
 
 
-def test_a_variant_shares_the_stages_above_its_change():
+def test_a_variant_shares_the_stages_upstream_of_its_change():
     p = with_variants(fast={"training": {"steps": 5}})
     assert [p.shared_variant(s, "fast") for s in ("backbone", "ddpm", "sdas", "afs")] == [
         "base"
@@ -165,7 +165,7 @@ def test_uses_sdas():
     assert p.uses_sdas("base") and not p.uses_sdas("only_texture")
 
 
-def test_a_stage_is_given_what_it_reads_and_nothing_else():
+def test_a_stage_gets_only_the_sections_that_it_reads():
     p = with_variants(fast={"training": {"steps": 5}})
     for stage, sections in ((name, stage.sections) for name, stage in STAGES.items()):
         assert set(json.loads(p.section_json(stage, "fast"))) == set(sections)
@@ -189,15 +189,15 @@ def test_the_published_schema_is_current():
 
 
 @pytest.mark.parametrize(
-    ("datasets", "said"),
+    ("datasets", "message"),
     [({"btad": [1]}, r"category 1 is a number; quote it"), ({"btad": "some"}, "expected `all` or")],
 )
-def test_categories_that_are_no_names(datasets, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_category_names_are_refused(datasets, message):
+    with pytest.raises(UserError, match=message):
         load(FILE, {"experiment": {"datasets": datasets}})
 
 
-def test_all_variants_are_those_of_the_groups_each_once():
+def test_all_variants_are_the_union_of_the_groups():
     params = load(overrides={"experiment": {"variants": "all"}})
     names = [name for group in params.groups.values() for name in group.variants]
     assert params.experiment.variants[0] == "base"

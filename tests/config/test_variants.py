@@ -1,4 +1,4 @@
-"""Every variant of every preset is one that can be built, and each kind of knob trains."""
+"""Every variant of every preset can be built, and each kind of variant trains."""
 
 import math
 
@@ -37,14 +37,14 @@ def uses_realnet(params):
     return getattr(getattr(params, "method", None), "name", "realnet") == "realnet"
 
 
-# --- what is declared ----------------------------------------------------------------------------
+# --- declared variants ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_each_variant_fits_together(preset):
-    """The whole network of each, on the meta device: shapes without numbers."""
+def test_each_variant_builds(preset):
+    """The whole network of each, on the meta device: shapes without data."""
     params, seen, run = load(overrides={"preset": preset}), set(), set()
-    # A preset that is laid over another has the other's variants, and they are looked at there.
+    # A preset with a base has the variants of its base, and they are checked there.
     names = params.variants if "base" not in read_yaml(preset_file(preset)) else ["base"]
     for name in names:
         p = params.variant(name)
@@ -58,14 +58,14 @@ def test_each_variant_fits_together(preset):
             shapes = extractor.shapes(size)
             wanted = p.afs.channels if p.afs.selection != "all" else [c for c, _ in shapes]
             assert all(m <= c for m, (c, _) in zip(wanted, shapes, strict=True)), name
-            for block in p.model.blocks:  # no map is enlarged by more than its block asks for
+            for block in p.model.blocks:  # no map is enlarged beyond the stride of its block
                 assert all(block.stride <= shapes[k][1] for k in block.layers), name
             selection = Selection([[0] * m for m in wanted], [[1.0] * m for m in wanted])
             select = FeatureSelector(p.model.blocks, selection, size, True).to("meta")
             features = select(extractor(torch.zeros(1, 3, size, size)))
             net = RealNet(select.channels, p.model, size)
             shape = p.backbone.arch, str(p.model.blocks)
-            if shape in run:  # what else differs was checked when the network was built
+            if shape in run:  # other differences were checked when the network was built
                 continue
             run.add(shape)
             logits, rebuilt = net(features)
@@ -91,13 +91,13 @@ def test_each_variant_of_a_group_differs_from_the_others(preset):
     assert {group.claim for group in params.groups.values()} - {None} <= topics
 
 
-def test_the_paper_s_claims_have_groups():
+def test_the_papers_claims_have_groups():
     groups = load(overrides={"preset": "paper"}).groups
     claims = {group.claim for group in groups.values()}
     assert {"synthesis", "features", "residuals", "strength", "architecture"} <= claims
 
 
-def test_published_weights_have_their_names():
+def test_backbones_have_published_weights():
     params = load(overrides={"preset": "paper"})
     archs = {params.variant(name).backbone.arch for name in params.variants}
     families = {arch.partition(".")[0] for arch in archs}
@@ -106,7 +106,7 @@ def test_published_weights_have_their_names():
         assert timm.models.is_model_pretrained(arch), arch
 
 
-def test_a_preset_s_variants_stand_in_the_place_of_those_below():
+def test_variants_of_a_preset_replace_those_of_its_base():
     demo, smoke = load(), SMOKE
     assert "afs_half" in demo.variants and "afs_half" not in smoke.variants
     more = {"variants": {"mine": {"training": {"steps": 3}}}}
@@ -117,7 +117,7 @@ def test_a_preset_s_variants_stand_in_the_place_of_those_below():
     )
 
 
-def test_a_group_names_variants_that_there_are():
+def test_a_group_with_an_unknown_variant_is_refused():
     groups = {"mine": {"title": "Mine", "variants": ["base", "afs_halv"]}}
     with pytest.raises(UserError, match=r"groups\.mine\.variants names 'afs_halv'.*afs_half"):
         load(overrides={"groups": groups})
@@ -169,12 +169,12 @@ def train(made, afs, out, variant="base", **overrides):
 
 
 def trained_otherwise():
-    """Variants of the preset smoke that train RealNet in another way than base does."""
+    """Variants of the preset smoke that train RealNet differently from base."""
     return [name for name, overlay in SMOKE.variants.items() if set(overlay) - {"sdas", "evaluate"}]
 
 
 @pytest.mark.parametrize("variant", trained_otherwise())
-def test_each_kind_of_variant_trains_and_is_loaded_again(made, tmp_path, variant):
+def test_each_kind_of_variant_trains_and_reloads(made, tmp_path, variant):
     p = SMOKE.variant(variant)
     if not uses_realnet(p) or p.backbone != SMOKE.backbone:
         pytest.skip("not RealNet on this backbone")
@@ -184,7 +184,7 @@ def test_each_kind_of_variant_trains_and_is_loaded_again(made, tmp_path, variant
     detector = load_detector(tmp_path / "out", runtime)
     images = load_images(read_manifest(made / "manifest.csv"), SIZE)
     assert detector.margins(images, runtime, 4).isfinite().all()
-    # Features of the loaded detector are those of the training, and so the channels.
+    # The loaded detector has the features and channels of the training.
     with torch.no_grad():
         maps = load_backbone(made / "backbone")(images.float() / 255)
     ours = FeatureSelector(p.model.blocks, selection, SIZE, p.model.feature_scale)(maps)
@@ -197,20 +197,20 @@ def test_each_kind_of_variant_trains_and_is_loaded_again(made, tmp_path, variant
 # --- principal components ------------------------------------------------------------------------
 
 
-def test_components_are_those_of_the_covariance():
+def test_components_are_eigenvectors_of_the_covariance():
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(400, 6, generator=draw) @ torch.randn(6, 6, generator=draw) + 3
     maps = rows.view(4, 10, 10, 6).permute(0, 3, 1, 2)
     moments = Moments(6)
     for part in maps.split(3):
         moments.add(part)
-    projection, spread = moments.principal(4)
+    projection, deviations = moments.principal(4)
     assert projection.components.shape == (4, 6) and projection.mean.shape == (6,)
     gram = projection.components @ projection.components.T
     assert torch.allclose(gram, torch.eye(4), atol=1e-6)
     centred = (rows - rows.mean(0)).double()
     _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
-    assert spread == pytest.approx((singular[:4] / math.sqrt(400)).tolist(), rel=1e-5)
+    assert deviations == pytest.approx((singular[:4] / math.sqrt(400)).tolist(), rel=1e-5)
     cosines = (projection.components.double() * axes[:4]).sum(1).abs()
     assert torch.allclose(cosines, torch.ones(4, dtype=torch.float64), atol=1e-5)
     largest = projection.components.abs().argmax(1, keepdim=True)
@@ -238,7 +238,7 @@ def test_the_selector_projects_and_scales(made, tmp_path):
         assert rows[:, 0].std(correction=0).item() == pytest.approx(1, abs=0.01)
 
 
-def test_components_are_the_same_bits_when_read_again(made, tmp_path):
+def test_components_are_reproducible(made, tmp_path):
     first = select(made, tmp_path / "a", "afs_pca")
     again = select(made, tmp_path / "b", "afs_pca")
     params = stage("afs", "afs_pca")
@@ -253,7 +253,7 @@ def test_components_are_the_same_bits_when_read_again(made, tmp_path):
     assert "projections" not in Selection([[0]], [[1.0]]).to_json()
 
 
-def test_projection_survives_json_bit_by_bit():
+def test_projection_round_trips_through_json_exactly():
     odd = torch.tensor([[1e-38, -0.0, 3.0], [float("inf"), 0.1, -7.25]])
     back = Projection.unpack(Projection(odd, odd[0]).pack())
     assert torch.equal(back.components, odd) and torch.equal(back.mean, odd[0])
@@ -263,11 +263,11 @@ def test_projection_survives_json_bit_by_bit():
 # --- all channels, fewer layers ------------------------------------------------------------------
 
 
-def test_all_takes_every_channel_whatever_channels_says(made, tmp_path):
+def test_mode_all_ignores_the_number_of_channels(made, tmp_path):
     selection = select(made, tmp_path / "afs", "afs_all")
     shapes = load_backbone(made / "backbone").shapes(SIZE)
     assert selection.indices == [list(range(c)) for c, _ in shapes]
-    # r may be more than the sum of m_k as written, and not more than the widths themselves.
+    # r may exceed the sum of m_k as written, but not the sum of the widths.
     wide = {"afs": {"selection": "all"}, "model": {"rrs": {"channels": sum(c for c, _ in shapes)}}}
     select(made, tmp_path / "wide", **wide)
     wide["model"]["rrs"]["channels"] += 1
@@ -275,7 +275,7 @@ def test_all_takes_every_channel_whatever_channels_says(made, tmp_path):
         select(made, tmp_path / "more", **wide)
 
 
-def test_a_layer_left_out_is_neither_scored_nor_used(made, tmp_path):
+def test_an_omitted_layer_is_neither_scored_nor_used(made, tmp_path):
     select(made, tmp_path / "afs", "layers_123")
     layers = read_json(tmp_path / "afs/afs.json")["layers"]
     assert not any(layers[3]["scores"]) and all(any(layer["scores"]) for layer in layers[:3])
@@ -298,7 +298,7 @@ def case():
     return logits, masks, rebuilt, normal
 
 
-def test_focal_loss_is_its_formula(case):
+def test_focal_loss_matches_its_formula(case):
     logits, masks, *_ = case
     own = logits.softmax(1).gather(1, masks.long()[:, None])[:, 0]
     for gamma in (0.5, 2.0):
@@ -309,7 +309,7 @@ def test_focal_loss_is_its_formula(case):
     )
 
 
-def test_cosine_loss_looks_at_the_direction_alone(case):
+def test_cosine_loss_depends_only_on_the_direction(case):
     logits, masks, rebuilt, normal = case
     found = realnet_loss(*case, cosine=True)[1].item()
     longer = [g * 3 for g in rebuilt]
@@ -321,7 +321,7 @@ def test_cosine_loss_looks_at_the_direction_alone(case):
     assert realnet_loss(logits, masks, opposite, normal, cosine=True)[1].item() == pytest.approx(4)
 
 
-def test_the_training_uses_the_losses_it_is_told(made, tmp_path):
+def test_training_uses_the_configured_losses(made, tmp_path):
     import csv
 
     select(made, tmp_path / "afs")
@@ -334,4 +334,4 @@ def test_the_training_uses_the_losses_it_is_told(made, tmp_path):
     assert focal["loss_segmentation"] < 0.5 * base["loss_segmentation"]
     assert focal["loss_reconstruction"] == base["loss_reconstruction"]
     assert cosine["loss_segmentation"] == base["loss_segmentation"]
-    assert cosine["loss_reconstruction"] == pytest.approx(4)  # of zeros, for four blocks
+    assert cosine["loss_reconstruction"] == pytest.approx(4)  # of zeros, with four blocks

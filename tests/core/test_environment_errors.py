@@ -1,4 +1,4 @@
-"""Files that find no room, memory and GPUs that are not there, weights that are no numbers."""
+"""Full disks, missing permissions, too little memory, failing GPUs, non-finite weights, locks."""
 
 import errno
 import multiprocessing
@@ -22,7 +22,7 @@ from realnet.training.checkpoint import Checkpoints
 
 @pytest.fixture
 def no_large_files():
-    """Files may grow to 64 KiB, as on a disk that has no more room."""
+    """Limit files to 64 KiB, to simulate a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
     yield
@@ -30,7 +30,7 @@ def no_large_files():
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "weights", "json"])
-def test_a_file_that_finds_no_room_is_named_and_leaves_nothing(tmp_path, no_large_files, kind):
+def test_full_disk_names_the_file_and_leaves_no_partial_file(tmp_path, no_large_files, kind):
     big = {"weight": torch.zeros(2**16)}
     checkpoints = Checkpoints(tmp_path, "x")
     checkpoints.save(step=1, model={"weight": torch.zeros(8)})
@@ -41,7 +41,7 @@ def test_a_file_that_finds_no_room_is_named_and_leaves_nothing(tmp_path, no_larg
         "json": ("model.json", lambda: write_json(tmp_path / "model.json", ["x" * 2**17])),
     }
     name, write = writes[kind]
-    with pytest.raises(Exception) as caught:  # each library has its own
+    with pytest.raises(Exception) as caught:  # each library raises its own error
         write()
     line = explain(caught.value)
     assert line.startswith(f"{tmp_path / name}") and "free some space" in line and "\n" not in line
@@ -50,8 +50,8 @@ def test_a_file_that_finds_no_room_is_named_and_leaves_nothing(tmp_path, no_larg
 
 
 @pytest.fixture
-def nobody(tmp_path):
-    """Permissions do not bind root: the test runs as another user then."""
+def unprivileged(tmp_path):
+    """Run the test as another user if it runs as root, which permissions do not restrict."""
     tmp_path.chmod(0o555)
     before = os.geteuid()
     if before == 0:
@@ -60,16 +60,16 @@ def nobody(tmp_path):
     os.seteuid(before)
 
 
-def test_a_folder_that_does_not_take_a_file_is_named(tmp_path, nobody):
-    """No right to write into it, or, as another user than its owner, not even to look."""
+def test_unwritable_folder_is_named(tmp_path, unprivileged):
+    """Without write permission, or, for another user than the owner, without read permission."""
     with pytest.raises(PermissionError) as caught, atomic(tmp_path / "x"):
         pass
     line = explain(caught.value)
     assert line.startswith(str(tmp_path)) and "Permission denied; give this user" in line
 
 
-def test_too_little_memory_for_the_libraries_is_one_line():
-    """An address space in which Python starts, and torch is not even loaded."""
+def test_too_little_memory_to_import_torch_is_one_line():
+    """With an address space in which Python starts but torch cannot be imported."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30));"
     code = f"{limit} import sys; sys.argv = ['realnet', 'afs', *sys.argv[1:]];"
     code += "from realnet.cli import main; main()"
@@ -97,7 +97,7 @@ def test_too_little_memory_for_the_libraries_is_one_line():
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
     ],
 )
-def test_every_kind_of_too_little_memory_names_what_to_lower(error):
+def test_out_of_memory_errors_name_the_parameters_to_lower(error):
     line = explain(error)
     assert "give the job more memory, or lower batch sizes" in line
 
@@ -111,13 +111,13 @@ def test_every_kind_of_too_little_memory_names_what_to_lower(error):
         RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 999: unknown error"),
     ],
 )
-def test_a_gpu_that_fails_is_named(error):
+def test_gpu_failures_are_explained(error):
     assert explain(error).startswith("the GPU failed or is gone (see nvidia-smi)")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no CUDA")
-def test_a_leased_gpu_that_does_not_answer_is_no_reason_to_go_on_on_the_cpu(monkeypatch):
+def test_an_unusable_leased_gpu_does_not_fall_back_to_the_cpu(monkeypatch):
     compute = stage_params("params.yaml", params_of("afs")).compute
     assert compute.device == "auto"
     for nothing in ("", "-1"):
@@ -130,7 +130,7 @@ def test_a_leased_gpu_that_does_not_answer_is_no_reason_to_go_on_on_the_cpu(monk
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_get_into_no_file(tmp_path, value):
+def test_non_finite_weights_are_not_saved(tmp_path, value):
     good, bad = torch.zeros(3), torch.tensor([0.0, value])
     checkpoints = Checkpoints(tmp_path, "x")
     checkpoints.save(step=1, model={"a": good})
@@ -143,19 +143,19 @@ def test_weights_that_are_no_numbers_get_into_no_file(tmp_path, value):
 
 
 def _train(folder, rounds):
-    """Take the lock, be alone with it, finish; many times."""
-    alone = folder.with_name("alone")
+    """Acquire the lock, check that no other process holds it, and finish; repeatedly."""
+    holder = folder.with_name("holder")
     for _ in range(rounds):
         checkpoints = Checkpoints(folder, "x")
-        os.close(os.open(alone, os.O_CREAT | os.O_EXCL))  # FileExistsError: two at once
+        os.close(os.open(holder, os.O_CREAT | os.O_EXCL))  # FileExistsError: two hold it
         checkpoints.save(step=1, model={})
         time.sleep(0.001)
-        alone.unlink()
+        holder.unlink()
         checkpoints.finish()
 
 
-def test_of_many_processes_one_at_a_time_makes_a_result(tmp_path):
-    """Also while the one before removes its checkpoints, with the lock that others wait for."""
+def test_the_lock_admits_one_process_at_a_time(tmp_path):
+    """Also while a process removes its checkpoints together with the lock file of the others."""
     context = multiprocessing.get_context("fork")
     jobs = [context.Process(target=_train, args=(tmp_path / "out", 5)) for _ in range(6)]
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Fingerprints of code: what a change of text is, and what a change of meaning."""
+"""Fingerprints of code: which edits change them and which do not."""
 
 import ast
 
@@ -83,30 +83,30 @@ def test_what_changes_no_result_changes_no_fingerprint(change):
 
 
 @pytest.mark.parametrize("change", OTHER)
-def test_a_changed_meaning_changes_the_fingerprint(change):
+def test_changed_behaviour_changes_the_fingerprint(change):
     assert of(changed(*OTHER[change])) != of(SOURCE)
 
 
-def test_text_in_a_variable_counts_where_it_is_also_used_otherwise():
+def test_a_message_in_a_variable_counts_if_it_is_used_elsewhere():
     both = 'def f():\n    m = "{}"\n    if bad():\n        raise ValueError(m)\n    return m\n'
     assert of(both.format("a")) != of(both.format("b"))
 
 
-def test_a_constant_of_the_module_counts_since_others_may_import_it():
+def test_module_constants_count():
     used = 'HINT = "{}"\n\ndef f():\n    raise ValueError(f"no: {{HINT}}")\n'
     assert of(used.format("a")) != of(used.format("b"))
 
 
-def test_imports_for_types_alone_do_not_count():
+def test_type_checking_imports_do_not_count():
     block = "if TYPE_CHECKING:\n    from a import {}\nx = 1\n"
     assert of(block.format("B")) == of(block.format("C")) == of("x = 1\n")
 
 
-def test_none_and_a_missing_value_differ():
+def test_return_none_and_bare_return_differ():
     assert of("def f():\n    return None\n") != of("def f():\n    return\n")
 
 
-def test_a_table_counts_by_its_values(tmp_path):
+def test_yaml_counts_by_its_values_and_other_files_by_their_bytes(tmp_path):
     table, page = tmp_path / "table.yaml", tmp_path / "style.css"
     digests = []
     for text in ("a: 1  # one\nb: [2, 3]\n", "a: 1\nb:\n  - 2\n  - 3\n", "a: 1\nb: [2, 4]\n"):

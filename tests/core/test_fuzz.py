@@ -1,7 +1,7 @@
-"""Whatever is in a file from outside: a right result, or a UserError of one line.
+"""Fuzz tests of external files: a correct result, or a UserError of one line.
 
-``REALNET_FUZZ`` scales the number of inputs: a twelfth by default; 1 in `make test-all`, which is
-more than 10,000 inputs, the same ones each time; above 1, other inputs at each call:
+``REALNET_FUZZ`` scales the number of inputs: 1/12 by default; 1 in `make test-all` (more than
+10,000 inputs, always the same); above 1 each call has other inputs:
 
     REALNET_FUZZ=20 python -m pytest tests/core/test_fuzz.py
 """
@@ -54,10 +54,10 @@ WANTED = 10_000
 
 
 def inputs(count: int):
-    """Settings of a test with ``count`` inputs at scale 1.
+    """Hypothesis settings of a test with ``count`` inputs at scale 1.
 
-    No deadline, since machines differ, and no database, so that every run is the same (unless the
-    scale is above 1).
+    No deadline, since machines differ in speed, and no database, so that every run is the same
+    (unless the scale is above 1).
     """
     return settings(
         max_examples=max(25, round(count * SCALE)),
@@ -83,7 +83,7 @@ def given(*strategies, **named):
 
 
 def outcome(function, *arguments, **options):
-    """The result, or None after a UserError of one line; any other error is the test's."""
+    """The result, or None after a UserError of one line; any other error fails the test."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return function(*arguments, **options)
@@ -179,7 +179,7 @@ def check_items(items):
         assert "\0" not in f"{item.path}{item.mask_path}"
 
 
-def test_a_manifest_as_it_is_written(folder):
+def test_a_valid_manifest_is_read(folder):
     (folder / "m.csv").write_bytes(MANIFEST)
     first, second = read_manifest(folder / "m.csv")
     assert (str(first.path), first.mask_path, first.width) == (GOOD_ROW["path"], None, 64)
@@ -203,7 +203,7 @@ TEXTS = st.one_of(
 
 @inputs(1_000)
 @given(data=st.data())
-def test_manifests_of_other_cells_columns_and_rows(folder, data):
+def test_manifests_with_changed_values_columns_and_rows(folder, data):
     header = data.draw(st.permutations([*FIELDS, *data.draw(st.lists(TEXTS, max_size=2))]))
     header = header[: data.draw(st.integers(0, 14)) or None]
     rows = []
@@ -249,7 +249,7 @@ def at(place, value):
 
 
 def usable(values):
-    """As values of a file are: checked to be plain, then validated."""
+    """Check the values to be plain and validate them, as for a file."""
     check_plain(values, "params.yaml")
     return parse(values)
 
@@ -265,17 +265,17 @@ def check_params(params):
 
 @inputs(2_000)
 @given(place=st.sampled_from(PLACES), value=ANYTHING, other=st.sampled_from(PLACES))
-def test_any_value_at_any_place(place, value, other):
+def test_any_value_of_any_parameter(place, value, other):
     values = laid_over(VALUES, at(place, value))
-    if len(str(value)) % 3 == 0:  # a second mistake, or a value from another place
+    if len(str(value)) % 3 == 0:  # a second error, or a value from elsewhere
         values = laid_over(values, at((*place[:-1], *other[-1:]), value))
     check_params(outcome(usable, values))
 
 
 @inputs(300)
 @given(place=st.sampled_from(PLACES), value=ANYTHING, inside=ANYTHING)
-def test_whatever_the_command_line_overrides(place, value, inside):
-    """As Snakemake hands over `--config a={b: 5}`, numbers being text."""
+def test_any_command_line_override(place, value, inside):
+    """As Snakemake passes `--config a={b: 5}`: numbers are text."""
     key = place[0]
     overrides = {key: at(place[1:], value)} if len(place) > 1 else {key: value}
     params = outcome(
@@ -286,7 +286,7 @@ def test_whatever_the_command_line_overrides(place, value, inside):
 
 @inputs(300)
 @given(name=st.sampled_from(["base", "full", "x"]), place=st.sampled_from(PLACES), value=ANYTHING)
-def test_variants_are_laid_over(name, place, value):
+def test_any_override_of_a_variant(name, place, value):
     values = laid_over(VALUES, {"variants": {name: at(place, value)}})
     params = outcome(usable, values)
     if params is not None:
@@ -295,7 +295,7 @@ def test_variants_are_laid_over(name, place, value):
 
 @inputs(500)
 @given(data=damaged(parse(VALUES).section_json("realnet").encode()))
-def test_damaged_sections_of_a_stage(data):
+def test_damaged_stage_parameters(data):
     text = data.decode("utf-8", "replace")
     if text.lstrip().startswith("{"):
         outcome(stage_params, text, params_of("realnet"))
@@ -367,7 +367,7 @@ def test_hostile_yaml(folder, name, monkeypatch):
     assert found is None and not (folder / "pwned").exists()
 
 
-def test_overrides_that_contain_themselves():
+def test_recursive_overrides():
     overrides: dict = {"backbone": {"arch_args": {}}}
     overrides["backbone"]["arch_args"]["x"] = overrides
     with pytest.raises(UserError, match="nested deeper"):
@@ -397,7 +397,7 @@ def tree(folder):
 
 @inputs(400)
 @given(parts=st.lists(PATTERNS, min_size=4, max_size=4))
-def test_layouts_of_any_pattern(tree, parts):
+def test_any_layout_pattern(tree, parts):
     layout = dict(zip(("train", "test_good", "test_defective", "mask"), parts, strict=True))
     params = outcome(parse, laid_over(VALUES, {"prepare": {"layouts": {"bolts": layout}}}))
     if params is not None:
@@ -409,7 +409,7 @@ def test_layouts_of_any_pattern(tree, parts):
 # --- metrics --------------------------------------------------------------------------------------
 
 
-def test_the_metrics_are_those_of_scikit_learn():
+def test_aurocs_match_scikit_learn():
     generator = random.Random(0)
     for _ in range(300):
         count = generator.randint(2, 30)
@@ -446,9 +446,9 @@ SPECIAL = [0, 1, -1, 0.5, float("nan"), float("inf"), float("-inf"), 1e300, 1e-3
 
 @st.composite
 def arrays(draw, shapes, likely):
-    """Mostly of the kind that is wanted; the values from few, so that they tie, or random."""
+    """Mostly valid arrays; values are from a small set, so that they tie, or random."""
     odd = draw(st.integers(0, 5)) == 0
-    kind = np.dtype(draw(st.sampled_from(DTYPES if odd else likely)))
+    dtype = np.dtype(draw(st.sampled_from(DTYPES if odd else likely)))
     shape = draw(shapes)
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     if draw(st.booleans()):
@@ -458,9 +458,9 @@ def arrays(draw, shapes, likely):
         values = generator.choice(np.array(chosen, float), size=shape)
     with np.errstate(all="ignore"):
         try:
-            return values.astype(kind)
+            return values.astype(dtype)
         except (TypeError, ValueError, OverflowError):
-            return np.zeros(shape, kind)
+            return np.zeros(shape, dtype)
 
 
 SIDES = st.integers(0, 5)
@@ -489,7 +489,7 @@ def check_measured(result):
 @inputs(1_000)
 @given(arrays(STACKS, MAP_KINDS), arrays(STACKS, MASK_KINDS), arrays(ROWS, MAP_KINDS), ROW_LABELS)
 @pytest.mark.filterwarnings("ignore")
-def test_metrics_of_any_arrays(maps, masks, scores, labels):
+def test_metrics_of_arbitrary_arrays(maps, masks, scores, labels):
     for function in (image_auroc, image_ap, image_f1_max):
         value = outcome(function, scores, labels)
         assert value is None or np.isnan(value) or 0 <= value <= 1
@@ -501,7 +501,7 @@ def test_metrics_of_any_arrays(maps, masks, scores, labels):
 @inputs(900)
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore")
-def test_measured_files_of_any_arrays(folder, data):
+def test_metrics_command_on_arbitrary_npy_files(folder, data):
     maps, masks = data.draw(arrays(STACKS, MAP_KINDS)), data.draw(arrays(STACKS, MASK_KINDS))
     np.save(folder / "maps.npy", maps, allow_pickle=True)
     np.save(folder / "masks.npy", masks, allow_pickle=True)
@@ -530,8 +530,8 @@ EVALUATED = ("margins", "masks", "labels", "image_scores", "defects", "has_masks
 @inputs(500)
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore")
-def test_evaluations_of_any_arrays(folder, data):
-    """A scores.npz as the evaluation writes it, with some of its arrays changed, lost or added."""
+def test_metrics_command_on_altered_scores_npz(folder, data):
+    """A scores.npz as the evaluation writes it, with some arrays changed, removed or added."""
     stored = {
         "margins": np.random.default_rng(0).normal(size=(4, 5, 5)).astype(np.float32),
         "masks": np.arange(100).reshape(4, 5, 5) >= 60,
@@ -592,7 +592,7 @@ def test_damaged_npz(folder, data):
 @inputs(400)
 @pytest.mark.filterwarnings("ignore")
 @given(data=st.one_of(*(damaged(picture(suffix)) for suffix in (".tiff", ".png"))))
-def test_damaged_pictures_of_maps(folder, data):
+def test_damaged_map_images(folder, data):
     for name in ("d.tiff", "d.png"):
         (folder / name).write_bytes(data)
         values = outcome(read_map, folder / name)
@@ -615,10 +615,10 @@ def test_damaged_labels_and_scores(folder, data, names):
     assert scores is None or (scores.shape == (2,) and not np.isnan(scores).any())
 
 
-def test_labels_as_they_are_written(folder):
+def test_valid_labels_are_read(folder):
     (folder / "l.csv").write_bytes(LABELS)
-    labels, kinds = read_labels(folder / "l.csv", 2, ["bent/1", "good/0"])
-    assert labels.tolist() == [True, False] and kinds == ["bent", "good"]
+    labels, defects = read_labels(folder / "l.csv", 2, ["bent/1", "good/0"])
+    assert labels.tolist() == [True, False] and defects == ["bent", "good"]
     assert read_scores(folder / "l.csv", 2, None).tolist() == [0.25, 0.75]
 
 
@@ -627,8 +627,8 @@ def test_labels_as_they_are_written(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(SCALE < 1, reason="a part of the inputs: REALNET_FUZZ is below 1")
-def test_the_number_of_inputs_is_as_documented(request):
-    """Of the whole file; skipped where only a part of its tests is run."""
+def test_the_number_of_inputs_is_the_documented_one(request):
+    """Counted over the whole file; skipped if only some of its tests run."""
     here = [item for item in request.session.items if item.path == request.path]
     named = {name for name in globals() if name.startswith("test_")}
     if {item.originalname for item in here} != named:

@@ -1,4 +1,4 @@
-"""What comes from outside is read, never run; and what is secret is written nowhere."""
+"""External data is never executed, servers listen locally, and secrets are written nowhere."""
 
 import ast
 import json
@@ -32,7 +32,7 @@ from realnet.training.checkpoint import Checkpoints
 sys.path.insert(0, str(PROJECT / "workflow/scripts"))
 import dag
 
-# --- the rule: no code of this project runs what it reads -----------------------------------------
+# --- the rule: no code of this project executes data ----------------------------------------------
 
 MODULES = {"marshal", "shelve", "dill", "joblib", "cloudpickle", "jsonpickle", "commands"}
 CALLS = {
@@ -41,7 +41,7 @@ CALLS = {
     *("torch.hub.load", "torch.jit.load", "pandas.read_pickle", "pd.read_pickle"),
     *("asyncio.create_subprocess_shell", "mlflow.pyfunc.load_model"),
 }
-# Where, what, and why it may be there.
+# Exceptions: file, call, and the reason why it is allowed.
 ALLOWED = {
     ("realnet/training/checkpoint.py", "import pickle"): "for the name of its error alone",
     ("realnet/config/params.py", "yaml.load"): "with a loader that is a SafeLoader (tested below)",
@@ -49,7 +49,7 @@ ALLOWED = {
 
 
 def findings(source: str, where: str) -> list[str]:
-    """What the rule forbids in a module's text, as ``file: what``."""
+    """Violations of the rule in a module's source, as ``file: call``."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -81,14 +81,14 @@ def sources() -> dict[str, str]:
     return {p.relative_to(PROJECT).as_posix(): p.read_text(encoding="utf-8") for p in paths}
 
 
-def test_no_module_runs_what_it_reads():
+def test_no_module_executes_data():
     texts = sources()
     assert len(texts) > 100
     found = {where: found for where, text in texts.items() if (found := findings(text, where))}
     assert not found
 
 
-def test_exceptions_are_still_needed():
+def test_allowed_exceptions_are_still_needed():
     texts = sources()
     for where, what in ALLOWED:
         assert what in texts[where].replace("yaml.load(path", "yaml.load"), (where, what)
@@ -120,22 +120,22 @@ def test_exceptions_are_still_needed():
         "import subprocess\nsubprocess.Popen(command, shell=flag)",
     ],
 )
-def test_the_rule_finds_an_addition(text):
+def test_the_rule_finds_each_forbidden_call(text):
     assert findings(text, "realnet/new.py")
 
 
-def test_shell_text_quotes_what_it_is_given():
+def test_shell_commands_quote_their_values():
     """Snakemake puts values into the text of a command; `:q` quotes them."""
     texts = [p.read_text() for p in [*PROJECT.glob("workflow/rules/*.smk"), PROJECT / "Snakefile"]]
     fields = re.findall(r"{((?:params|input|output)\b[^{}]*)}", "\n".join(texts))
     assert len(fields) > 30
     bare = {field for field in fields if not field.endswith(":q")}
-    # Of several words, each of which is quoted where it is put together.
+    # Consists of several words, each of which is quoted where the text is built.
     assert bare == {"params.manifests", "params.categories", "params.classifier", "params.sdas"}
     assert "\n".join(texts).count("shlex.quote(") >= 4
 
 
-def test_wildcards_match_plain_names_alone():
+def test_wildcards_match_only_plain_names():
     text = (PROJECT / "workflow/rules/common.smk").read_text()
     block = text.partition("wildcard_constraints:\n")[2].partition("\n\n")[0]
     constraints = dict(re.findall(r'(\w+)=r"(.*)"', block))
@@ -143,11 +143,11 @@ def test_wildcards_match_plain_names_alone():
     assert set(constraints.values()) <= {r"\w+", r"\d+"}
 
 
-# --- hostile files --------------------------------------------------------------------------------
+# --- malicious files ------------------------------------------------------------------------------
 
 
 class Bomb:
-    """Writes a file where it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, trap: Path):
         self.trap = trap
@@ -160,7 +160,7 @@ class Bomb:
 def trap(tmp_path) -> Path:
     trap = tmp_path / "trap"
     pickle.loads(pickle.dumps(Bomb(trap)))
-    assert trap.is_dir()  # it would go off
+    assert trap.is_dir()  # unpickling it does run code
     trap.rmdir()
     return trap
 
@@ -170,7 +170,7 @@ def trap(tmp_path) -> Path:
 @pytest.mark.parametrize(
     "kind", ["zip", "legacy", "plain pickle", "in a list", "named safetensors"]
 )
-def test_checkpoints_of_others_run_nothing(tmp_path, trap, reader, kind):
+def test_foreign_checkpoints_execute_no_code(tmp_path, trap, reader, kind):
     path = tmp_path / ("w.safetensors" if kind == "named safetensors" else "w.pt")
     if kind == "plain pickle":
         path.write_bytes(pickle.dumps({"w": Bomb(trap)}))
@@ -184,7 +184,7 @@ def test_checkpoints_of_others_run_nothing(tmp_path, trap, reader, kind):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_backbone_s_file_runs_nothing(tmp_path, trap, suffix, zipped):
+def test_backbone_files_execute_no_code(tmp_path, trap, suffix, zipped):
     path = tmp_path / f"w{suffix}"
     torch.save({"w": Bomb(trap)}, path, _use_new_zipfile_serialization=zipped)
     params = load(PROJECT / "params.yaml").backbone
@@ -195,7 +195,7 @@ def test_a_backbone_s_file_runs_nothing(tmp_path, trap, suffix, zipped):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_training_s_checkpoint_runs_nothing(tmp_path, trap, zipped, capsys):
+def test_training_checkpoints_execute_no_code(tmp_path, trap, zipped, capsys):
     checkpoints = Checkpoints(tmp_path / "out", "identity")
     torch.save(
         {"identity": "identity", "processes": 1, "x": Bomb(trap)},
@@ -206,7 +206,7 @@ def test_a_training_s_checkpoint_runs_nothing(tmp_path, trap, zipped, capsys):
     assert not trap.exists()
 
 
-def test_arrays_run_nothing(tmp_path, trap):
+def test_arrays_execute_no_code(tmp_path, trap):
     objects = np.array([[[Bomb(trap)]]], dtype=object)
     np.save(tmp_path / "o.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "o.npz", margins=objects, masks=objects, scores=objects)
@@ -229,7 +229,7 @@ def test_arrays_run_nothing(tmp_path, trap):
         "!!python/object:subprocess.Popen {}",
     ],
 )
-def test_yaml_runs_nothing(tmp_path, tag, monkeypatch):
+def test_yaml_executes_no_code(tmp_path, tag, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(f"preset: {tag}\n")
     with pytest.raises(UserError, match="not valid YAML"):
@@ -243,7 +243,7 @@ def test_yaml_runs_nothing(tmp_path, tag, monkeypatch):
 # --- servers --------------------------------------------------------------------------------------
 
 
-def test_what_serves_listens_to_this_machine_alone(tmp_path):
+def test_servers_listen_on_localhost_only(tmp_path):
     done = subprocess.run(
         ["make", "-n", "mlflow"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -259,7 +259,7 @@ def test_what_serves_listens_to_this_machine_alone(tmp_path):
 
 # --- names ----------------------------------------------------------------------------------------
 
-NASTY = [
+UNSAFE_NAMES = [
     "a b",
     "$(touch pwned)",
     "`touch pwned`",
@@ -285,8 +285,8 @@ NASTY = [
 ]
 
 
-@pytest.mark.parametrize("name", [*NASTY, "{x}", "my-part", "_x", "ok\n"])
-def test_a_category_of_such_a_name_is_refused_in_one_line(tmp_path, name, monkeypatch):
+@pytest.mark.parametrize("name", [*UNSAFE_NAMES, "{x}", "my-part", "_x", "ok\n"])
+def test_unsafe_category_names_are_refused_in_one_line(tmp_path, name, monkeypatch):
     for part in ("train/good", "test/good", "test/bent"):
         (tmp_path / "raw/bolts" / name / part).mkdir(parents=True)
         (tmp_path / "raw/bolts" / name / part / "0.png").write_bytes(b"x")
@@ -299,7 +299,7 @@ def test_a_category_of_such_a_name_is_refused_in_one_line(tmp_path, name, monkey
         assert str(error.value).isprintable()
 
 
-def test_a_file_name_that_snakemake_would_take_for_a_wildcard_is_refused(tmp_path):
+def test_file_names_with_wildcards_are_refused(tmp_path):
     for part in ("train/good", "test/good", "test/bent"):
         (tmp_path / "bolts/m8" / part).mkdir(parents=True)
         (tmp_path / "bolts/m8" / part / "{x}.png").write_bytes(b"x")
@@ -322,10 +322,10 @@ SECRETS = {
 
 
 class Project:
-    """A copy of the project with an own dataset of awkward names, and secrets around it."""
+    """A copy of the project with a dataset of awkward names, and secrets in its environment."""
 
     def __init__(self, root: Path):
-        self.root, self.said = root, ""
+        self.root, self.output = root, ""
         for name in ("Snakefile", "params.yaml", "pyproject.toml"):
             shutil.copy(PROJECT / name, root / name)
         for name in ("realnet", "workflow"):
@@ -347,7 +347,7 @@ class Project:
             check=False,
         )
         assert done.returncode == status, done.stdout[-3000:]
-        self.said += done.stdout
+        self.output += done.stdout
         return done.stdout
 
 
@@ -362,7 +362,7 @@ def draw(path: Path, mask: bool = False) -> None:
 def project(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("project with spaces"))
     nut = project.root / "data/raw/bolts/m8"
-    for name in NASTY:
+    for name in UNSAFE_NAMES:
         draw(nut / f"train/good/{name}.png")
         draw(nut / f"test/good/{name}.png")
         draw(nut / f"test/{name}/{name}.png")
@@ -375,10 +375,10 @@ def project(tmp_path_factory) -> Project:
     return project
 
 
-def test_files_of_any_name_are_listed_and_nothing_is_run(project):
+def test_files_of_any_name_are_listed_and_nothing_is_executed(project):
     results = project.root / "results/data/bolts/m8"
     items = read_manifest(results / "manifest.csv")
-    names = {f"{name}.png" for name in NASTY}
+    names = {f"{name}.png" for name in UNSAFE_NAMES}
     for split, label in (("train", 0), ("test", 0), ("test", 1)):
         part = [item for item in items if (item.split, item.label) == (split, label)]
         assert {item.path.name for item in part} == names
@@ -387,7 +387,7 @@ def test_files_of_any_name_are_listed_and_nothing_is_run(project):
         if item.label:
             assert item.defect == item.path.stem
             assert item.mask_path.name == f"{item.path.stem}_mask.png"
-    assert read_json(results / "summary.json")["test_defective"] == len(NASTY)
+    assert read_json(results / "summary.json")["test_defective"] == len(UNSAFE_NAMES)
     assert not list(project.root.rglob("pwned*"))
 
 
@@ -412,7 +412,7 @@ def test_dvc_tracks_files_of_any_name(project):
 
 
 class Nothing(BaseHTTPRequestHandler):
-    """Has nothing, and says nothing about it."""
+    """Answers nothing and logs nothing."""
 
     def do_GET(self) -> None:
         self.send_error(404)
@@ -423,7 +423,7 @@ class Nothing(BaseHTTPRequestHandler):
         pass
 
 
-def test_no_secret_is_written_or_said(project):
+def test_secrets_are_neither_written_nor_printed(project):
     project.run("realnet", "track", status=2)
     with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -432,8 +432,8 @@ def test_no_secret_is_written_or_said(project):
         words = ("mpdd", "--accept-licence", "--from", address)
         project.run("realnet", "data", "fetch", *words, status=2)
         server.shutdown()
-    assert place in project.said
-    assert "s3cr3t" not in project.said
+    assert place in project.output
+    assert "s3cr3t" not in project.output
     files = [path for path in project.root.rglob("*") if path.is_file()]
     assert any(path.name == "stage.json" for path in files)
     assert any(path.suffix == ".log" for path in files)

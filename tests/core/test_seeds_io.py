@@ -1,4 +1,4 @@
-"""Seeds, files, provenance and the runtime's `auto`."""
+"""Seeds, atomic files, stage records and the settings `auto` of the runtime."""
 
 import os
 import re
@@ -19,19 +19,19 @@ from realnet.provenance.record import Record, git_commit, peak_memory_mb
 # --- seeds ---------------------------------------------------------------------------------------
 
 
-def test_seeds_are_fixed_for_all_time():
-    """b2sum -l 64 of the names, halved. Other values would change every published number."""
+def test_seeds_never_change():
+    """The values are `b2sum -l 64` of the names, halved; others would change every result."""
     assert derive(0) == 4761921975702974394
     assert derive(0, "sdas", "demo", "hex_nut", 17) == 3614435964687676336
 
 
-def test_seeds_differ_by_every_name_and_fit_63_bits():
+def test_seeds_depend_on_every_name_and_fit_63_bits():
     seeds = {derive(s, stage, i) for s in range(3) for stage in ("afs", "sdas") for i in range(200)}
     assert len(seeds) == 1200 and all(0 <= s < 2**63 for s in seeds)
     assert derive(1, 23) != derive(12, 3)
 
 
-def test_generators_draw_alike_from_equal_names():
+def test_equal_names_give_equal_generators():
     a, b = (torch.rand(4, generator=torch_generator(0, "x", 1)) for _ in range(2))
     assert torch.equal(a, b) and not torch.equal(
         a, torch.rand(4, generator=torch_generator(0, "x"))
@@ -41,13 +41,13 @@ def test_generators_draw_alike_from_equal_names():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     torch.rand(9, generator=torch_generator(0, "y"))
-    assert torch.equal(torch.get_rng_state(), before)  # the global state plays no part
+    assert torch.equal(torch.get_rng_state(), before)  # the global state is not used
 
 
 # --- files ---------------------------------------------------------------------------------------
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_writes_are_atomic(tmp_path):
     path = tmp_path / "deep/er/file.txt"
     io.write_text(path, "first")
     with pytest.raises(RuntimeError), io.atomic(path) as temporary:
@@ -61,7 +61,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     ]
 
 
-def test_files_are_readable_by_others_as_the_umask_says(tmp_path):
+def test_file_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         io.write_text(tmp_path / "a", "x")
@@ -71,7 +71,7 @@ def test_files_are_readable_by_others_as_the_umask_says(tmp_path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-def test_json_comes_back_and_has_no_nan(tmp_path):
+def test_json_round_trip_without_nan(tmp_path):
     value = {"a": [1, 2.5, None], "b": "ü", "tiny": 1e-300, "third": 1 / 3}
     io.write_json(tmp_path / "a.json", value)
     assert io.read_json(tmp_path / "a.json") == value
@@ -87,7 +87,7 @@ def test_json_comes_back_and_has_no_nan(tmp_path):
             io.read_json(tmp_path / name)
 
 
-def test_csv_keeps_floats_exactly_and_quotes(tmp_path):
+def test_csv_round_trip_keeps_floats_exactly(tmp_path):
     rows = [{"a": 1 / 3, "b": 'say "hi", you'}, {"a": np.float64(0.1), "b": "two\nlines"}]
     io.write_csv(tmp_path / "a.csv", rows, ["a", "b"])
     got = io.read_csv(tmp_path / "a.csv")
@@ -121,7 +121,7 @@ def test_digest_and_png(tmp_path):
 # --- provenance and runtime ----------------------------------------------------------------------
 
 
-def test_record_names_causes_versions_and_cost(tmp_path):
+def test_record_has_inputs_versions_and_cost(tmp_path):
     io.write_text(tmp_path / "input.csv", "abc")
     record = Record("afs", {"afs": {"batches": 2}}, {"manifest": tmp_path / "input.csv"}, seed=3)
     io.write_text(tmp_path / "input.csv", "changed after the stage began")
@@ -136,7 +136,7 @@ def test_record_names_causes_versions_and_cost(tmp_path):
     assert got["finished"].endswith("+00:00")
 
 
-def test_commit_is_a_hash_or_nothing():
+def test_commit_is_a_hash_or_none():
     commit = git_commit()
     assert commit is None or re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", commit)
     held = bytearray(64 * 2**20)
@@ -144,7 +144,7 @@ def test_commit_is_a_hash_or_nothing():
     assert peak_memory_mb() >= 64
 
 
-def test_auto_means_the_plain_thing_on_a_cpu():
+def test_auto_settings_on_a_cpu():
     compute = load().compute.model_copy(update={"device": "cpu"})
     runtime = start(compute)
     assert (runtime.name, runtime.precision, runtime.channels_last) == ("cpu", torch.float32, False)
@@ -161,7 +161,7 @@ def test_auto_means_the_plain_thing_on_a_cpu():
     assert half.compiled(placed) is placed
 
 
-def test_fp32_has_all_its_digits_unless_tf32_is_asked_for():
+def test_fp32_disables_tf32():
     compute = load().compute
     flags = torch.backends.cudnn, torch.backends.cuda.matmul
     for precision, allowed in (("tf32", True), ("bf16", False), ("fp32", False)):
@@ -170,7 +170,7 @@ def test_fp32_has_all_its_digits_unless_tf32_is_asked_for():
         assert (runtime.precision is torch.bfloat16) == (precision == "bf16")
 
 
-def test_the_optimiser_without_decay_is_adam():
+def test_adamw_without_weight_decay_is_adam():
     runtime = start(load().compute.model_copy(update={"device": "cpu"}))
     draw = torch.Generator().manual_seed(0)
     first = torch.randn(20, generator=draw)
@@ -190,7 +190,7 @@ def test_cuda_without_a_device_is_refused():
         start(load().compute.model_copy(update={"device": "cuda"}))
 
 
-def test_progress_counts_on_from_where_it_was(capsys):
+def test_progress_resumes_its_count(capsys):
     assert [step for step, _ in progress(3, 6, "x")] == [3, 4, 5]
     assert list(progress(6, 6, "x")) == []
     assert "6/6" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What commands load before they begin: seconds of every job, so by name and not by time."""
+"""Which libraries the commands import: each costs every job seconds of startup time."""
 
 import json
 import subprocess
@@ -40,18 +40,18 @@ def loaded(code: str) -> set[str]:
         ("realnet.report.report, realnet.provenance.trace.command", {"matplotlib", "pandas"}),
     ],
 )
-def test_commands_without_networks_load_none(module, needed):
+def test_commands_without_networks_import_no_torch(module, needed):
     assert loaded(f"import {module}") == needed
 
 
-def test_stages_load_what_they_run_and_nothing_else():
+def test_stages_import_only_the_libraries_that_they_use():
     stages = "realnet.stages.ddpm, realnet.stages.sdas"
     assert loaded(f"import {stages}") - {"torchvision"} == {"torch", "diffusers"}
     stages = "realnet.stages.afs, realnet.stages.realnet, realnet.stages.patchcore"
     assert loaded(f"import {stages}") == {"torch", "torchvision", "timm"}
 
 
-def test_help_loads_none():
+def test_help_imports_no_heavy_library():
     code = "from typer.testing import CliRunner; from realnet.cli import app\n"
     code += "assert CliRunner().invoke(app, ['train', '--help']).exit_code == 0"
     assert loaded(code) == set()

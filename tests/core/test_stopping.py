@@ -1,4 +1,4 @@
-"""Signals, damage, a failing machine: nothing is lost, and one line says what happened."""
+"""Signals, corrupt files and environment errors: nothing is lost, and the message is one line."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from realnet.training.checkpoint import Checkpoints, check_finite
 
 
 @pytest.fixture(autouse=True)
-def as_before():
+def restore_handlers():
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     yield
     stopping.forget()
@@ -33,7 +33,7 @@ def as_before():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_loop_ends_after_the_step_in_which_the_signal_came(number):
+def test_a_loop_stops_after_the_step_in_which_a_signal_arrives(number):
     stopping.listen()
     done = []
     with pytest.raises(stopping.Stopped, match=f"{number.name} after step 3 of 9") as caught:
@@ -45,21 +45,21 @@ def test_a_loop_ends_after_the_step_in_which_the_signal_came(number):
     assert done == [0, 1, 2] and caught.value.number == number
 
 
-def test_a_second_signal_ends_at_once():
+def test_a_second_signal_stops_at_once():
     stopping.listen()
     with pytest.raises(stopping.Stopped), stopping.gently():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
-        pytest.fail("went on")
+        pytest.fail("not stopped")
 
 
-def test_outside_of_loops_the_first_one_does():
+def test_outside_loops_the_first_signal_stops_at_once():
     stopping.listen()
     with pytest.raises(stopping.Stopped, match=r"^stopped by SIGTERM; run again to resume$"):
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_process_ends_with_the_one_that_started_it():
+def test_a_process_ends_with_its_parent():
     parent = subprocess.Popen(["sleep", "60"])
     code = "from realnet.core import stopping; import time; stopping.listen()"
     code += "\nprint(1, flush=True)"
@@ -84,7 +84,7 @@ def _damaged(path, part: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_a_flipped_bit_of_a_checkpoint_is_seen(tmp_path, capsys):
+def test_a_flipped_bit_of_a_checkpoint_is_detected(tmp_path, capsys):
     weights = torch.arange(1000, dtype=torch.float32)
     first = Checkpoints(tmp_path, "x")
     first.save(step=3, weights=weights)
@@ -107,7 +107,7 @@ def test_a_second_process_waits_for_the_first(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "checkpoint").iterdir()] == ["lock"]
 
 
-def test_a_loss_that_is_no_number_is_an_error():
+def test_a_non_finite_loss_is_an_error():
     check_finite(1.0, 3, "demo")
     for loss in (float("nan"), float("inf")):
         with pytest.raises(UserError, match=r"demo: the loss is (nan|inf) at step 4; lower"):
@@ -123,11 +123,11 @@ def test_a_changed_input_is_named_before_it_is_used(tmp_path):
     made.write_text(made.read_text().replace("1", "3"))
     with pytest.raises(UserError, match=r"afs.json: changed or corrupt .* remove it"):
         Record("realnet", {}, {"afs": made})
-    (made.parent / "stage.json").unlink()  # nobody vouches: an import
+    (made.parent / "stage.json").unlink()  # no record: an imported file
     assert intact(made) == sha256(made)
 
 
-def test_an_image_has_the_bytes_of_its_manifest(tmp_path):
+def test_images_are_checked_against_the_manifest(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"abc")
     digest = sha256(path)
@@ -148,24 +148,24 @@ def test_an_image_has_the_bytes_of_its_manifest(tmp_path):
         (RuntimeError("CUDA error: device lost"), "the GPU failed or is gone"),
     ],
 )
-def test_what_the_machine_does_wrong_is_one_line(error, line):
-    said = explain(error)
-    assert said.startswith(line) and "\n" not in said
+def test_environment_errors_are_one_line(error, line):
+    got = explain(error)
+    assert got.startswith(line) and "\n" not in got
 
 
-def test_a_bug_stays_a_traceback():
+def test_bugs_keep_their_traceback():
     assert explain(ValueError("x")) is None
     assert explain(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
 
 
-def test_memory_that_cannot_be_had_is_explained():
+def test_out_of_memory_is_explained():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert explain(caught.value).startswith("out of memory")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_a_full_disk_is_one_line_of_the_command(monkeypatch, capsys):
+def test_the_command_reports_a_full_disk_in_one_line(monkeypatch, capsys):
     def full(*_, **__):
         with open("/dev/full", "w") as file:
             file.write("x")
@@ -177,13 +177,13 @@ def test_a_full_disk_is_one_line_of_the_command(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("realnet: No space left on device; free some space")
 
 
-def test_passwords_of_a_store_are_not_shown():
+def test_passwords_in_tracking_uris_are_not_shown():
     assert without_password("https://me:secret@host:80/x") == "https://host:80/x"
     assert without_password("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
 
 
-def test_a_signal_after_another_process_has_stopped_does_not_cost_the_checkpoint():
-    """Of several processes each gets the signal, some after they have learnt it from another."""
+def test_a_late_signal_does_not_cost_the_checkpoint():
+    """With several processes each gets the signal, some after they know of it from another rank."""
     stopping.listen()
     saved = []
     with pytest.raises(stopping.Stopped):
@@ -194,7 +194,7 @@ def test_a_signal_after_another_process_has_stopped_does_not_cost_the_checkpoint
     assert saved == [0]
 
 
-def test_a_signal_after_the_decision_ends_the_next_step():
+def test_a_signal_after_the_decision_stops_after_the_next_step():
     stopping.listen()
     seen = []
     with pytest.raises(stopping.Stopped, match="after step 2 of 3"):

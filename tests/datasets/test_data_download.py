@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine, which fails in every way it can."""
+"""Downloads from a local server that fails in many ways."""
 
 import gzip
 import os
@@ -26,7 +26,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def get(server, tmp_path):
-    """Download a path to ``tmp_path/store/file``; keeps the pauses instead of making them."""
+    """Download a path to ``tmp_path/store/file``; pauses are recorded instead of waited for."""
     pauses: list[float] = []
 
     def run(path: str, **how) -> bytes:
@@ -42,7 +42,7 @@ def get(server, tmp_path):
 
 
 def start(get, server, path: str, size: int, **how) -> Page:
-    """A first try that ends after ``size`` bytes for good."""
+    """A first attempt that fails after ``size`` bytes."""
     page = server.put(path, cuts=[size], errors=[503] * 4, **how)
     with pytest.raises(Refused):
         get(path)
@@ -51,7 +51,7 @@ def start(get, server, path: str, size: int, **how) -> Page:
     return page
 
 
-def test_cut_several_times_then_whole(get, server):
+def test_download_resumes_after_several_cuts(get, server):
     page = server.put("/a", cuts=[700_000, 0, 900_000, 1])
     assert get("/a", sha256=digest(BODY), size=len(BODY)) == BODY
     ranges = [request.get("Range") for request in page.asked]
@@ -60,10 +60,10 @@ def test_cut_several_times_then_whole(get, server):
         *("bytes=700000-", "bytes=700000-", "bytes=1600000-", "bytes=1600001-"),
     ]
     assert all(request["If-Range"] == ETAG for request in page.asked[1:])
-    assert get.pauses == [1, 2, 1, 1]  # longer only while nothing comes
+    assert get.pauses == [1, 2, 1, 1]  # longer only while there is no progress
 
 
-def test_progress_keeps_it_going_and_nothing_new_ends_it(get, server):
+def test_retries_continue_while_there_is_progress(get, server):
     server.put("/a", cuts=[100_000] * 20)
     assert get("/a") == BODY
     server.put("/b", cuts=[100_000] * 2 + [0] * 10)
@@ -71,13 +71,13 @@ def test_progress_keeps_it_going_and_nothing_new_ends_it(get, server):
         get("/b")
 
 
-def test_next_run_goes_on_from_the_part(get, server):
+def test_the_next_run_resumes_the_partial_file(get, server):
     page = start(get, server, "/a", 1_000_000)
     assert get("/a") == BODY
     assert [request.get("Range") for request in page.asked] == ["bytes=1000000-"]
 
 
-def test_last_modified_serves_where_there_is_no_etag(get, server):
+def test_last_modified_is_used_without_an_etag(get, server):
     page = start(get, server, "/a", 1_000_000, etag=None, modified=DATE)
     assert get("/a") == BODY
     assert page.asked[0]["If-Range"] == DATE
@@ -89,7 +89,7 @@ def test_weak_etag_is_not_sent_as_if_range(get, server):
     assert page.asked[0]["If-Range"] == DATE
 
 
-def test_without_a_validator_only_a_known_hash_allows_going_on(get, server):
+def test_without_a_validator_resuming_requires_a_known_hash(get, server):
     page = start(get, server, "/a", 1_000_000, etag=None)
     assert get("/a") == BODY
     assert "Range" not in page.asked[0]
@@ -99,32 +99,32 @@ def test_without_a_validator_only_a_known_hash_allows_going_on(get, server):
 
 
 @pytest.mark.parametrize("honours", [True, False])
-def test_file_changed_on_the_server_starts_over(get, server, honours):
+def test_a_changed_file_on_the_server_restarts_the_download(get, server, honours):
     page = start(get, server, "/a", 1_000_000, honours_if_range=honours)
     page.body, page.etag = BODY[::-1], '"two"'
     assert get("/a") == BODY[::-1]
 
 
-def test_file_that_shrank_starts_over(get, server):
+def test_a_smaller_file_on_the_server_restarts_the_download(get, server):
     page = start(get, server, "/a", 1_000_000, honours_if_range=False)
     page.body = BODY[:900_000]
     assert get("/a") == BODY[:900_000]
 
 
-def test_changed_without_a_trace_is_found_by_the_hash(get, server):
+def test_an_undetected_change_is_found_by_the_hash(get, server):
     page = start(get, server, "/a", 1_000_000, etag=None)
     page.body = BODY[::-1]
     assert get("/a", sha256=digest(BODY[::-1])) == BODY[::-1]
     assert [request.get("Range") for request in page.asked] == ["bytes=1000000-", None]
 
 
-def test_server_without_ranges_starts_over(get, server):
+def test_a_server_without_ranges_restarts_the_download(get, server):
     page = start(get, server, "/a", 1_000_000, ranges=False)
     assert get("/a") == BODY
     assert len(page.asked) == 1
 
 
-def test_part_that_was_whole_needs_no_second_download(get, server):
+def test_a_complete_partial_file_is_not_downloaded_again(get, server):
     page = start(get, server, "/a", 1_000_000)
     with get.part.open("ab") as part:
         part.write(BODY[1_000_000:])
@@ -132,21 +132,21 @@ def test_part_that_was_whole_needs_no_second_download(get, server):
     assert page.asked == []
 
 
-def test_part_of_another_address_is_not_mixed_in(get, server):
+def test_a_partial_file_of_another_address_is_not_resumed(get, server):
     start(get, server, "/a", 1_000_000)
     server.put("/b", body=BODY[::-1])
     assert get("/b") == BODY[::-1]
 
 
 @pytest.mark.parametrize("state", ["", "{}", "[1]", '{"url": 3}'])
-def test_part_with_a_broken_note_is_not_used(get, server, state):
+def test_a_partial_file_with_corrupt_metadata_is_not_resumed(get, server, state):
     page = start(get, server, "/a", 1_000_000)
     get.part.with_name("file.part.json").write_text(state)
     assert get("/a") == BODY
     assert "Range" not in page.asked[0]
 
 
-def test_wrong_hash_leaves_nothing_behind(get, server):
+def test_a_wrong_hash_leaves_no_files(get, server):
     server.put("/a")
     with pytest.raises(Refused, match=f"wrong file, removed.*{digest(BODY)}, expected {'0' * 64}"):
         get("/a", sha256="0" * 64)
@@ -154,28 +154,28 @@ def test_wrong_hash_leaves_nothing_behind(get, server):
     assert get("/a", sha256=digest(BODY)) == BODY
 
 
-def test_wrong_size_is_refused_before_it_is_downloaded(get, server):
+def test_a_wrong_size_is_refused_before_downloading(get, server):
     server.put("/a", body=b"small")
     with pytest.raises(Refused, match="5 bytes, but the published file has 3000000"):
         get("/a", size=len(BODY))
     assert not get.part.exists()
 
 
-def test_busy_server_is_asked_again_when_it_says(get, server):
+def test_retry_after_is_respected(get, server):
     server.put("/a", errors=[503, 429])
     assert get("/a") == BODY
     assert get.pauses == [7, 7]
 
 
 @pytest.mark.parametrize(("status", "words"), [(404, "404 Not Found"), (403, "403 Forbidden")])
-def test_refusal_is_not_asked_again(get, server, status, words):
+def test_client_errors_are_not_retried(get, server, status, words):
     page = server.put("/a", status=status)
     with pytest.raises(Refused, match=words):
         get("/a")
     assert len(page.asked) == 1
 
 
-def test_web_page_is_no_archive(get, server):
+def test_a_web_page_is_refused(get, server):
     server.put("/a", kind="text/html; charset=utf-8")
     with pytest.raises(Refused, match="web page"):
         get("/a")
@@ -192,25 +192,25 @@ def test_redirects_are_followed_with_the_range(get, server):
         get("/loop")
 
 
-def test_content_encoding_is_not_undone(get, server):
-    """Some servers declare a .tar.gz as compressed in transit."""
+def test_content_encoding_is_not_decoded(get, server):
+    """Some servers declare a .tar.gz to be compressed for the transfer."""
     packed = gzip.compress(BODY)
     server.put("/a", body=packed, encoding="gzip")
     assert get("/a") == packed
 
 
-def test_length_unknown_beforehand(get, server):
+def test_download_of_unknown_length(get, server):
     server.put("/a", chunked=True)
     assert get("/a") == BODY
 
 
-def test_no_server_gives_a_reason_without_python_names(get, server):
+def test_connection_errors_have_no_python_names(get, server):
     with pytest.raises(Refused, match=r"Connection refused, 5 times in a row$"):
         download("http://127.0.0.1:9/x", get.part, "data", pause=get.pauses.append)
     assert get.pauses == [1, 2, 4, 8]
 
 
-def test_secrets_of_an_address_are_not_shown(server, tmp_path):
+def test_secrets_in_urls_are_not_shown(server, tmp_path):
     url = server.url("/x?key=secret").replace("//", "//me:secret@")
     with pytest.raises(Refused) as error:
         download(url, tmp_path / "file", "data")
@@ -218,7 +218,7 @@ def test_secrets_of_an_address_are_not_shown(server, tmp_path):
     assert "/x" in str(error.value)
 
 
-def test_room_is_checked_before_the_first_byte(get, server, monkeypatch):
+def test_disk_space_is_checked_before_downloading(get, server, monkeypatch):
     free = os.statvfs_result((4096, 4096, 10**6, 100, 100, 10, 10, 10, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda path: free)
     server.put("/a")
@@ -227,7 +227,7 @@ def test_room_is_checked_before_the_first_byte(get, server, monkeypatch):
     assert not get.part.exists() or get.part.stat().st_size == 0
 
 
-def test_killed_process_goes_on(server, tmp_path):
+def test_a_killed_download_resumes(server, tmp_path):
     page = server.put("/a", pace=0.03)
     part = tmp_path / "file.part"
     code = "import sys; from pathlib import Path;"

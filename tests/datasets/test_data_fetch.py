@@ -1,4 +1,4 @@
-"""`data fetch` as a whole: licence, archive from a server or a file, the folder it becomes."""
+"""`data fetch`: licence, archive from a server or a file, extracted folder."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def zipped(tmp_path) -> Path:
 
 @pytest.fixture
 def published(server, zipped):
-    """The archive at two addresses, the first of which is gone."""
+    """The archive at two addresses, of which the first does not exist."""
     body = zipped.read_bytes()
     server.put("/btad.zip", body=body)
     urls = (server.url("/gone.zip"), server.url("/btad.zip"))
@@ -63,7 +63,7 @@ def run(tmp_path):
 
 
 def left(tmp_path: Path) -> list[str]:
-    """What is below the root, hidden files too."""
+    """All files below the root, including hidden ones."""
     root = tmp_path / "raw"
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*")) if root.exists() else []
 
@@ -87,7 +87,7 @@ def test_published_archive_from_the_second_address(run, published, tmp_path, cap
     assert out.rstrip().endswith(f"realnet data verify btad --root {tmp_path / 'raw'}")
 
 
-def test_kept_archive_is_used_again(run, published, server, tmp_path):
+def test_a_kept_archive_is_reused(run, published, server, tmp_path):
     target = run(published, keep_archive=True)
     assert (tmp_path / "raw/.archives/btad/btad.zip").is_file()
     target.rename(tmp_path / "elsewhere")
@@ -97,21 +97,21 @@ def test_kept_archive_is_used_again(run, published, server, tmp_path):
     assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["btad", "btad.fetch.json"]
 
 
-def test_spoilt_kept_archive_is_fetched_again(run, published, tmp_path):
+def test_a_corrupt_kept_archive_is_downloaded_again(run, published, tmp_path):
     store = tmp_path / "raw/.archives/btad"
     store.mkdir(parents=True)
     (store / "btad.zip").write_bytes(b"half")
     assert read_tree(run(published)) == TREE
 
 
-def test_no_address_works(run, published, server, tmp_path):
+def test_all_addresses_failing_is_an_error(run, published, server, tmp_path):
     server.put("/btad.zip", body=b"another file of another size")
     with pytest.raises(UserError, match=r"404 Not Found; .*another file\. See https://example"):
         run(published)
     assert left(tmp_path) == []
 
 
-def test_wrong_hash_then_right(run, published, server, zipped, tmp_path):
+def test_an_archive_with_a_wrong_hash_is_replaced(run, published, server, zipped, tmp_path):
     right = server.pages["/btad.zip"].body
     server.pages["/btad.zip"].body = right[:-1] + b"x"
     with pytest.raises(UserError, match="wrong file, removed"):
@@ -121,7 +121,7 @@ def test_wrong_hash_then_right(run, published, server, zipped, tmp_path):
     assert read_tree(run(published)) == TREE
 
 
-def test_cut_download_is_kept_for_the_next_run(run, published, server, tmp_path):
+def test_an_interrupted_download_is_kept_for_the_next_run(run, published, server, tmp_path):
     page = server.pages["/btad.zip"]
     page.cuts = [300, 0, 0, 0, 0]
     with pytest.raises(UserError, match="300 bytes are kept, the same command resumes"):
@@ -133,7 +133,7 @@ def test_cut_download_is_kept_for_the_next_run(run, published, server, tmp_path)
     assert page.asked[0]["Range"] == "bytes=300-"
 
 
-def test_local_archive_stays_where_it_is(run, published, zipped, tmp_path, capsys):
+def test_a_local_archive_is_not_moved(run, published, zipped, tmp_path, capsys):
     assert read_tree(run(published, str(zipped))) == TREE
     assert zipped.is_file()
     record = json.loads((tmp_path / "raw/btad.fetch.json").read_text())
@@ -141,7 +141,7 @@ def test_local_archive_stays_where_it_is(run, published, zipped, tmp_path, capsy
     assert "(as published)" in capsys.readouterr().out
 
 
-def test_archive_of_ones_own_needs_its_own_hash(run, published, tmp_path):
+def test_another_archive_requires_its_hash(run, published, tmp_path):
     own = make_tar(tmp_path / "own.tar.xz", {"01/train/ok/a.png": b"a"}, "w:xz")
     own_hash = digest(own.read_bytes())
     with pytest.raises(UserError, match=f"sha256 is {own_hash}, expected {published.sha256}"):
@@ -151,7 +151,7 @@ def test_archive_of_ones_own_needs_its_own_hash(run, published, tmp_path):
     assert read_tree(tmp_path / "raw/btad") == {"01/train/ok/a.png": b"a"}
 
 
-def test_categories_that_are_missing_are_named(run, tmp_path, capsys):
+def test_missing_categories_of_the_archive_are_named(run, tmp_path, capsys):
     own = make_tar(tmp_path / "own.tar", {"x/01/train/ok/a.png": b"a"})
     run(SOURCE, str(own))
     out = capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_categories_that_are_missing_are_named(run, tmp_path, capsys):
     assert "nothing known to compare with" in out
 
 
-def test_mirror_of_ones_own(run, published, server, tmp_path):
+def test_download_from_a_mirror(run, published, server, tmp_path):
     url = server.url("/mirror/data.zip?token=secret").replace("//", "//me:secret@")
     server.put("/mirror/data.zip", body=b"not it")
     with pytest.raises(UserError, match=r"published file has \d+; it is another") as error:
@@ -171,7 +171,7 @@ def test_mirror_of_ones_own(run, published, server, tmp_path):
     assert "secret" not in (tmp_path / "raw/btad.fetch.json").read_text()
 
 
-def test_mirror_with_another_archive_and_its_hash(run, published, server, tmp_path):
+def test_a_mirror_with_another_archive_requires_its_hash(run, published, server, tmp_path):
     body = make_tar(tmp_path / "own", TREE, "w:gz").read_bytes()
     server.put("/own", body=body)
     unsized = replace(published, bytes=None)
@@ -180,13 +180,13 @@ def test_mirror_with_another_archive_and_its_hash(run, published, server, tmp_pa
     assert read_tree(run(published, server.url("/own"), sha256=digest(body))) == TREE
 
 
-def test_no_direct_download_says_where_to_get_it(run, tmp_path):
+def test_without_direct_download_the_page_is_named(run, tmp_path):
     with pytest.raises(UserError, match=r"BTAD has no direct download: ask.*--from FILE"):
         run(replace(SOURCE, get="ask the authors"))
     assert left(tmp_path) == []
 
 
-def test_unpacked_folder_is_to_be_moved_or_linked(run, tmp_path):
+def test_an_unpacked_folder_is_refused_with_a_hint(run, tmp_path):
     folder = tmp_path / "mine" / "BTech"
     (folder / "01").mkdir(parents=True)
     with pytest.raises(UserError, match=f"ln -s {folder} {tmp_path / 'raw' / 'btad'}$"):
@@ -196,12 +196,12 @@ def test_unpacked_folder_is_to_be_moved_or_linked(run, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["nowhere.zip", "ftp://example.org/btad.zip"])
-def test_other_things_given(run, given):
+def test_invalid_sources_are_refused(run, given):
     with pytest.raises(UserError, match=f"--from {given}: "):
         run(SOURCE, given)
 
 
-def test_hash_that_is_none(run, zipped):
+def test_invalid_hashes_are_refused(run, zipped):
     with pytest.raises(UserError, match="'abc' is not a SHA-256"):
         run(SOURCE, str(zipped), sha256="abc")
     with pytest.raises(UserError, match="give it with --from"):
@@ -209,7 +209,7 @@ def test_hash_that_is_none(run, zipped):
 
 
 @pytest.mark.parametrize("what", ["folder", "empty", "file", "dangling"])
-def test_what_is_there_stays(run, zipped, tmp_path, what):
+def test_an_existing_target_is_not_touched(run, zipped, tmp_path, what):
     target = tmp_path / "raw" / "btad"
     target.parent.mkdir()
     if what == "folder":
@@ -238,7 +238,7 @@ def test_licence_must_be_accepted(run, zipped, tmp_path):
 
 
 @pytest.mark.parametrize("tree", [{"train/good/0.png": b"x"}, {"bottle/train/good/0.png": b"x"}])
-def test_archive_of_other_data(run, tmp_path, tree):
+def test_an_archive_of_another_dataset_is_refused(run, tmp_path, tree):
     archive = make_zip(tmp_path / "other.zip", tree)
     with pytest.raises(UserError, match=r"not BTAD: it holds .*, none of 01, 02, 03"):
         run(SOURCE, str(archive))
@@ -246,19 +246,19 @@ def test_archive_of_other_data(run, tmp_path, tree):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_bad_archive_from_a_server_leaves_nothing_that_looks_done(run, server, tmp_path, known):
+def test_a_malicious_archive_leaves_no_dataset(run, server, tmp_path, known):
     body = make_zip(tmp_path / "bad", {**TREE, "../evil": b"evil"}).read_bytes()
     server.put("/bad.zip", body=body)
     how = {"sha256": digest(body)} if known else {}
     with pytest.raises(UserError, match="may lead outside"):
         run(SOURCE, server.url("/bad.zip"), **how)
-    # An archive that is what it should be serves for the next try.
+    # An archive with the expected hash is kept for the next attempt.
     kept = [".archives", ".archives/btad", ".archives/btad/bad.zip"]
     assert left(tmp_path) == (kept if known else [])
     assert not (tmp_path / "evil").exists()
 
 
-def test_rest_of_a_killed_run_is_cleared(run, zipped, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(run, zipped, tmp_path):
     rest = tmp_path / "raw" / ".btad-unpacking.tmp" / "01"
     rest.mkdir(parents=True)
     (rest / "old.png").write_bytes(b"old")
@@ -266,7 +266,7 @@ def test_rest_of_a_killed_run_is_cleared(run, zipped, tmp_path):
     assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["btad", "btad.fetch.json"]
 
 
-def test_one_at_a_time(run, zipped, tmp_path):
+def test_concurrent_fetches_are_refused(run, zipped, tmp_path):
     store = tmp_path / "raw/.archives/btad"
     store.mkdir(parents=True)
     with FileLock(store / "lock"), pytest.raises(UserError, match="another `realnet data fetch`"):
@@ -274,7 +274,7 @@ def test_one_at_a_time(run, zipped, tmp_path):
     assert read_tree(run(SOURCE, str(zipped))) == TREE
 
 
-def test_unknown_data_set(tmp_path):
+def test_an_unknown_dataset_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no such published dataset; there are mvtec_ad, .*dtd\."):
         fetch("mvtec", tmp_path)
 
@@ -282,7 +282,7 @@ def test_unknown_data_set(tmp_path):
 # --- the table and the command -------------------------------------------------------------------
 
 
-def test_table_is_complete():
+def test_table_of_archives_is_complete():
     table = sources()
     assert list(table) == ["mvtec_ad", "mpdd", "btad", "visa", "dtd"]
     for name, source in table.items():
@@ -291,7 +291,7 @@ def test_table_is_complete():
         assert source.licence.use
         assert source.citation
         assert source.holds == KNOWN_CATEGORIES.get(name, ("images",))
-        # What is downloaded can be checked; what cannot, says where it is.
+        # A download has a hash; without a download there is a page.
         assert bool(source.urls) == bool(source.sha256) != bool(source.get)
         assert source.sha256 is None or re.fullmatch("[0-9a-f]{64}", source.sha256)
 
@@ -332,7 +332,7 @@ def test_command_asks_in_a_terminal(tmp_path):
     while b"Type yes: " not in seen and select.select([terminal], [], [], 60)[0]:
         seen += os.read(terminal, 65536)
     os.write(terminal, b"yes\n")
-    with contextlib.suppress(OSError):  # the terminal is gone with the process
+    with contextlib.suppress(OSError):  # the terminal closes with the process
         while data := os.read(terminal, 65536):
             seen += data
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen.decode()

@@ -1,4 +1,4 @@
-"""Reading images and masks of every kind that cameras and annotation tools write."""
+"""Reading images and masks in the formats of cameras and annotation tools."""
 
 from pathlib import Path
 
@@ -21,14 +21,14 @@ def item(path: Path, mask: Path | None = None, label: int = 0) -> Item:
     return Item(path, "test", label, "hole" if label else "good", mask, 9, 6, "", "")
 
 
-def one_line(error: pytest.ExceptionInfo, *parts: object) -> None:
+def check_message(error: pytest.ExceptionInfo, *parts: object) -> None:
     message = str(error.value)
     assert "\n" not in message
     for part in parts:
         assert str(part) in message
 
 
-def test_rgb_is_read_as_it_is(tmp_path):
+def test_rgb_is_read_unchanged(tmp_path):
     Image.fromarray(gradient()).save(tmp_path / "a.png")
     image = read_image(tmp_path / "a.png")
     assert image.dtype == np.uint8
@@ -48,7 +48,7 @@ def test_sixteen_bit_grey_keeps_the_upper_eight_bits(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png")[..., 2], expected)
 
 
-def test_palette_is_looked_up(tmp_path):
+def test_palette_images_are_converted_to_rgb(tmp_path):
     indices = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), mode="P")
     indices.putpalette([10, 20, 30, 200, 100, 50])
     indices.save(tmp_path / "a.png")
@@ -65,10 +65,10 @@ def test_opaque_alpha_is_dropped_and_transparent_pixels_are_refused(tmp_path):
     Image.fromarray(rgba).save(tmp_path / "holed.png")
     with pytest.raises(UserError) as error:
         read_image(tmp_path / "holed.png")
-    one_line(error, "holed.png", "transparent")
+    check_message(error, "holed.png", "transparent")
 
 
-def test_exif_orientation_turns_image_and_mask_alike(tmp_path):
+def test_exif_orientation_rotates_image_and_mask(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # "rotate by 90 degrees clockwise to view"
     Image.fromarray(gradient()).save(tmp_path / "a.png", exif=exif)
@@ -81,7 +81,7 @@ def test_float_pixels_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError) as error:
         read_image(tmp_path / "a.tif")
-    one_line(error, "a.tif", "32 bits")
+    check_message(error, "a.tif", "32 bits")
 
 
 def test_several_frames_are_refused(tmp_path):
@@ -89,11 +89,11 @@ def test_several_frames_are_refused(tmp_path):
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(UserError) as error:
         read_image(tmp_path / "a.tif")
-    one_line(error, "a.tif", "2 frames")
+    check_message(error, "a.tif", "2 frames")
 
 
 @pytest.mark.parametrize("reader", [read_image, read_mask])
-def test_missing_empty_corrupt_and_cut_off_files_are_named(tmp_path, reader):
+def test_missing_empty_corrupt_and_truncated_files_are_named(tmp_path, reader):
     whole = tmp_path / "whole.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole)
     (tmp_path / "empty.png").write_bytes(b"")
@@ -103,17 +103,17 @@ def test_missing_empty_corrupt_and_cut_off_files_are_named(tmp_path, reader):
     for name, reason in {**reasons, "cut.png": "cut off"}.items():
         with pytest.raises(UserError) as error:
             reader(tmp_path / name)
-        one_line(error, tmp_path / name, reason)
+        check_message(error, tmp_path / name, reason)
 
 
-def test_mask_is_whatever_is_not_zero(tmp_path):
+def test_nonzero_mask_pixels_are_anomalous(tmp_path):
     small_ids = np.array([[0, 1], [2, 0]], np.uint8)  # some datasets store small numbers
     Image.fromarray(small_ids).save(tmp_path / "ids.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "ids.png"), small_ids > 0)
     Image.fromarray(small_ids.astype(np.uint16)).save(tmp_path / "deep.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "deep.png"), small_ids > 0)
     rgba = np.zeros((2, 2, 4), np.uint8)
-    rgba[..., 3] = 255  # opaque everywhere: alpha marks nothing
+    rgba[..., 3] = 255  # opaque everywhere: alpha is not part of the mask
     rgba[0, 1, 1] = 9
     Image.fromarray(rgba).save(tmp_path / "rgba.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "rgba.png"), rgba[..., 1] > 0)
@@ -140,7 +140,7 @@ def test_load_images_resizes_both_sides(tmp_path):
     np.testing.assert_array_equal(images[0].permute(1, 2, 0).numpy(), np.asarray(by_hand))
 
 
-def test_load_masks_keeps_two_values_and_order(tmp_path):
+def test_load_masks_keeps_binary_values_and_order(tmp_path):
     mask = np.zeros((8, 8), np.uint8)
     mask[:4, :2] = 255
     Image.fromarray(mask).save(tmp_path / "m.png")
@@ -158,5 +158,5 @@ def test_load_masks_refuses_an_anomaly_without_mask_beside_one_that_has_one(tmp_
     bad = item(tmp_path / "bad.png", label=1)
     with pytest.raises(UserError) as error:
         load_masks([bad, item(tmp_path / "other.png", tmp_path / "m.png", label=1)], 4)
-    one_line(error, tmp_path / "bad.png", "mask")
-    assert not load_masks([bad, item(tmp_path / "good.png")], 4).any()  # a set without masks
+    check_message(error, tmp_path / "bad.png", "mask")
+    assert not load_masks([bad, item(tmp_path / "good.png")], 4).any()  # a dataset without masks

@@ -1,4 +1,4 @@
-"""Layouts and manifests: what is listed, and each way in which a dataset can be wrong."""
+"""Layouts and manifests: the listed images, and the errors of invalid datasets."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ def prepare(dataset, category, root, out, settings=DEFAULT):
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (12, 10)) -> Path:
-    """An image of ``size`` (width, height), all of one value."""
+    """A constant image of ``size`` (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (value, value, value)).save(path)
     return path
@@ -48,15 +48,15 @@ def root(tmp_path) -> Path:
         picture(bolt / f"train/good/{index:03d}.png", index)
     for index in range(2):
         picture(bolt / f"test/good/{index:03d}.png", 10 + index)
-    for kind, count in (("hole", 2), ("bent", 1)):
+    for defect, count in (("hole", 2), ("bent", 1)):
         for index in range(count):
-            picture(bolt / f"test/{kind}/{index:03d}.png", 20 + index)
-            mask(bolt / f"ground_truth/{kind}/{index:03d}_mask.png")
+            picture(bolt / f"test/{defect}/{index:03d}.png", 20 + index)
+            mask(bolt / f"ground_truth/{defect}/{index:03d}_mask.png")
     return tmp_path / "raw"
 
 
 def refused(root: Path, *parts: object, dataset: str = "own", category: str = "bolt") -> None:
-    """``prepare`` says so in one line with these parts, and writes nothing."""
+    """``prepare`` fails with one line that contains these parts, and writes nothing."""
     out = root.parent / "out"
     with pytest.raises(UserError) as error:
         prepare(dataset, category, root, out)
@@ -91,7 +91,7 @@ def test_the_same_files_give_the_same_manifest(root, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_paths_stay_relative_to_the_working_folder(root, tmp_path, monkeypatch):
+def test_paths_are_relative_to_the_working_folder(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prepare("own", "bolt", "raw", "out")
     paths = [i.path.as_posix() for i in read_manifest("out/manifest.csv")]
@@ -110,78 +110,78 @@ def test_ok_and_ko_folders_with_masks_named_like_the_images(tmp_path):
     assert items["2.bmp"].mask_path == folder / "ground_truth/ko/2.png"
 
 
-def test_files_that_are_no_images_are_passed_over(root, tmp_path):
+def test_other_files_are_ignored(root, tmp_path):
     (root / "bolt/train/good/Thumbs.db").write_bytes(b"x")
     (root / "bolt/test/hole/.DS_Store").write_bytes(b"x")
     (root / "bolt/license.txt").write_text("x")
     assert prepare("own", "bolt", root, tmp_path / "out")["train"] == 3
 
 
-def test_test_images_that_were_trained_on_are_counted(root, tmp_path):
+def test_test_images_equal_to_training_images_are_counted(root, tmp_path):
     picture(root / "bolt/test/good/009.png", 0)  # the same bytes as train/good/000.png
     assert prepare("own", "bolt", root, tmp_path / "out")["test_images_also_in_train"] == 1
 
 
-def test_no_such_root(root):
+def test_a_missing_root_is_an_error(root):
     refused(root / "nowhere", root / "nowhere", "bottle", dataset="mvtec_ad", category="bottle")
 
 
-def test_no_such_category(root):
+def test_a_missing_category_is_an_error(root):
     refused(root, "'nut'", "known: bolt", category="nut")
 
 
-def test_another_layout(root):
+def test_an_unknown_layout_is_an_error(root):
     (root / "screw" / "images").mkdir(parents=True)
     refused(root, root / "screw", "found images/", "screw/train/good/", "bolt", category="screw")
 
 
-def test_no_folder_of_normal_images(root):
+def test_a_missing_folder_of_normal_images_is_an_error(root):
     (root / "bolt/train/good").rename(root / "bolt/train/fine")
     refused(root, root / "bolt", "no training images", "train/fine/", "bolt/train/good/")
 
 
-def test_two_folders_of_normal_images(root):
+def test_two_folders_of_normal_images_are_an_error(root):
     picture(root / "bolt/train/ok/000.png", 1)
     refused(root, "bolt/train/good/", "bolt/train/ok/")
 
 
 @pytest.mark.parametrize(
-    ("folder", "said"), [("train/good", "no training images"), ("test/good", "no normal test")]
+    ("folder", "message"), [("train/good", "no training images"), ("test/good", "no normal test")]
 )
-def test_a_folder_without_images(root, folder, said):
+def test_a_folder_without_images_is_an_error(root, folder, message):
     for path in (root / "bolt" / folder).iterdir():
         path.unlink()
-    refused(root, root / "bolt", said, f"bolt/{folder}/")
+    refused(root, root / "bolt", message, f"bolt/{folder}/")
 
 
-def test_no_defects(root):
+def test_no_defects_is_an_error(root):
     (root / "bolt/test/hole").rename(root / "hole")
     (root / "bolt/test/bent").rename(root / "bent")
     refused(root, root / "bolt", "no anomalous test images", "bolt/test/<defect>/")
 
 
-def test_an_anomalous_image_without_mask(root):
+def test_an_anomalous_image_without_mask_is_an_error(root):
     (root / "bolt/ground_truth/hole/001_mask.png").unlink()
     refused(root, root / "bolt/test/hole/001.png", "ground_truth/hole/001_mask.")
 
 
-def test_an_empty_mask(root):
+def test_an_empty_mask_is_an_error(root):
     path = mask(root / "bolt/ground_truth/hole/001_mask.png", empty=True)
     refused(root, path, "empty mask")
 
 
-def test_a_mask_of_another_size(root):
+def test_a_mask_of_another_size_is_an_error(root):
     path = mask(root / "bolt/ground_truth/hole/001_mask.png", (10, 12))
     refused(root, path, "10x12", "12x10")
 
 
-def test_a_corrupt_image(root):
+def test_a_corrupt_image_is_an_error(root):
     path = root / "bolt/test/good/001.png"
     path.write_bytes(path.read_bytes()[:40])
     refused(root, path, "copy it again")
 
 
-def test_an_empty_image(root):
+def test_an_empty_image_file_is_an_error(root):
     path = root / "bolt/train/good/001.png"
     path.write_bytes(b"")
     refused(root, path, "0 bytes")
@@ -207,7 +207,7 @@ def test_manifest_without_rows(tmp_path):
         read_manifest(tmp_path / "manifest.csv")
 
 
-def test_categories_are_known_before_there_are_data(root):
+def test_known_categories_need_no_data(root):
     assert list_categories(root, "own") == ["bolt"]
     assert list_categories(root / "nowhere", "own") == []
     assert list(DEMO_CATEGORIES) == sorted(DEMO_CATEGORIES)
@@ -216,7 +216,7 @@ def test_categories_are_known_before_there_are_data(root):
     assert all(list(names) == sorted(names) for names in published)
 
 
-def test_command_line_prepares(root, tmp_path):
+def test_prepare_by_command(root, tmp_path):
     from realnet.cli import app
 
     arguments = ["data", "prepare", "--dataset", "own", "--category", "bolt"]
@@ -257,7 +257,7 @@ def test_other_counts_than_published_are_listed(root, tmp_path):
     assert "train/good 3 instead of 60" in summary["differs_from_published"]
 
 
-def test_a_single_kind_may_have_another_name():
+def test_a_single_defect_type_may_have_another_name():
     expected = {"train": {"good": 2}, "test": {"good": 1, "bad": 3}}
     assert differences({"train": {"good": 2}, "test": {"good": 1, "ko": 3}}, expected) == []
     found = {"train": {"good": 2}, "test": {"good": 1, "ko": 2}}

@@ -1,4 +1,4 @@
-"""Extraction of good archives, damaged ones, and such as are meant to do harm."""
+"""Extraction of valid, damaged and malicious archives."""
 
 import gzip
 import os
@@ -15,7 +15,7 @@ from realnet.datasets.fetch.unpack import Limits, find_data, unpack
 
 
 def refused(tmp_path: Path, archive: Path, words: str, limits: Limits | None = None) -> None:
-    """The archive is refused, and nothing has been written but below the folder."""
+    """The archive is refused, and nothing is written outside the folder."""
     folder = tmp_path / "deep" / "folder"
     folder.mkdir(parents=True)
     before = {p for p in tmp_path.rglob("*") if folder not in p.parents}
@@ -29,7 +29,7 @@ def refused(tmp_path: Path, archive: Path, words: str, limits: Limits | None = N
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-def test_tar_of_any_kind_whatever_its_name(tmp_path, mode, format):
+def test_tar_formats_are_detected_by_content(tmp_path, mode, format):
     entries = {"./": special("./", tarfile.DIRTYPE)} | {f"./{k}": v for k, v in TREE.items()}
     archive = make_tar(tmp_path / "archive.zip", entries, mode, format)
     (tmp_path / "out").mkdir()
@@ -37,7 +37,7 @@ def test_tar_of_any_kind_whatever_its_name(tmp_path, mode, format):
     assert read_tree(tmp_path / "out") == TREE
 
 
-def test_zip_whatever_its_name(tmp_path):
+def test_zip_is_detected_by_content(tmp_path):
     archive = make_zip(tmp_path / "archive.tar", {"03/": b"", **TREE})
     (tmp_path / "out").mkdir()
     unpack(archive, tmp_path / "out")
@@ -45,7 +45,7 @@ def test_zip_whatever_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("maker", [make_tar, make_zip])
-def test_permissions_are_those_of_new_files(tmp_path, maker):
+def test_extracted_files_have_default_permissions(tmp_path, maker):
     archive = maker(tmp_path / "archive", TREE)
     (tmp_path / "out").mkdir()
     old = os.umask(0o027)
@@ -57,7 +57,7 @@ def test_permissions_are_those_of_new_files(tmp_path, maker):
     assert modes == {(True, 0o750), (False, 0o640)}
 
 
-def test_what_file_managers_add_is_left_out(tmp_path):
+def test_files_of_file_managers_are_omitted(tmp_path):
     litter = ["__MACOSX/01/._0.bmp", "01/.DS_Store", "01/train/ok/._0.bmp", "01/Thumbs.db"]
     archive = make_zip(tmp_path / "archive", TREE | dict.fromkeys(litter, b"litter"))
     (tmp_path / "out").mkdir()
@@ -73,7 +73,7 @@ def test_what_file_managers_add_is_left_out(tmp_path):
         *("01/..", "01/new\nline"),
     ],
 )
-def test_names_that_lead_outside_are_refused(tmp_path, maker, name):
+def test_path_traversal_is_refused(tmp_path, maker, name):
     archive = maker(tmp_path / "archive", {**TREE, name: b"evil"})
     refused(tmp_path, archive, "may lead outside")
 
@@ -107,8 +107,8 @@ def test_truncated_tar(tmp_path, mode, part):
     refused(tmp_path, archive, "truncated or damaged")
 
 
-def test_tar_cut_between_two_files(tmp_path):
-    """Python's tarfile takes this for the end."""
+def test_tar_truncated_between_two_files(tmp_path):
+    """Python's tarfile treats this as the end."""
     archive = make_tar(tmp_path / "archive", TREE)
     with tarfile.open(archive) as tar:
         cut = tar.getmembers()[2].offset
@@ -116,8 +116,8 @@ def test_tar_cut_between_two_files(tmp_path):
     refused(tmp_path, archive, "truncated or damaged")
 
 
-def test_tar_with_a_broken_header_in_the_middle(tmp_path):
-    """This too."""
+def test_tar_with_a_corrupt_header_in_the_middle(tmp_path):
+    """Python's tarfile treats this as the end."""
     archive = make_tar(tmp_path / "archive", TREE)
     data = bytearray(archive.read_bytes())
     with tarfile.open(archive) as tar:
@@ -127,8 +127,8 @@ def test_tar_with_a_broken_header_in_the_middle(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_checksum_of_compressed_tar_is_read(tmp_path, mode):
-    # Large enough for bz2 to make two blocks of it.
+def test_checksum_of_a_compressed_tar_is_verified(tmp_path, mode):
+    # Large enough for two blocks of bz2.
     archive = make_tar(tmp_path / "archive", TREE | {"01/last": BODY[:1_200_000]}, mode)
     data = bytearray(archive.read_bytes())
     data[len(data) - 10_000] ^= 1
@@ -162,13 +162,13 @@ def test_zip_with_a_flipped_bit(tmp_path):
         (b"Rar!\x1a\x07" + bytes(600), "neither a tar"),
     ],
 )
-def test_other_files_are_no_archives(tmp_path, content, words):
+def test_other_files_are_refused(tmp_path, content, words):
     archive = tmp_path / "archive.tar.xz"
     archive.write_bytes(content)
     refused(tmp_path, archive, words)
 
 
-def test_compressed_file_that_is_no_tar(tmp_path):
+def test_a_compressed_file_without_a_tar_is_refused(tmp_path):
     archive = tmp_path / "archive.tar.gz"
     archive.write_bytes(gzip.compress(b"just text" * 200))
     refused(tmp_path, archive, "neither a tar")
@@ -193,7 +193,7 @@ def test_tar_bomb(tmp_path, mode):
     assert written <= max(100_000, 100 * archive.stat().st_size)
 
 
-def test_bomb_behind_the_end_mark(tmp_path):
+def test_bomb_after_the_end_of_archive(tmp_path):
     archive = make_tar(tmp_path / "archive", {"01/a": b"x"})
     archive.write_bytes(gzip.compress(archive.read_bytes() + bytes(50_000_000)))
     refused(tmp_path, archive, "more than 100 times its size", BOMB)
@@ -205,13 +205,13 @@ def test_zip_bomb(tmp_path):
     assert sum(len(data) for data in read_tree(tmp_path / "deep").values()) <= 50_000_000 // 2
 
 
-def test_limits_of_size_and_number(tmp_path):
+def test_limits_of_size_and_count(tmp_path):
     archive = make_tar(tmp_path / "archive", TREE)
     refused(tmp_path, archive, "more than 2 entries", Limits(files=2))
     refused(tmp_path / "again", archive, r"more than .* 1\.0 kB", Limits(bytes=1000))
 
 
-def test_two_entries_in_each_others_way(tmp_path):
+def test_conflicting_entries_are_refused(tmp_path):
     archive = make_tar(tmp_path / "archive", {"01/a": b"file", "01/a/b": b"below a file"})
     refused_folder = tmp_path / "out"
     refused_folder.mkdir()
@@ -219,16 +219,16 @@ def test_two_entries_in_each_others_way(tmp_path):
         unpack(archive, refused_folder)
 
 
-def test_full_disk_is_said_in_words(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     archive = make_tar(tmp_path / "archive", TREE)
     (tmp_path / "out" / "01" / "train" / "ok").mkdir(parents=True)
-    # A device that is always full stands where the image goes.
+    # A device that is always full is in place of the image.
     (tmp_path / "out" / "01" / "train" / "ok" / "0.bmp").symlink_to("/dev/full")
     with pytest.raises(UserError, match="the disk is full"):
         unpack(archive, tmp_path / "out")
 
 
-def test_room_for_the_content_is_checked(tmp_path, monkeypatch):
+def test_disk_space_for_the_content_is_checked(tmp_path, monkeypatch):
     free = os.statvfs_result((1, 1, 10**6, 100, 100, 10, 10, 10, 0, 255))
     for maker in (make_tar, make_zip):
         archive = maker(tmp_path / maker.__name__, TREE)
@@ -251,7 +251,7 @@ def test_room_for_the_content_is_checked(tmp_path, monkeypatch):
         (["bottle"], None),
     ],
 )
-def test_data_are_found_below_other_folders(tmp_path, folders, expected):
+def test_the_dataset_is_found_below_other_folders(tmp_path, folders, expected):
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
     found = find_data(tmp_path, ["01", "02", "03"])

@@ -1,4 +1,4 @@
-"""`realnet data verify`: each kind of problem made on a real small tree, statuses, determinism."""
+"""`realnet data verify`: each kind of problem in a small dataset, exit status, determinism."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ STRICT = Prepare(allow_partial=False, layouts={})
 
 
 def noise(seed: int, size: tuple[int, int] = (24, 20)) -> np.ndarray:
-    """uint8 ``[H, W, 3]``; no two seeds alike."""
+    """uint8 ``[H, W, 3]``, different for each seed."""
     return np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
 
 
@@ -43,22 +43,24 @@ def hole(value: int = 255, size: tuple[int, int] = (24, 20)) -> np.ndarray:
     return mask
 
 
-def make_category(folder: Path, start: int = 0, good: str = "good", kinds=("hole", "bent")) -> Path:
-    """4 + 2 normal images and two of each kind of defect, in MVTec-AD layout."""
+def make_category(
+    folder: Path, start: int = 0, good: str = "good", defects=("hole", "bent")
+) -> Path:
+    """4 + 2 normal images and two of each defect type, in MVTec-AD layout."""
     for index in range(4):
         save(folder / f"train/{good}/{index:03d}.png", noise(start + index))
     for index in range(2):
         save(folder / f"test/{good}/{index:03d}.png", noise(start + 10 + index))
-    for number, kind in enumerate(kinds, start=2):
+    for number, defect in enumerate(defects, start=2):
         for index in range(2):
-            save(folder / f"test/{kind}/{index:03d}.png", noise(start + 10 * number + index))
-            save(folder / f"ground_truth/{kind}/{index:03d}_mask.png", hole())
+            save(folder / f"test/{defect}/{index:03d}.png", noise(start + 10 * number + index))
+            save(folder / f"ground_truth/{defect}/{index:03d}_mask.png", hole())
     return folder
 
 
 @pytest.fixture
 def raw(tmp_path) -> Path:
-    """``raw/own/bolt``, without a fault."""
+    """``raw/own/bolt``, a valid category."""
     make_category(tmp_path / "raw/own/bolt")
     return tmp_path / "raw"
 
@@ -77,13 +79,13 @@ def found(raw: Path, settings: Prepare = STRICT, *targets: tuple[str, str]) -> l
 
 
 def only(problems: list[tuple], severity: str, kind: str, path: str, *parts: str) -> None:
-    """There is this one problem and no other."""
+    """This is the only problem."""
     assert [problem[:3] for problem in problems] == [(severity, kind, path)]
     for part in parts:
         assert part in problems[0][3]
 
 
-def test_a_sound_tree_has_no_problem(raw):
+def test_a_valid_tree_has_no_problems(raw):
     (one,) = checked(raw)
     assert one.problems == ()
     made = report([one])
@@ -127,7 +129,7 @@ IMAGE, MASK = "test/hole/001.png", "ground_truth/hole/001_mask.png"
         (IMAGE, lambda p: p.write_bytes(b""), "error", "unreadable", "0 bytes"),
         (IMAGE, lambda p: p.write_bytes(b"no picture"), "error", "unreadable", "not an image"),
         (IMAGE, lambda p: save(p, np.dstack([noise(5), hole()])), "error", "unreadable", "transp"),
-        # The last chunk holds no pixels: they decode all the same.
+        # The last chunk has no pixels: the image still decodes.
         (IMAGE, lambda p: p.write_bytes(p.read_bytes()[:-12]), "error", "damaged", "end"),
         (IMAGE, lambda p: flip(p, -14), "error", "damaged", "checksum"),
         (MASK, lambda p: flip(p, -14), "error", "damaged", "checksum"),
@@ -137,12 +139,12 @@ IMAGE, MASK = "test/hole/001.png", "ground_truth/hole/001_mask.png"
         (MASK, lambda p: save(p, hole(0) + 255), "warning", "mask-full", "every pixel"),
     ],
 )
-def test_a_file_that_is_wrong(raw, name, change: Callable, severity, kind, part):
+def test_a_damaged_file_is_reported(raw, name, change: Callable, severity, kind, part):
     change(raw / "own/bolt" / name)
     only(found(raw), severity, kind, f"own/bolt/{name}", part)
 
 
-def test_an_anomalous_image_without_mask_and_a_mask_without_image(raw):
+def test_missing_masks_and_unused_masks_are_reported(raw):
     (raw / "own/bolt" / MASK).rename(raw / "own/bolt/ground_truth/hole/007_mask.png")
     first, second = found(raw)
     only([first], "error", "mask-missing", f"own/bolt/{IMAGE}", "hole")
@@ -157,7 +159,7 @@ def test_an_unused_mask_that_marks_nothing_is_only_a_warning(raw):
     only(found(raw), "error", "mask-unused", name, "named differently; and it is not an image")
 
 
-def test_masks_of_small_ids_are_fine_and_soft_edges_are_a_warning(raw):
+def test_masks_of_small_ids_are_valid_and_soft_edges_are_a_warning(raw):
     path = raw / "own/bolt" / MASK
     ids = hole(3)
     ids[12:15, 2:5] = 7
@@ -170,7 +172,7 @@ def test_masks_of_small_ids_are_fine_and_soft_edges_are_a_warning(raw):
     only(found(raw), "warning", "mask-values", f"own/bolt/{MASK}", "(0, 100, 255)", "20.0%")
 
 
-def test_a_jpeg_mask_is_a_warning_with_what_counts(raw):
+def test_a_jpeg_mask_is_a_warning_that_states_the_threshold(raw):
     (raw / "own/bolt" / MASK).unlink()
     name = "own/bolt/ground_truth/hole/001_mask.jpg"
     save(raw / name, hole(), quality=60)
@@ -206,7 +208,7 @@ def test_a_category_without_masks_is_a_note(tmp_path):
         ("test/bent/000.png", "test/good/001.png", "warning", "duplicate", "counts as bent"),
     ],
 )
-def test_equal_bytes_and_equal_pixels(raw, source, target, severity, kind, part):
+def test_duplicate_bytes_and_pixels_are_reported(raw, source, target, severity, kind, part):
     bolt = raw / "own/bolt"
     (bolt / target).write_bytes((bolt / source).read_bytes())
     only(found(raw), severity, f"{kind}-bytes", f"own/bolt/{target}", part, "same bytes")
@@ -216,13 +218,13 @@ def test_equal_bytes_and_equal_pixels(raw, source, target, severity, kind, part)
     only(notes, severity, f"{kind}-pixels", f"own/bolt/{target}", part, "same pixels")
 
 
-def test_equal_bytes_in_other_shapes_are_not_equal_pixels(raw):
+def test_equal_pixel_bytes_of_other_shapes_are_no_duplicates(raw):
     save(raw / "own/bolt/test/good/000.png", np.zeros((6, 4, 3), np.uint8))
     save(raw / "own/bolt/train/good/000.png", np.zeros((4, 6, 3), np.uint8))
     assert {problem[1] for problem in found(raw)} == {"sizes"}
 
 
-def test_files_that_do_not_decode_are_no_duplicates(raw):
+def test_undecodable_files_are_no_duplicates(raw):
     for name in ("train/good/000.png", "test/good/000.png"):
         (raw / "own/bolt" / name).write_bytes(b"")
     assert [problem[1] for problem in found(raw)] == ["unreadable"] * 2
@@ -230,7 +232,7 @@ def test_files_that_do_not_decode_are_no_duplicates(raw):
 
 def test_counts_are_compared_with_the_published_ones(tmp_path):
     raw = tmp_path / "raw"
-    make_category(raw / "btad/01", good="ok", kinds=("ko",))
+    make_category(raw / "btad/01", good="ok", defects=("ko",))
     problems = found(raw, STRICT, ("btad", "01"))
     assert {problem[:3] for problem in problems} == {("error", "count", "btad/01")}
     assert sorted(problem[3] for problem in problems) == [
@@ -242,7 +244,7 @@ def test_counts_are_compared_with_the_published_ones(tmp_path):
     assert [problem[0] for problem in allowed] == ["warning"] * 3
 
 
-def test_files_that_a_split_table_names_but_are_not_there(tmp_path):
+def test_missing_files_of_a_split_table_are_reported(tmp_path):
     raw, rows = tmp_path / "raw", []
     for index, (split, label) in enumerate(
         [("train", "normal"), ("test", "normal"), ("test", "anomaly"), ("test", "anomaly")]
@@ -271,7 +273,7 @@ def test_odd_but_legal_images_are_counted_in_notes(raw):
     Image.fromarray(noise(92)).quantize(16).save(good / "002.png")
     save(good / "003.png", np.dstack([noise(93), np.full((20, 24), 255, np.uint8)]))
     exif = Image.Exif()
-    exif[0x0112] = 3  # half a turn, which keeps the size
+    exif[0x0112] = 3  # rotation by 180 degrees, which keeps the size
     save(good / "004.png", noise(94), exif=exif)
     problems = found(raw)
     assert {problem[0] for problem in problems} == {"note"}
@@ -284,7 +286,7 @@ def test_odd_but_legal_images_are_counted_in_notes(raw):
     assert one["modes"] == {"I;16": 1, "P": 1, "RGB": 8, "RGBA": 1}
 
 
-def test_files_that_no_role_takes(raw):
+def test_files_in_no_role_are_reported(raw):
     bolt = raw / "own/bolt"
     (bolt / "readme.txt").write_text("hello")
     (bolt / "test/hole/notes.TXT").write_text("hello")
@@ -297,7 +299,7 @@ def test_files_that_no_role_takes(raw):
     only([second], "note", "passed-over", "own/bolt", "2 .txt, 1 LICENSE")
 
 
-def test_a_layout_that_does_not_fit_is_a_problem_of_its_category_alone(raw):
+def test_a_wrong_layout_is_a_problem_of_its_category_only(raw):
     make_category(raw / "own/nut", start=1000)
     for path in (raw / "own/bolt/test/good").iterdir():
         path.unlink()
@@ -311,7 +313,7 @@ def test_a_layout_that_does_not_fit_is_a_problem_of_its_category_alone(raw):
 
 @pytest.fixture
 def listed(raw) -> Path:
-    """The sound tree, with its manifest."""
+    """The valid category with its manifest."""
     prepare("own", "bolt", raw / "own", raw.parent / "data/own/bolt", STRICT)
     return raw
 
@@ -320,12 +322,12 @@ def manifest_of(raw: Path) -> Path:
     return raw.parent / "data/own/bolt/manifest.csv"
 
 
-def test_a_manifest_that_agrees(listed):
+def test_a_matching_manifest_has_no_problems(listed):
     assert found(listed) == []
     assert report(checked(listed))["categories"][0]["manifest"] == manifest_of(listed).as_posix()
 
 
-def test_files_that_changed_since_the_manifest(listed):
+def test_files_changed_since_the_manifest_are_reported(listed):
     bolt = listed / "own/bolt"
     save(bolt / "train/good/000.png", noise(500))
     save(bolt / "train/good/001.png", noise(501, (24, 21)))
@@ -339,7 +341,7 @@ def test_files_that_changed_since_the_manifest(listed):
     ]
 
 
-def test_files_that_came_and_went_since_the_manifest(listed):
+def test_files_added_or_removed_since_the_manifest_are_reported(listed):
     bolt = listed / "own/bolt"
     (bolt / "train/good/000.png").unlink()
     save(bolt / "train/good/009.png", noise(500))
@@ -348,7 +350,7 @@ def test_files_that_came_and_went_since_the_manifest(listed):
     only([second], "error", "manifest-unlisted", "own/bolt/train/good/009.png", "does not list")
 
 
-def test_another_role_or_mask_than_in_the_manifest(listed):
+def test_changed_roles_and_masks_are_reported(listed):
     rows = read_csv(manifest_of(listed))
     for row in rows:
         row["defect"] = row["defect"].replace("bent", "kink")
@@ -357,7 +359,7 @@ def test_another_role_or_mask_than_in_the_manifest(listed):
     assert {problem[:2] for problem in problems} == {("error", "manifest-differs")}
     assert "test/bent" in problems[0][3]
     assert "in the manifest test/kink" in problems[0][3]
-    # Taken out of its role by its name alone, but still there.
+    # Renamed, so that it has no role any more.
     prepare("own", "bolt", listed / "own", manifest_of(listed).parent, STRICT)
     rows = read_csv(manifest_of(listed))
     stray = save(listed / "own/bolt/spare/a.png", noise(7))
@@ -376,14 +378,14 @@ def test_another_role_or_mask_than_in_the_manifest(listed):
         (b"\xff\xfe\x00", "not a table"),
     ],
 )
-def test_a_manifest_that_cannot_be_read(listed, content, part):
+def test_an_unreadable_manifest_is_reported(listed, content, part):
     manifest_of(listed).write_bytes(content)
     (problem,) = checked(listed)[0].problems
     assert (problem.kind, problem.path) == ("manifest-unreadable", manifest_of(listed))
     assert part in problem.message
 
 
-def test_a_row_twice(listed):
+def test_a_duplicate_row_is_reported(listed):
     rows = read_csv(manifest_of(listed))
     write_csv(manifest_of(listed), [*rows, rows[0]], list(rows[0]))
     (problem,) = checked(listed)[0].problems
@@ -391,7 +393,7 @@ def test_a_row_twice(listed):
     assert "twice" in problem.message
 
 
-def test_the_data_may_lie_under_another_root_than_when_they_were_listed(listed):
+def test_the_data_may_have_moved_since_the_manifest(listed):
     listed.rename(listed.parent / "elsewhere")
     moved = listed.parent / "elsewhere"
     assert found(moved) == []
@@ -402,9 +404,9 @@ def test_the_data_may_lie_under_another_root_than_when_they_were_listed(listed):
 # --- targets, report, command --------------------------------------------------------------------
 
 
-def test_targets_are_those_named_or_those_of_the_parameters(raw):
+def test_targets_default_to_the_datasets_of_the_parameters(raw):
     make_category(raw / "own/nut")
-    make_category(raw / "btad/01", good="ok", kinds=("ko",))
+    make_category(raw / "btad/01", good="ok", defects=("ko",))
     params = load(PARAMS)
 
     def resolved(*names: str, **datasets) -> list[tuple[str, str]]:
@@ -414,7 +416,7 @@ def test_targets_are_those_named_or_those_of_the_parameters(raw):
     assert resolved("own") == [("own", "bolt"), ("own", "nut")]
     assert resolved("own/nut", "own") == [("own", "nut"), ("own", "bolt")]
     assert resolved(own=["nut"]) == [("own", "nut")]
-    # All three published categories are wanted, also those whose folder is missing.
+    # All three published categories are expected, also those without a folder.
     assert resolved(btad="all") == [("btad", "01"), ("btad", "02"), ("btad", "03")]
     assert {p[1] for p in found(raw, STRICT, ("btad", "02"))} == {"layout"}
     (raw / "empty").mkdir()
@@ -444,7 +446,7 @@ def break_much(raw: Path) -> None:
     (bolt / MASK).unlink()
 
 
-def test_the_report_does_not_depend_on_the_workers(raw):
+def test_the_report_does_not_depend_on_the_number_of_workers(raw):
     break_much(raw)
     targets = [("own", "bolt"), ("own", "nut")]
     reports = [report(checked(raw, STRICT, *targets, workers=n)) for n in (1, 2, 7)]
@@ -472,7 +474,7 @@ def command(raw: Path, *arguments: str):
     return CliRunner().invoke(app, ["data", "verify", *arguments, *options])
 
 
-def test_the_command_says_by_its_status_whether_there_are_errors(raw, tmp_path):
+def test_the_exit_status_is_1_if_there_are_errors(raw, tmp_path):
     out = tmp_path / "verify.json"
     save(raw / "own/bolt/train/more/a.png", noise(1))  # a warning
     result = command(raw, "own/bolt", "--json", str(out))
@@ -487,7 +489,7 @@ def test_the_command_says_by_its_status_whether_there_are_errors(raw, tmp_path):
     assert [p["kind"] for p in read_json(out)["problems"]] == ["unreadable", "unused-images"]
 
 
-def test_the_command_ends_with_2_for_a_users_mistake(raw, tmp_path, monkeypatch, capsys):
+def test_the_exit_status_is_2_for_wrong_usage(raw, tmp_path, monkeypatch, capsys):
     out = tmp_path / "verify.json"
     options = ["--root", str(raw), "--params", str(PARAMS), "--json", str(out)]
     monkeypatch.setattr(sys, "argv", ["realnet", "data", "verify", "other", *options])
@@ -501,7 +503,7 @@ def test_the_command_ends_with_2_for_a_users_mistake(raw, tmp_path, monkeypatch,
     assert not out.exists()
 
 
-def test_images_and_masks_are_read_from_bytes_as_from_files(tmp_path):
+def test_reading_from_bytes_equals_reading_from_files(tmp_path):
     path = save(tmp_path / "a.png", noise(1))
     data = path.read_bytes()
     gone = tmp_path / "gone.png"
@@ -511,6 +513,6 @@ def test_images_and_masks_are_read_from_bytes_as_from_files(tmp_path):
         read_image(gone, b"")
 
 
-def test_every_kind_has_a_severity_and_a_heading():
+def test_every_kind_of_problem_has_a_severity_and_a_heading():
     assert {severity for severity, _ in KINDS.values()} == {"error", "warning", "note"}
     assert all(heading for _, heading in KINDS.values())

@@ -1,4 +1,4 @@
-"""The demo set: the same bytes every time, masks that are exactly what was changed."""
+"""The demo dataset: reproducible files, and masks that equal the changed pixels."""
 
 import hashlib
 import signal
@@ -23,7 +23,9 @@ from realnet.datasets.demo.render import CLEAR, LARGEST, SMALLEST
 from realnet.datasets.images import read_image, read_mask
 from realnet.datasets.layouts import list_categories
 
-KINDS = [(category, kind) for category in DEMO_CATEGORIES for kind in demo.defect_types(category)]
+DEFECT_TYPES = [
+    (category, defect) for category in DEMO_CATEGORIES for defect in demo.defect_types(category)
+]
 SETTINGS = DemoData(seed=3, image_size=128, train=2, test_good=1, test_defective=7)
 
 
@@ -82,29 +84,29 @@ def test_counts_sizes_and_layout(rendered, tmp_path):
         assert (summary["train"], summary["test_good"], summary["test_defective"]) == (2, 1, 7)
         assert summary["sizes"] == ["128x128"]
         assert summary["test_images_also_in_train"] == 0
-        kinds = {k: n for k, n in summary["counts"]["test"].items() if k != "good"}
-        assert kinds == record["categories"][category]["test_defective"]
-        assert sorted(kinds.values()) == [1] * 5 + [2]
+        counts = {k: n for k, n in summary["counts"]["test"].items() if k != "good"}
+        assert counts == record["categories"][category]["test_defective"]
+        assert sorted(counts.values()) == [1] * 5 + [2]
     assert read_image(rendered / "contact_sheet.png").shape[1] > 6 * 128
 
 
-def test_defaults_have_four_of_each_kind():
+def test_defaults_have_four_images_per_defect_type():
     settings = DemoData(seed=0, image_size=128, train=80, test_good=16, test_defective=24)
     for category in DEMO_CATEGORIES:
-        kinds = dataset.describe(settings)["categories"][category]["test_defective"]
-        assert list(kinds.values()) == [4] * 6
+        counts = dataset.describe(settings)["categories"][category]["test_defective"]
+        assert list(counts.values()) == [4] * 6
         assert len(list(dataset.plan(category, settings))) == 120
 
 
-@pytest.mark.parametrize(("category", "kind"), KINDS)
-def test_outside_the_mask_nothing_differs(category, kind):
-    """Not even the noise: the picture is the defect-free one wherever the mask says so."""
-    split = f"test/{kind}"
+@pytest.mark.parametrize(("category", "defect"), DEFECT_TYPES)
+def test_images_differ_only_inside_the_mask(category, defect):
+    """Outside the mask the image equals the defect-free one, including its noise."""
+    split = f"test/{defect}"
     good = demo.render(category, split, 0, seed=5, size=128).image
-    bad = demo.render(category, split, 0, seed=5, size=128, defect=kind)
+    bad = demo.render(category, split, 0, seed=5, size=128, defect=defect)
     changed = (good != bad.image).any(axis=-1)
     assert not (changed & ~bad.mask).any()
-    assert (changed & bad.mask).sum() > 0.8 * bad.mask.sum()  # the rest: pinholes closed
+    assert (changed & bad.mask).sum() > 0.8 * bad.mask.sum()  # the rest: closed pinholes
     step = np.abs(good.astype(int) - bad.image.astype(int)).max(axis=-1)[bad.mask] / 255
     assert np.quantile(step, 0.75) >= CLEAR - 0.01  # rounding to 8 bits
 
@@ -112,8 +114,8 @@ def test_outside_the_mask_nothing_differs(category, kind):
 @pytest.mark.parametrize("category", DEMO_CATEGORIES)
 def test_defects_are_small(category):
     areas = [
-        demo.render(category, f"test/{kind}", index, seed=8, size=128, defect=kind).mask.mean()
-        for kind in demo.defect_types(category)
+        demo.render(category, f"test/{defect}", index, seed=8, size=128, defect=defect).mask.mean()
+        for defect in demo.defect_types(category)
         for index in range(2)
     ]
     assert min(areas) >= SMALLEST * 0.9
@@ -127,7 +129,7 @@ def test_normal_images_have_an_empty_mask_and_little_noise():
         assert sample.image.dtype == np.uint8
         assert not sample.mask.any()
         assert 20 < sample.image.mean() < 200
-        assert (sample.image == 255).mean() < 0.01  # exposed without burnt-out areas
+        assert (sample.image == 255).mean() < 0.01  # no overexposed areas
 
 
 def test_a_larger_image_shows_the_same_scene():
@@ -140,7 +142,7 @@ def test_a_larger_image_shows_the_same_scene():
     assert abs(large.mask.mean() - small.mask.mean()) < 0.2 * small.mask.mean()
 
 
-def test_masks_are_black_and_white(rendered):
+def test_masks_are_binary(rendered):
     paths = sorted(rendered.glob("*/ground_truth/*/*_mask.png"))
     assert len(paths) == 21
     for path in paths:
@@ -148,19 +150,19 @@ def test_masks_are_black_and_white(rendered):
         assert read_mask(path).any()
 
 
-def test_a_set_is_replaced_as_a_whole(tmp_path):
+def test_an_existing_dataset_is_replaced_completely(tmp_path):
     out = tmp_path / "demo"
     tiny = SETTINGS.model_copy(update={"test_defective": 1})
     dataset.make_demo(tiny, out)
     fresh = digests(out)
-    (out / "dataset.json").unlink()  # what a workflow does before it runs a job again
+    (out / "dataset.json").unlink()  # as Snakemake does before it reruns a job
     (out / "hex_nut/train/good/099.png").write_bytes(b"left over")
     dataset.make_demo(tiny, out)
     assert digests(out) == fresh
     assert [p.name for p in tmp_path.iterdir()] == ["demo"]
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path):
+def test_an_interrupted_run_leaves_no_files(tmp_path):
     command = [sys.executable, "-m", "realnet", "data", "demo", "--out", str(tmp_path / "demo")]
     run = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
     try:

@@ -1,4 +1,4 @@
-"""Layouts: VisA as published, own data by glob patterns, and what is said when none fit."""
+"""Layouts: VisA as published, own data by glob patterns, and the errors of wrong layouts."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from realnet.datasets.layouts import list_categories, list_category
 
 
 def touch(path: Path) -> Path:
-    """An image with a mark that tells it from the others."""
+    """An image that differs from the others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (4, 4), sum(path.as_posix().encode()) % 255).save(path)
     return path
@@ -41,7 +41,7 @@ def visa(tmp_path) -> Path:
     return root
 
 
-def test_visa_is_split_by_its_table(visa):
+def test_visa_is_split_by_its_csv(visa):
     listing = list_category(visa, "visa", "candle")
     assert listing.layout.name == "visa" and listing.has_masks
     assert kinds(listing.entries) == {
@@ -55,13 +55,13 @@ def test_visa_is_split_by_its_table(visa):
     assert list_categories(visa, "visa") == ["candle"]
 
 
-def test_masks_that_belong_to_nothing_are_named(visa):
+def test_unused_masks_are_listed(visa):
     extra = touch(visa / "candle/Data/Masks/Anomaly/007.png")
     assert list_category(visa, "visa", "candle").unused_masks == (extra,)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("candle,valid,normal,candle/a.JPG,", "line 2: split 'valid'"),
         ("candle,train,normal,/etc/passwd,", "line 2: image and mask must be paths below"),
@@ -69,13 +69,13 @@ def test_masks_that_belong_to_nothing_are_named(visa):
         ("candle,train,normal,candle/a.JPG,", "candle has no normal test images"),
     ],
 )
-def test_a_wrong_table_is_named(visa, row, said):
+def test_errors_in_a_split_table_are_named(visa, row, message):
     (visa / "split_csv/1cls.csv").write_text(HEADER + row + "\n")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         list_category(visa, "visa", "candle")
 
 
-def test_a_table_with_other_columns(visa):
+def test_a_split_table_with_other_columns_is_refused(visa):
     (visa / "split_csv/1cls.csv").write_text("object,set\n")
     with pytest.raises(UserError, match="no column split; found object, set"):
         list_category(visa, "visa", "candle")
@@ -121,7 +121,7 @@ def test_own_patterns(mine, category):
     assert list_categories(mine, "mine", own()) == ["bolt", "nut [m8]"]
 
 
-def test_without_a_category_field_the_set_is_one_category(mine):
+def test_without_a_category_field_the_dataset_is_one_category(mine):
     layout = own(
         train="bolt/normal/*", test_good="bolt/check/fine/*", test_defective="bolt/**/*_?.png",
         mask=None,
@@ -134,20 +134,20 @@ def test_without_a_category_field_the_set_is_one_category(mine):
         list_category(mine, "mine", "bolt", layout)
 
 
-def test_an_image_in_two_roles(mine):
+def test_an_image_in_two_roles_is_refused(mine):
     layout = own(train="{category}/check/broken/*.png")
     with pytest.raises(UserError, match=r"bent_1.png: listed twice, as .*prepare.layouts.mine"):
         list_category(mine, "mine", "bolt", layout)
 
 
-def test_two_masks_for_one_image(mine):
+def test_two_masks_for_one_image_are_refused(mine):
     touch(mine / "bolt/truth/rust_1.png")
     with pytest.raises(UserError, match="a second mask beside"):
         list_category(mine, "mine", "bolt", own(mask="{category}/truth/{stem}.*"))
 
 
 @pytest.mark.parametrize(
-    ("patterns", "said"),
+    ("patterns", "message"),
     [
         ({"train": "{part}/*"}, "unknown field {part}"),
         ({"train": "normal/*"}, "{category}: in all of"),
@@ -158,13 +158,13 @@ def test_two_masks_for_one_image(mine):
         ({"tests": "x"}, "Extra inputs"),
     ],
 )
-def test_patterns_that_cannot_work(patterns, said):
+def test_invalid_patterns_are_refused(patterns, message):
     with pytest.raises(ValidationError) as error:
         own(**patterns)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_folder_too_deep_is_pointed_out(tmp_path):
+def test_a_dataset_one_folder_too_deep_is_detected(tmp_path):
     (tmp_path / "mvtec_ad/mvtec_anomaly_detection/bottle").mkdir(parents=True)
     with pytest.raises(UserError, match=r"it is in .*/mvtec_anomaly_detection: move its contents"):
         list_category(tmp_path / "mvtec_ad", "mvtec_ad", "bottle")

@@ -1,4 +1,4 @@
-"""The fake datasets have the published folders, names, formats and counts."""
+"""The fake datasets have the published folders, file names, formats and counts."""
 
 import csv
 import subprocess
@@ -46,7 +46,7 @@ ABSENT = ("01/test/ko/0027.bmp", "02/train/ok/0087.png", "candle/Data/Images/Nor
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """All four, at their published counts, very small."""
+    """All four datasets with their published counts and very small images."""
     root = tmp_path_factory.mktemp("full")
     return {dataset: make_tree(dataset, root / dataset, size=(12, 8)) for dataset in table()}
 
@@ -59,8 +59,8 @@ def test_counts_are_the_published_ones(full, dataset):
         for entry in entries:
             found[entry.split][entry.defect] += 1
             assert (entry.mask_path is not None) == (entry.defect != "good")
-        wanted = {split: dict(kinds) for split, kinds in expected.items()}
-        assert {split: dict(kinds) for split, kinds in found.items()} == wanted, category
+        wanted = {split: dict(counts) for split, counts in expected.items()}
+        assert {split: dict(counts) for split, counts in found.items()} == wanted, category
 
 
 @pytest.mark.parametrize("dataset", list(RECIPES))
@@ -79,7 +79,7 @@ def test_no_two_images_are_equal(full):
     )
     assert set(seen.values()) == {1}
     assert len(seen) == sum(
-        sum(kinds.values()) for d in table().values() for c in d.values() for kinds in c.values()
+        sum(counts.values()) for d in table().values() for c in d.values() for counts in c.values()
     )
 
 
@@ -139,13 +139,13 @@ def test_mask_values(tmp_path):
     assert set.union(*found) == {1, 2, 3, 4, 5, 6} and {len(ids) for ids in found} == {1, 2}
     converted = make_tree("visa", tmp_path / "converted", ["fryum"], counts=10, layout="converted")
     assert values(converted, "fryum/ground_truth/ko/*.png") == [{255}] * 10
-    # Otherwise the two are the same set.
+    # The two datasets are otherwise equal.
     for path in (converted / "fryum" / "test" / "ok").iterdir():
         there = raw / "fryum" / "Data" / "Images" / "Normal" / path.name
         assert there.read_bytes() == path.read_bytes()
 
 
-def test_a_file_is_its_picture_whatever_else_is_drawn(tmp_path):
+def test_an_image_does_not_depend_on_the_other_images(tmp_path):
     root = make_tree("mpdd", tmp_path, ["tubes"], counts=3, size=(40, 24))
     for number in range(3):
         made = pictures("mpdd", "tubes", "test", "anomalous", [number], (40, 24))
@@ -158,10 +158,10 @@ def test_a_file_is_its_picture_whatever_else_is_drawn(tmp_path):
 @pytest.mark.parametrize("dataset", list(RECIPES))
 def test_defects_are_visible_and_exactly_where_the_mask_says(dataset):
     for category, splits in table()[dataset].items():
-        for kind in splits["test"]:
-            made = pictures(dataset, category, "test", kind, range(4))
+        for defect in splits["test"]:
+            made = pictures(dataset, category, "test", defect, range(4))
             change = np.abs(made.images.astype(int) - made.clean).max(-1)
-            if kind == "good":
+            if defect == "good":
                 assert not made.masks.any() and not change.any()
                 continue
             assert made.masks.any((1, 2)).all() and made.masks.mean() < 0.2

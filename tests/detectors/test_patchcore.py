@@ -1,4 +1,4 @@
-"""PatchCore: its parts against plain ones, and the whole on a small drawn set."""
+"""PatchCore: its parts against plain implementations, and the stage on a small drawn dataset."""
 
 import math
 
@@ -37,24 +37,24 @@ def drawn(*shape, seed=0):
 # --- features ------------------------------------------------------------------------------------
 
 
-def test_features_are_neighbourhood_means_on_the_finest_grid():
+def test_patch_features_are_neighbourhood_means_on_the_finest_grid():
     maps = [drawn(2, 3, 16, 16), drawn(2, 5, 8, 8, seed=1), drawn(2, 7, 4, 4, seed=2)]
     features = patch_features(maps, [1, 2], 3)
     assert features.shape == (2, 8, 8, 12) and features.dtype == torch.float32
     inside = maps[1][1, :, 2:5, 3:6].mean((1, 2))
     torch.testing.assert_close(features[1, 3, 4, :5], inside)
-    corner = maps[1][0, :, :2, :2].sum((1, 2)) / 9  # zeros beyond the border
+    corner = maps[1][0, :, :2, :2].sum((1, 2)) / 9  # zero padding
     torch.testing.assert_close(features[0, 0, 0, :5], corner)
 
 
-def test_the_order_of_layers_decides_columns_and_not_the_grid():
+def test_the_order_of_layers_changes_columns_and_not_the_grid():
     maps = [drawn(1, 2, 8, 8), drawn(1, 3, 4, 4, seed=1)]
     fine, coarse = patch_features(maps, [0, 1], 3), patch_features(maps, [1, 0], 3)
     assert fine.shape == coarse.shape == (1, 8, 8, 5)
     assert torch.equal(fine[..., :2], coarse[..., 3:])
 
 
-def test_a_neighbourhood_of_one_is_the_map_itself():
+def test_patch_size_one_keeps_the_feature_map():
     maps = [drawn(2, 4, 6, 6)]
     assert torch.equal(patch_features(maps, [0], 1), maps[0].permute(0, 2, 3, 1))
 
@@ -63,7 +63,7 @@ def test_a_neighbourhood_of_one_is_the_map_itself():
 
 
 def plain_greedy(points, count, first):
-    """Farthest point first, all distances in float64."""
+    """Greedy farthest point sampling, all distances in float64."""
     points = points.double().numpy()
     distances = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
     chosen = [first]
@@ -73,8 +73,8 @@ def plain_greedy(points, count, first):
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_coreset_is_that_of_a_plain_greedy(offset):
-    """Far from the origin, too, where products of float32 lose most digits."""
+def test_coreset_matches_plain_greedy_selection(offset):
+    """Also far from the origin, where float32 products lose most digits."""
     points = drawn(300, 16) + offset
     chosen, radius = greedy_coreset(points, 60, 7)
     expected, largest = plain_greedy(points, 60, 7)
@@ -82,7 +82,7 @@ def test_coreset_is_that_of_a_plain_greedy(offset):
     assert radius == pytest.approx(largest, rel=1e-3)
 
 
-def test_no_point_is_chosen_twice_though_points_are_equal():
+def test_coreset_has_no_duplicates_even_with_equal_points():
     points = drawn(5, 4).repeat(4, 1)
     chosen, radius = greedy_coreset(points, 20, 3)
     assert sorted(chosen.tolist()) == list(range(20)) and radius == 0
@@ -90,7 +90,7 @@ def test_no_point_is_chosen_twice_though_points_are_equal():
     assert sorted((few % 5).tolist()) == list(range(5)) and radius < 1e-2
 
 
-def test_projection_keeps_distances_nearly():
+def test_projection_approximately_keeps_distances():
     points = drawn(40, 600)
     matrix = random_projection(600, 128, torch.Generator().manual_seed(1))
     ratio = torch.pdist(points @ matrix) / torch.pdist(points)
@@ -102,7 +102,7 @@ def test_projection_keeps_distances_nearly():
 
 @pytest.mark.parametrize("offset", [0.0, 50.0])
 @pytest.mark.parametrize("count", [1, 5])
-def test_nearest_rows_are_those_of_sklearn(monkeypatch, count, offset):
+def test_nearest_neighbours_match_sklearn(monkeypatch, count, offset):
     monkeypatch.setattr("realnet.detectors.patch_memory.BLOCK", 64)  # several blocks
     rows, queries = drawn(300, 24) + offset, drawn(50, 24, seed=1) + offset
     distances, places = Memory(rows).nearest(queries, count)
@@ -112,13 +112,13 @@ def test_nearest_rows_are_those_of_sklearn(monkeypatch, count, offset):
     np.testing.assert_allclose(distances.numpy(), expected, rtol=1e-5)
 
 
-def test_a_remembered_patch_is_at_distance_zero():
+def test_a_memory_patch_has_distance_zero():
     rows = drawn(100, 32) + 30
     distances, places = Memory(rows).nearest(rows)
     assert places[:, 0].tolist() == list(range(100)) and distances.max() == 0
 
 
-def test_rows_that_do_not_count_are_not_found():
+def test_masked_rows_are_not_found():
     rows = drawn(60, 8)
     without = torch.arange(60) < 30
     distances, places = Memory(rows).nearest(rows[:5], 3, without)
@@ -133,7 +133,7 @@ def test_no_more_neighbours_than_rows():
 # --- image score and map -------------------------------------------------------------------------
 
 
-def test_image_score_is_equation_seven():
+def test_image_score_matches_equation_7():
     rows, patches = drawn(40, 6), drawn(3, 10, 6, seed=1)
     memory = Memory(rows)
     found = [memory.nearest(one) for one in patches]
@@ -177,7 +177,7 @@ SIZE = 32
 
 
 def picture(path, seed, blot):
-    """Stripes that differ a little; with a blot, a defect, whose mask is returned."""
+    """Write an image of stripes; with ``blot`` add a defect and return its mask."""
     rng = np.random.default_rng(seed)
     level = 120 + 50 * np.sin(np.arange(SIZE) * 0.8 + rng.uniform(0, 0.5))
     image = Image.fromarray(
@@ -194,7 +194,7 @@ def picture(path, seed, blot):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A drawn set, a backbone of random weights, and a fitted PatchCore."""
+    """A drawn dataset, a backbone of random weights, and a fitted PatchCore."""
     root = tmp_path_factory.mktemp("patchcore")
     rows = []
     for k in range(14):
@@ -232,7 +232,7 @@ def held_out(root):
     return load_images(items, SIZE), np.array([item.label for item in items])
 
 
-def test_two_fits_are_the_same_bytes_and_another_seed_is_not(made, tmp_path):
+def test_fits_are_reproducible_and_depend_on_the_seed(made, tmp_path):
     fit(made, tmp_path / "again")
     fit(made, tmp_path / "other", seed=1)
     first, again, other = (
@@ -245,16 +245,16 @@ def test_two_fits_are_the_same_bytes_and_another_seed_is_not(made, tmp_path):
     )
 
 
-def test_memory_has_the_share_that_was_asked_for(made, tmp_path):
-    told = read_json(made / "model/model.json")["memory"]
+def test_memory_has_the_configured_share_of_patches(made, tmp_path):
+    config = read_json(made / "model/model.json")["memory"]
     share = stage("patchcore").patchcore.coreset_fraction
-    assert told["rows"] == int(told["patches"] * share)
+    assert config["rows"] == int(config["patches"] * share)
     fit(made, tmp_path / "all", coreset_fraction=1.0)
-    told = read_json(tmp_path / "all/model.json")["memory"]
-    assert told["rows"] == told["patches"] and told["radius"] == 0
+    config = read_json(tmp_path / "all/model.json")["memory"]
+    assert config["rows"] == config["patches"] and config["radius"] == 0
 
 
-def test_a_defect_scores_higher_than_normals_and_lies_where_it_is(made):
+def test_defects_score_higher_and_are_localised(made):
     found, runtime = detector(made / "model")
     images, labels = held_out(made)
     margins, scores = found.predict(images, runtime, 4, 1)
@@ -263,12 +263,12 @@ def test_a_defect_scores_higher_than_normals_and_lies_where_it_is(made):
     for margin in margins[labels == 1]:
         y, x = divmod(int(margin.argmax()), SIZE)
         assert 6 <= x <= 19 and 8 <= y <= 21
-    # The threshold is of normal pixels: they seldom pass it, defects do.
+    # The threshold is a quantile of normal pixels: few of them exceed it, defects do.
     assert (margins[labels == 0] > found.threshold).float().mean() < 0.1
     assert (margins[labels == 1] > found.threshold).flatten(1).any(1).all()
 
 
-def test_batches_change_nothing_but_rounding(made):
+def test_the_batch_size_changes_only_rounding(made):
     found, runtime = detector(made / "model")
     images, _ = held_out(made)
     margins, scores = found.predict(images, runtime, 6, 1)
@@ -280,7 +280,7 @@ def test_batches_change_nothing_but_rounding(made):
     assert torch.equal(again, margins) and np.array_equal(same, scores)
 
 
-def test_evaluate_has_exact_metrics_and_no_official_ones(made, tmp_path):
+def test_evaluation_has_exact_metrics_and_no_official_ones(made, tmp_path):
     where = (made / "manifest.csv", made / "model", "own", "stripes", 0, "patchcore")
     evaluate(stage("evaluate"), *where, tmp_path)
     measured = read_json(tmp_path / "metrics.json")
@@ -296,7 +296,7 @@ def test_evaluate_has_exact_metrics_and_no_official_ones(made, tmp_path):
     assert (tmp_path / "qualitative.png").is_file() and not (tmp_path / "residuals.npz").exists()
 
 
-def test_predict_on_its_folder(made, tmp_path):
+def test_predict_with_a_patchcore_model(made, tmp_path):
     given = [made / "08.png", made / "13.png"]
     compute = stage("evaluate").compute
     done = predict(made / "model", given, tmp_path, compute, raw=True, default_pool=4)
@@ -309,11 +309,11 @@ def test_predict_on_its_folder(made, tmp_path):
     assert (tmp_path / "13_heatmap.png").is_file()
 
 
-# --- mistakes ------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def copied(made, tmp_path):
-    """The model beside its backbone, to be spoilt."""
+    """A copy of the model and its backbone, to be damaged."""
     for name in ("model", "backbone"):
         for file in (made / name).iterdir():
             target = tmp_path / name / file.name
@@ -322,7 +322,7 @@ def copied(made, tmp_path):
     return tmp_path / "model"
 
 
-def one_line(folder, checkpoint="last"):
+def error_message(folder, checkpoint="last"):
     with pytest.raises(UserError) as error:
         load(folder, start(stage("evaluate").compute), checkpoint)
     assert "\n" not in str(error.value)
@@ -334,25 +334,25 @@ def test_a_corrupted_memory_is_one_line(made, tmp_path):
     content = bytearray((model / FILE).read_bytes())
     content[-1] ^= 1
     (model / FILE).write_bytes(content)
-    assert "not the file of model.json" in one_line(model)
+    assert "not the file of model.json" in error_message(model)
     (model / FILE).unlink()
-    assert "missing" in one_line(model)
+    assert "missing" in error_message(model)
 
 
-def test_a_backbone_that_is_gone_or_another_is_one_line(made, tmp_path):
+def test_a_missing_or_different_backbone_is_one_line(made, tmp_path):
     model = copied(made, tmp_path)
-    told = read_json(model / "model.json")
-    write_json(model / "model.json", told | {"backbone": told["backbone"] | {"sha256": "0" * 64}})
-    assert "not the backbone" in one_line(model)
-    write_json(model / "model.json", told | {"backbone": told["backbone"] | {"path": "../gone"}})
-    assert "needs its backbone" in one_line(model)
+    saved = read_json(model / "model.json")
+    write_json(model / "model.json", saved | {"backbone": saved["backbone"] | {"sha256": "0" * 64}})
+    assert "not the backbone" in error_message(model)
+    write_json(model / "model.json", saved | {"backbone": saved["backbone"] | {"path": "../gone"}})
+    assert "needs its backbone" in error_message(model)
 
 
-def test_other_mistakes_are_one_line(made, tmp_path):
+def test_other_user_errors_are_one_line(made, tmp_path):
     model = copied(made, tmp_path)
-    assert "PatchCore is not trained" in one_line(model, "best")
-    told = read_json(model / "model.json")
-    write_json(model / "model.json", {k: v for k, v in told.items() if k != "threshold"})
-    assert "not of this program" in one_line(model)
+    assert "PatchCore is not trained" in error_message(model, "best")
+    saved = read_json(model / "model.json")
+    write_json(model / "model.json", {k: v for k, v in saved.items() if k != "threshold"})
+    assert "not of this program" in error_message(model)
     with pytest.raises(UserError, match=r"patchcore\.layers is \[1, 4\].*layers 0 to 3"):
         fit(made, tmp_path / "none", layers=[1, 4])

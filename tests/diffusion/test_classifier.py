@@ -1,4 +1,4 @@
-"""The guided classifier: the official formula, where the samples go, the stage and its command."""
+"""Classifier guidance: the official formula, guided samples, the stage and its command."""
 
 import math
 import os
@@ -43,7 +43,7 @@ def test_official_size():
 
 
 def official_variance(t, steps, logits):
-    """Sigma_theta by the official formulas: float64, on the betas of the respaced chain."""
+    """Sigma_theta by the official formulas, in float64, with the betas of the respaced chain."""
     betas = np.linspace(1e-4, 0.02, 1000)
     kept = np.cumprod(1 - betas)[np.arange(0, 1000, 1000 // steps)]
     before = np.append(1.0, kept[:-1])
@@ -56,7 +56,7 @@ def official_variance(t, steps, logits):
 
 
 def official(variance):
-    """The schedule of the official sampling, 20 steps of 1000."""
+    """The schedule of the official sampling: 20 of 1000 steps."""
     ddpm = load(overrides={"preset": "paper", "ddpm": {"variance": variance}}).ddpm
     scheduler = build_scheduler(ddpm)
     scheduler.set_timesteps(20)
@@ -71,8 +71,8 @@ def guided_and_not(scheduler, t, output, sample, guidance, strength):
 
 
 @pytest.mark.parametrize("strength", [0.0, 3.0])
-def test_the_mean_moves_by_the_variance_before_inflation(strength):
-    """At every step, the last one too, where no noise is added."""
+def test_guidance_shifts_the_mean_by_the_variance_before_inflation(strength):
+    """At every step, also the last one, where no noise is added."""
     scheduler = official("learned_range")
     draw = torch.Generator().manual_seed(0)
     sample, gradient = (torch.randn(2, 3, 8, 8, generator=draw) for _ in range(2))
@@ -83,7 +83,7 @@ def test_the_mean_moves_by_the_variance_before_inflation(strength):
         error = (guided.double() - plain.double() - expected).abs().max()
         assert error < 1e-4 + 5e-4 * expected.abs().max(), t
         if t == 0:
-            assert error < 1e-5 and 3e-3 < expected.abs().max() < 0.05  # little, but not nothing
+            assert error < 1e-5 and 3e-3 < expected.abs().max() < 0.05  # small, but not zero
 
 
 def test_with_a_fixed_variance_the_last_step_is_not_guided():
@@ -98,7 +98,7 @@ def test_with_a_fixed_variance_the_last_step_is_not_guided():
 
 
 class Linear(torch.nn.Module):
-    """log-probabilities whose gradient is known."""
+    """Log-probabilities with a known gradient."""
 
     def __init__(self, classes=3, pixels=3 * 8 * 8):
         super().__init__()
@@ -123,8 +123,8 @@ def test_gradient_against_the_closed_form():
     assert torch.allclose(alone, got[1:], atol=1e-7)
 
 
-class Silent(torch.nn.Module):
-    """A diffusion model that predicts no noise, whatever the class."""
+class ZeroNoise(torch.nn.Module):
+    """A diffusion model that predicts zero noise for every class."""
 
     def forward(self, sample, timestep, label):
         return torch.zeros(len(sample), 6, *sample.shape[2:])
@@ -132,10 +132,10 @@ class Silent(torch.nn.Module):
 
 def draw(labels=None, guide=None, size=8, steps=20):
     chain, batch = Chain(steps, size), SampleBatch([1, 2], torch.zeros(2), labels)
-    return sample_images(Silent(), official("learned_range"), RUNTIME, chain, batch, guide)
+    return sample_images(ZeroNoise(), official("learned_range"), RUNTIME, chain, batch, guide)
 
 
-def test_scale_zero_is_no_guidance_bit_for_bit():
+def test_scale_zero_is_identical_to_no_guidance():
     model, labels = Linear(), torch.tensor([2, 0])
     plain = draw(labels)
     assert torch.equal(draw(labels, partial(log_gradient, model, labels, 0.0, RUNTIME)), plain)
@@ -143,7 +143,7 @@ def test_scale_zero_is_no_guidance_bit_for_bit():
     assert [when[0] for when in model.asked[:20]] == list(range(950, -1, -50))
 
 
-# --- a trained one -------------------------------------------------------------------------------
+# --- a trained classifier ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -191,18 +191,18 @@ def guide_of(folder, **schedule):
     return load_guide(folder, RUNTIME, config, section)
 
 
-def test_it_learns_to_tell_dark_from_light(trained):
+def test_the_classifier_separates_dark_from_light(trained):
     history = [float(row["loss"]) for row in read_csv(trained / "history.csv")]
     assert np.mean(history[:5]) > 0.5 and np.mean(history[-20:]) < 0.4
     accuracy = read_json(trained / "stage.json")["accuracy_by_timestep"]
-    assert accuracy["0"] == 1.0 and accuracy["999"] < 1.0  # nothing of the image is left there
+    assert accuracy["0"] == 1.0 and accuracy["999"] < 1.0  # no information on the image is left
     assert {p.name for p in trained.iterdir()} == {
         *("model.safetensors", "config.json", "history.csv", "curves.png", "stage.json"),
     }
 
 
 class Mixture(torch.nn.Module):
-    """The optimal diffusion model of images that are dark or light alike, whatever the label."""
+    """The optimal denoiser of images that are dark or light with equal probability; no labels."""
 
     def __init__(self, products):
         super().__init__()
@@ -210,20 +210,20 @@ class Mixture(torch.nn.Module):
 
     def forward(self, sample, timestep, label):
         alpha = self.products[timestep[0]]
-        spread, levels = 0.2**2, torch.tensor([-0.65, 0.6])
-        variance = alpha * spread + 1 - alpha
+        var, levels = 0.2**2, torch.tensor([-0.65, 0.6])
+        variance = alpha * var + 1 - alpha
         off = [sample - alpha.sqrt() * level for level in levels]
         chance = torch.stack([-(o**2).sum((1, 2, 3)) / (2 * variance) for o in off], 1).softmax(1)
         clean = sum(
-            chance[:, k].view(-1, 1, 1, 1) * (levels[k] + spread * alpha.sqrt() / variance * off[k])
+            chance[:, k].view(-1, 1, 1, 1) * (levels[k] + var * alpha.sqrt() / variance * off[k])
             for k in range(2)
         )
         noise = (sample - alpha.sqrt() * clean) / (1 - alpha).sqrt()
         return torch.cat([noise, torch.zeros_like(noise)], 1)
 
 
-def test_guided_samples_go_to_their_class(trained):
-    """The diffusion model draws dark and light images as it happens; guided, those asked for."""
+def test_guided_samples_belong_to_their_class(trained):
+    """Without guidance samples are dark or light at random, with guidance as requested."""
     classifier, scheduler, count = guide_of(trained), official("learned_range"), 12
 
     def light(label, scale):
@@ -243,7 +243,7 @@ def test_guided_samples_go_to_their_class(trained):
     assert light(0, 20.0) <= chance - 3 and light(1, 20.0) >= chance + 3
 
 
-def test_a_small_step_along_the_gradient_makes_the_class_likelier(trained):
+def test_the_gradient_increases_the_class_probability(trained):
     model, labels = guide_of(trained), torch.tensor([0, 1])
     sample, when = torch.randn(2, 3, 32, 32) * 0.5, torch.tensor([100, 300])
 
@@ -256,10 +256,10 @@ def test_a_small_step_along_the_gradient_makes_the_class_likelier(trained):
     step = 0.01 * gradient / length
     gain = chance(sample + step) - chance(sample)
     assert (gain > 0).all()
-    assert torch.allclose(gain, 0.01 * length.flatten(), rtol=0.05)  # first order
+    assert torch.allclose(gain, 0.01 * length.flatten(), rtol=0.05)  # to first order
 
 
-def test_a_stopped_training_goes_on_to_the_same_bits(manifests, tmp_path, monkeypatch, capsys):
+def test_a_stopped_training_resumes_to_identical_weights(manifests, tmp_path, monkeypatch, capsys):
     section = {"steps": 5, "checkpoint_every": 2, "accumulation": 2}
     whole = train(manifests, tmp_path / "whole", **section)
     progress, opened = loop.progress, []
@@ -278,7 +278,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(manifests, tmp_path, monkey
         patch.setattr(stage_module, "Checkpoints", Watched)
         with pytest.raises(KeyboardInterrupt):
             train(manifests, tmp_path / "stopped", **section)
-    os.close(opened[0].lock)  # as the end of its process would
+    os.close(opened[0].lock)  # as the exit of its process would
     assert not (tmp_path / "stopped/model.safetensors").exists()
     resumed = train(manifests, tmp_path / "stopped", **section)
     assert "resumed at step 2" in capsys.readouterr().out
@@ -297,23 +297,23 @@ def test_accumulated_batches_are_averaged(manifests, tmp_path):
     assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
 
 
-def test_it_starts_from_other_weights(manifests, trained, tmp_path, capsys):
-    """Of the same classes whole, of others without the last layer."""
+def test_training_starts_from_other_weights(manifests, trained, tmp_path, capsys):
+    """All weights for the same classes, all but the last layer for others."""
     three = tmp_path / "three"
     three.mkdir()
     names = {**manifests, "grey": manifests["light"]}
     train(names, three, categories=("dark", "light", "grey"), steps=1)
-    for folder, told in (
+    for folder, notice in (
         (trained, "taken over"),
         (three, "reinitialised (3 classes there, 2 here)"),
     ):
-        begun = train(manifests, tmp_path / told[:5], init=str(folder), steps=1, lr=1e-9)
-        assert told in capsys.readouterr().out
+        begun = train(manifests, tmp_path / notice[:5], init=str(folder), steps=1, lr=1e-9)
+        assert notice in capsys.readouterr().out
         given = safetensors.torch.load_file(folder / "model.safetensors")
         for key, value in begun.items():
             if value.shape == given[key].shape:
                 assert torch.allclose(value, given[key], atol=1e-7), key
-        record = read_json(tmp_path / told[:5] / "stage.json")
+        record = read_json(tmp_path / notice[:5] / "stage.json")
         assert record["inputs"]["init"]["sha256"] == sha256(folder / "config.json")
     with pytest.raises(UserError, match=r"classifier.init: .* has patch 4, here it is 2"):
         train(manifests, tmp_path / "x", init=str(trained), patch=2)
@@ -341,48 +341,48 @@ def sampled(ddpm, manifests, out, scale, classifier=None, category="dark"):
     return [(out / row["path"]).read_bytes() for row in rows]
 
 
-def test_from_the_classifier_s_command_to_guided_images(manifests, ddpm, tmp_path):
+def test_classifier_and_guided_sampling_by_command(manifests, ddpm, tmp_path):
     params = {"preset": "smoke", "ddpm": {"scope": "dataset"}, "classifier": {"steps": 2}}
     inputs = [w for c in CATEGORIES for w in ("--manifest", manifests[c], "--category", c)]
     out = tmp_path / "classifier"
     options = ("--params", load(overrides=params).section_json("classifier"))
     call("classifier", *inputs, "--dataset", "mine", "--out", out, *options)
-    # A gradient large enough to see after two steps of training.
+    # The scale makes the gradient visible after two steps of training.
     guided = sampled(ddpm, manifests, tmp_path / "guided", 300.0, out)
     assert guided != sampled(ddpm, manifests, tmp_path / "plain", 0.0)
     record = read_json(tmp_path / "guided/stage.json")
     assert record["inputs"]["classifier"]["sha256"] == sha256(out / "config.json")
 
 
-def refused(said, ddpm, manifests, tmp_path, **sdas):
-    with pytest.raises(UserError, match=said):
+def refused(message, ddpm, manifests, tmp_path, **sdas):
+    with pytest.raises(UserError, match=message):
         sampled(ddpm, manifests, tmp_path / "refused", **sdas)
     assert not (tmp_path / "refused").exists()
 
 
-def test_guidance_and_classifier_go_together(ddpm, manifests, trained, tmp_path):
-    said = "guidance_scale is 2, which needs the folder of the stage classifier"
-    refused(said, ddpm, manifests, tmp_path, scale=2.0)
-    said = "guidance_scale is 0, which needs no classifier"
-    refused(said, ddpm, manifests, tmp_path, scale=0.0, classifier=trained)
+def test_guidance_requires_a_classifier_and_vice_versa(ddpm, manifests, trained, tmp_path):
+    message = "guidance_scale is 2, which needs the folder of the stage classifier"
+    refused(message, ddpm, manifests, tmp_path, scale=2.0)
+    message = "guidance_scale is 0, which needs no classifier"
+    refused(message, ddpm, manifests, tmp_path, scale=0.0, classifier=trained)
 
 
-def test_a_classifier_of_other_classes_or_another_schedule(ddpm, manifests, trained, tmp_path):
+def test_an_incompatible_classifier_is_refused(ddpm, manifests, trained, tmp_path):
     swapped = tmp_path / "swapped"
     train(manifests, swapped, categories=CATEGORIES[::-1], steps=1)
-    said = r"its categories is \['light', 'dark'\], the diffusion model's is \['dark', 'light'\]"
-    refused(said, ddpm, manifests, tmp_path, scale=1.0, classifier=swapped)
+    message = r"its categories is \['light', 'dark'\], the diffusion model's is \['dark', 'light'\]"
+    refused(message, ddpm, manifests, tmp_path, scale=1.0, classifier=swapped)
     with pytest.raises(UserError, match=r"its schedule is .*, the diffusion model's is"):
         guide_of(trained, beta_end=0.03)
     refused("not of a classifier", ddpm, manifests, tmp_path, scale=1.0, classifier=ddpm)
 
 
-def test_one_category_cannot_be_guided(manifests, trained, tmp_path):
+def test_a_model_of_one_category_cannot_be_guided(manifests, trained, tmp_path):
     alone = tmp_path / "alone"
     params = stage("ddpm", ddpm={"scope": "category", "steps": 1})
     train_ddpm(params, [manifests["dark"]], "mine", ["dark"], 0, alone)
-    said = "knows one category only, so there is no other to be guided away from"
-    refused(said, alone, manifests, tmp_path, scale=1.0, classifier=trained)
+    message = "knows one category only, so there is no other to be guided away from"
+    refused(message, alone, manifests, tmp_path, scale=1.0, classifier=trained)
     with pytest.raises(UserError, match="a guidance classifier of dark has nothing to distinguish"):
         train(manifests, tmp_path / "one", categories=("dark",))
     with pytest.raises(UserError, match=r"guidance_scale .* needs ddpm\.scope: dataset"):

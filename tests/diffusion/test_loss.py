@@ -1,4 +1,4 @@
-"""The DDPM's loss against its formulas."""
+"""The loss of the DDPM against its formulas."""
 
 import math
 
@@ -27,7 +27,7 @@ def case(ddpm):
     return scheduler, clean, noise, noisy, timestep, alpha
 
 
-def test_bound_is_zero_for_the_true_posterior(case):
+def test_vlb_is_zero_for_the_true_posterior(case):
     scheduler, clean, noise, noisy, timestep, _ = case
     exact = torch.full_like(clean, -1.0)  # fraction 0: the posterior variance itself
     bound = variational_bound(scheduler, clean, noisy, timestep, noise, exact)
@@ -36,7 +36,7 @@ def test_bound_is_zero_for_the_true_posterior(case):
     assert (worse > bound + 1e-4).all()
 
 
-def test_bound_trains_the_variance_and_not_the_mean(case):
+def test_vlb_trains_the_variance_and_not_the_mean(case):
     scheduler, clean, noise, noisy, timestep, _ = case
     prediction = (noise + 0.3).requires_grad_()
     logits = torch.zeros_like(clean, requires_grad=True)
@@ -45,19 +45,19 @@ def test_bound_trains_the_variance_and_not_the_mean(case):
     assert logits.grad.abs().sum() > 0
 
 
-def test_likelihood_at_time_zero_is_the_mass_of_the_eight_bit_bin(ddpm):
+def test_likelihood_at_time_zero_is_the_probability_of_the_8_bit_bin(ddpm):
     scheduler = build_scheduler(ddpm)
     clean = torch.full((1, 3, 2, 2), 0.25)
     zero = torch.zeros_like(clean)
     timestep = torch.tensor([0])
     noisy = scheduler.alphas_cumprod[0].sqrt() * clean
     got = variational_bound(scheduler, clean, noisy, timestep, zero, torch.ones_like(clean))
-    spread = math.sqrt(1 - scheduler.alphas_cumprod[0].item())  # fraction 1: beta_0
-    expected = -math.log2(math.erf(1 / 255 / spread / math.sqrt(2)))
+    std = math.sqrt(1 - scheduler.alphas_cumprod[0].item())  # fraction 1: beta_0
+    expected = -math.log2(math.erf(1 / 255 / std / math.sqrt(2)))
     assert got.item() == pytest.approx(expected, rel=2e-3)
 
 
-def test_all_three_targets_describe_the_same_image(case):
+def test_all_three_prediction_types_describe_the_same_image(case):
     _, clean, noise, noisy, _, alpha = case
     v = prediction_target("v_prediction", clean, noise, alpha)
     assert torch.allclose(alpha.sqrt() * noisy - (1 - alpha).sqrt() * v, clean, atol=1e-4)
@@ -65,7 +65,7 @@ def test_all_three_targets_describe_the_same_image(case):
     assert prediction_target("sample", clean, noise, alpha) is clean
 
 
-def test_min_snr_weighs_the_error_of_the_clean_image_alike(ddpm):
+def test_min_snr_weights_the_error_of_the_clean_image_equally(ddpm):
     alpha = torch.tensor([0.999, 0.5, 0.01])
     snr = alpha / (1 - alpha)
     expected = snr.clamp(0.5, 5)
@@ -79,8 +79,8 @@ def test_min_snr_weighs_the_error_of_the_clean_image_alike(ddpm):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_bound_against_the_divergence_of_two_gaussians(ddpm, case, kind):
-    """Posterior and model built from the definitions, compared by torch.distributions."""
+def test_vlb_is_the_kl_divergence_of_two_gaussians(ddpm, case, kind):
+    """Posterior and model from their definitions, compared by torch.distributions."""
     _, clean, noise, noisy, timestep, alpha = case
     scheduler = build_scheduler(ddpm.model_copy(update={"prediction_type": kind}))
     target = prediction_target(kind, clean, noise, alpha)
@@ -99,11 +99,11 @@ def test_bound_against_the_divergence_of_two_gaussians(ddpm, case, kind):
             "sample": wrong[i].double(),
         }[kind]
         f = (logits[i].double() + 1) / 2
-        spread = torch.exp(0.5 * (f * beta.log() + (1 - f) * least.log()))
+        std = torch.exp(0.5 * (f * beta.log() + (1 - f) * least.log()))
         mean_off = before.sqrt() * beta / (1 - now) * off
         zero = torch.zeros_like(mean_off)
         truth = torch.distributions.Normal(zero, least.sqrt().expand_as(zero))
-        model = torch.distributions.Normal(mean_off, spread)
+        model = torch.distributions.Normal(mean_off, std)
         bits = torch.distributions.kl_divergence(truth, model).mean() / math.log(2)
         assert got[i].item() == pytest.approx(bits.item(), rel=2e-3)
         exact = torch.full_like(clean, -1.0)
@@ -120,12 +120,12 @@ def test_variance_is_pushed_towards_the_error_of_the_mean(case):
         bound[0].backward()
         return logits.grad[0].mean().item()
 
-    assert slope(noise, 1.0) > 0  # exact mean, variance too large: a step down the slope shrinks it
+    assert slope(noise, 1.0) > 0  # exact mean, variance too large: gradient descent decreases it
     assert slope(noise, -1.0) == pytest.approx(0, abs=1e-8)  # the posterior variance is right
-    assert slope(noise + 5.0, -1.0) < 0  # wrong mean: the variance is to grow
+    assert slope(noise + 5.0, -1.0) < 0  # wrong mean: the variance should grow
 
 
-def test_likelihood_at_time_zero_counts_the_tails_at_black_and_white(ddpm):
+def test_likelihood_at_time_zero_includes_the_tails_at_black_and_white(ddpm):
     scheduler = build_scheduler(ddpm)
     clean = torch.tensor([-1.0, 1.0, 0.25]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
     first = scheduler.alphas_cumprod[0]
@@ -138,11 +138,11 @@ def test_likelihood_at_time_zero_counts_the_tails_at_black_and_white(ddpm):
         error,
         torch.ones_like(clean),
     )
-    spread = (1 - first.item()) ** 0.5
-    off = [spread / first.item() ** 0.5 * e for e in (0.3, -0.2, 0.4)]  # x - mean = +sigma e / a
+    std = (1 - first.item()) ** 0.5
+    off = [std / first.item() ** 0.5 * e for e in (0.3, -0.2, 0.4)]  # x - mean = +sigma e / a
 
     def phi(x):
-        return 0.5 * (1 + math.erf(x / spread / math.sqrt(2)))
+        return 0.5 * (1 + math.erf(x / std / math.sqrt(2)))
 
     masses = [
         phi(off[0] + 1 / 255),

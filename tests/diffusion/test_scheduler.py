@@ -1,4 +1,4 @@
-"""SDAS against the plain DDPM step, and against two other ways to the same transition."""
+"""SDAS against the plain DDPM step and two other derivations of the same transition."""
 
 import math
 
@@ -39,7 +39,7 @@ def inputs(variance, batch=2):
 
 @pytest.mark.parametrize("variance", ["learned_range", "fixed_small"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_strength_zero_is_the_plain_step_bit_for_bit(kind, variance):
+def test_strength_zero_is_identical_to_the_ddpm_step(kind, variance):
     plain, ours = pair(kind, variance)
     output, sample = inputs(variance)
     assert ours.timesteps.tolist() == list(range(950, -1, -50))
@@ -84,8 +84,8 @@ def test_variance_grows_by_one_plus_s():
         ours.step(output, 500, sample, generator(i), strength=torch.tensor([0.0, 3.0])).prev_sample
         for i in range(8)
     ]
-    spread = torch.stack(draws).var((0, 2, 3, 4))
-    assert spread[1] / spread[0] == pytest.approx(4.0, rel=0.05)
+    variances = torch.stack(draws).var((0, 2, 3, 4))
+    assert variances[1] / variances[0] == pytest.approx(4.0, rel=0.05)
 
 
 def test_an_image_does_not_depend_on_its_batch():
@@ -109,7 +109,7 @@ def test_no_noise_at_the_last_step(variance):
     assert torch.equal(first, ours.step(output, 0, sample, generator(2), strength=0.0).prev_sample)
 
 
-def test_strength_and_prediction_survive_the_tuple_form():
+def test_strength_applies_with_return_dict_false():
     _, ours = pair("sample", "learned_range")
     output, sample = inputs("learned_range")
     found = ours.step(output, 500, sample, generator(3), strength=2.0)
@@ -119,7 +119,7 @@ def test_strength_and_prediction_survive_the_tuple_form():
 
 
 @pytest.mark.parametrize("variance", ["learned_range", "fixed_small"])
-def test_a_chain_at_strength_zero_is_the_plain_chain(variance):
+def test_a_chain_at_strength_zero_is_the_ddpm_chain(variance):
     plain, ours = pair("epsilon", variance)
     output, expected = inputs(variance)
     got, a, b = expected.clone(), generator(5), generator(5)

@@ -1,4 +1,4 @@
-"""The SIA data set: shards that resume, images that depend on their index alone, its papers."""
+"""The SIA dataset: resumable shards, images that depend only on their index, metadata."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ dag = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(dag)
 
 CATEGORIES = ("hex_nut", "woven_fabric")
-CELL = ("demo", "hex_nut", 0)
+RUN = ("demo", "hex_nut", 0)
 EIGHT = {"images": 8}  # of smoke: 3 steps, batches of 2, shards of 4
 
 
@@ -45,7 +45,7 @@ def pngs(folder):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Manifests, a diffusion model of the nut, and an SIA data set of eight images."""
+    """Manifests, a diffusion model of hex_nut, and an SIA dataset of eight images."""
     root = tmp_path_factory.mktemp("sia")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
     for category in CATEGORIES:
@@ -56,13 +56,13 @@ def made(tmp_path_factory):
 
 
 def sia(root, out, **keys):
-    """Make the data set with other values of the section `sia`."""
+    """Build the dataset with other values of the section `sia`."""
     params = stage("sia", sia={**EIGHT, **keys})
-    make_sia(params, root / "m", root / "hex_nut/manifest.csv", *CELL, out)
+    make_sia(params, root / "m", root / "hex_nut/manifest.csv", *RUN, out)
     return pngs(out)
 
 
-def test_the_papers_of_the_data_set(made):
+def test_metadata_of_the_dataset(made):
     out = made / "sia"
     rows = read_csv(out / "manifest.csv")
     assert tuple(rows[0]) == FIELDS and [int(row["index"]) for row in rows] == list(range(8))
@@ -98,7 +98,7 @@ def test_strengths_are_uniform():
     assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi square with 9 degrees, p = 0.001
 
 
-def test_the_training_can_use_it_as_sdas_images(made):
+def test_realnet_trains_on_sia_images(made):
     pool = sdas_pool(made / "sia", 32)
     assert pool.shape == (8, 3, 32, 32)
 
@@ -108,7 +108,7 @@ GUIDED = {"ddpm": JOINT, "sdas": {"guidance_scale": 1.0}}
 
 
 @pytest.mark.parametrize("kind", ["plain", "truncated", "from images", "guided"])
-def test_an_image_is_that_of_the_stage_sdas(made, tmp_path, kind):
+def test_images_equal_those_of_the_sdas_stage(made, tmp_path, kind):
     manifest, model, guide = made / "hex_nut/manifest.csv", made / "m", None
     keys = {}
     if kind == "from images":
@@ -122,9 +122,9 @@ def test_an_image_is_that_of_the_stage_sdas(made, tmp_path, kind):
         train_classifier(stage("classifier", **keys), manifests, "demo", CATEGORIES, 0, guide)
     sdas = {**keys.get("sdas", {}), "images": 4, "batch_size": 2}
     sample_sdas(
-        stage("sdas", **{**keys, "sdas": sdas}), model, manifest, *CELL, tmp_path / "a", guide
+        stage("sdas", **{**keys, "sdas": sdas}), model, manifest, *RUN, tmp_path / "a", guide
     )
-    make_sia(stage("sia", **keys), model, manifest, *CELL, tmp_path / "b", guide)
+    make_sia(stage("sia", **keys), model, manifest, *RUN, tmp_path / "b", guide)
     ours = {row["index"]: row for row in read_csv(tmp_path / "b/manifest.csv")}
     for row in read_csv(tmp_path / "a/manifest.csv"):
         same = ours[row["index"]]
@@ -136,20 +136,19 @@ def test_an_image_is_that_of_the_stage_sdas(made, tmp_path, kind):
 
 
 @pytest.mark.parametrize("keys", [{"shard": 2}, {"shard": 8}, {"images": 7}, {"images": 3}])
-def test_shards_and_their_number_change_no_image(made, tmp_path, keys):
+def test_images_do_not_depend_on_the_shards(made, tmp_path, keys):
     before, now = pngs(made / "sia"), sia(made, tmp_path, **keys)
     assert now == {name: before[name] for name in now} and len(now) == keys.get("images", 8)
 
 
-def test_another_batch_size_changes_rounding_at_most(made, tmp_path):
+def test_the_batch_size_changes_only_rounding(made, tmp_path):
     sia(made, tmp_path, batch_size=4)
     for row in read_csv(tmp_path / "manifest.csv"):
         a, b = (read_image(out / row["path"]).astype(int) for out in (tmp_path, made / "sia"))
         assert np.abs(a - b).max() <= 1
 
 
-# Sampling in a process of its own that comes to a halt in the second shard, after two of its four
-# images.
+# Sampling in a separate process that stops in the second shard, after two of its four images.
 JOB = """
 import sys, time
 from pathlib import Path
@@ -172,7 +171,7 @@ sia.run(Job(stage_params(text, params_of("sia")), Path(out), "demo", ("hex_nut",
 """
 
 
-def test_a_killed_run_goes_on_with_the_next_shard(made, tmp_path):
+def test_a_killed_run_resumes_at_the_next_shard(made, tmp_path):
     out = tmp_path / "sia"
     given = [text("sia", sia=EIGHT), str(made / "m"), str(made / "hex_nut/manifest.csv"), str(out)]
     job = subprocess.Popen(
@@ -208,19 +207,19 @@ def test_a_killed_run_goes_on_with_the_next_shard(made, tmp_path):
     assert not list(out.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("harm", ["changed", "missing"])
-def test_a_damaged_shard_is_drawn_again_and_no_other(made, tmp_path, harm, capsys):
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_only_a_damaged_shard_is_regenerated(made, tmp_path, damage, capsys):
     out = tmp_path / "sia"
     shutil.copytree(made / "sia", out)
     victim = out / "images/shard001/00005.png"
-    victim.write_bytes(b"?") if harm == "changed" else victim.unlink()
+    victim.write_bytes(b"?") if damage == "changed" else victim.unlink()
     kept = (out / "images/shard000/00000.png").stat().st_mtime_ns
     assert sia(made, out) == pngs(made / "sia")
     assert (out / "images/shard000/00000.png").stat().st_mtime_ns == kept
     assert "00005.png: missing or changed, so shard 1 is sampled again" in capsys.readouterr().out
 
 
-def test_a_larger_and_a_smaller_set(made, tmp_path):
+def test_growing_and_shrinking_a_dataset(made, tmp_path):
     out = tmp_path / "sia"
     sia(made, out, images=6)
     first = (out / "images/shard000/00000.png").stat().st_mtime_ns
@@ -230,7 +229,7 @@ def test_a_larger_and_a_smaller_set(made, tmp_path):
     assert (out / "images/shard000/00000.png").stat().st_mtime_ns == first
 
 
-def test_images_of_other_settings_are_not_mixed_nor_thrown_away(made, tmp_path):
+def test_images_of_other_settings_are_neither_mixed_nor_deleted(made, tmp_path):
     out = tmp_path / "sia"
     shutil.copytree(made / "sia", out)
     before = pngs(out)
@@ -241,11 +240,11 @@ def test_images_of_other_settings_are_not_mixed_nor_thrown_away(made, tmp_path):
     )
     with pytest.raises(UserError, match="sampled with model "):
         params = stage("sia", sia=EIGHT)
-        make_sia(params, tmp_path / "m", made / "hex_nut/manifest.csv", *CELL, out)
+        make_sia(params, tmp_path / "m", made / "hex_nut/manifest.csv", *RUN, out)
     assert pngs(out) == before
 
 
-def test_one_shard_alone_by_the_command(made, tmp_path):
+def test_one_shard_by_command(made, tmp_path):
     given = ["sia", "--ddpm", made / "m", "--manifest", made / "hex_nut/manifest.csv"]
     given += ["--dataset", "demo", "--category", "hex_nut", "--params", text("sia", sia=EIGHT)]
     given = [*map(str, given), "--out", str(tmp_path), "--shard"]
@@ -253,32 +252,32 @@ def test_one_shard_alone_by_the_command(made, tmp_path):
     before = pngs(made / "sia")
     assert pngs(tmp_path) == {name: before[name] for name in list(before)[4:]}
     assert not (tmp_path / "manifest.csv").exists()
-    said = str(CliRunner().invoke(app, [*given, "2"]).exception)
-    assert said == "--shard 2: 8 images (sia.images) in shards of 4 make shards 0 to 1"
+    message = str(CliRunner().invoke(app, [*given, "2"]).exception)
+    assert message == "--shard 2: 8 images (sia.images) in shards of 4 make shards 0 to 1"
 
 
 @pytest.mark.parametrize(
-    ("keys", "category", "said"),
+    ("keys", "category", "message"),
     [
         ({}, "woven_fabric", "trained for hex_nut, not for woven_fabric"),
         ({"sia": {"steps": 1001}}, "hex_nut", "sia.steps is 1001, but the model was trained with"),
         (GUIDED, "hex_nut", "needs the folder of the stage classifier"),
     ],
 )
-def test_what_does_not_go_together(made, tmp_path, keys, category, said):
+def test_incompatible_settings_are_refused(made, tmp_path, keys, category, message):
     manifest = made / "hex_nut/manifest.csv"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         params, where = stage("sia", **keys), ("demo", category, 0)
         sample_shard(params, made / "m", manifest, *where, tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 
-def test_a_shard_is_whole_batches():
+def test_shards_are_whole_batches():
     with pytest.raises(UserError, match="sia: shard is 100, not a multiple of batch_size 64"):
         load(overrides={"preset": "smoke", "sia": {"shard": 100, "batch_size": 64}})
 
 
-def test_the_paper_s_data_set():
+def test_size_of_the_papers_dataset():
     paper = load(overrides={"preset": "paper"})
     assert (paper.sia.images, paper.sia.steps, paper.sia.strength) == (10000, 20, [0.1, 0.2])
     assert paper.data.image_size == 256
@@ -287,7 +286,7 @@ def test_the_paper_s_data_set():
     assert sum(shard.count for shard in plan) == 10000 and plan[-1].count == 272
 
 
-def test_more_images_are_no_reason_to_draw_the_first_ones_again():
+def test_more_images_keep_the_existing_full_shards():
     small, large = (
         load(overrides={"preset": "smoke", "sia": {"images": n}, "sdas": {"images": n}})
         for n in (6, 50)
@@ -304,14 +303,14 @@ def test_more_images_are_no_reason_to_draw_the_first_ones_again():
     }
 
 
-def test_the_sheet_and_the_licence_are_no_reason_to_draw_again():
+def test_the_contact_sheet_and_the_licence_are_not_code_of_the_shards():
     drawing, whole = (set(code_of(name)) for name in ("sia_shard", "sia"))
     assert {"realnet.stages.sia_shard", "realnet.diffusion.scheduler"} <= drawing < whole
     assert "realnet.datasets.licence" in whole - drawing
     assert "realnet.plots.sia_sheet" not in whole
 
 
-def test_images_have_the_licence_of_their_data_set():
+def test_images_have_the_licence_of_their_dataset():
     for dataset, source in sources().items():
         found = terms(dataset)
         assert (found["name"], found["citation"]) == (source.licence.name, source.citation)

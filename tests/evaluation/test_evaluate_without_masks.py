@@ -1,4 +1,4 @@
-"""A data set of one's own that has no masks: every stage runs, image metrics alone are given."""
+"""An own dataset without masks: every stage runs, and only image metrics are defined."""
 
 import shutil
 
@@ -18,7 +18,7 @@ from realnet.plots.qualitative import ScoredImages, qualitative
 from realnet.report.report import report
 from realnet.tracking import cell_content
 
-CELL = ("mine", "nut", 0)
+RUN = ("mine", "nut", 0)
 
 
 def stage(name):
@@ -27,7 +27,7 @@ def stage(name):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """`bare` has no masks, `full` is the same images with theirs; trained on `bare`."""
+    """`bare` has no masks, `full` has the same images with masks; trained on `bare`."""
     root = tmp_path_factory.mktemp("bare")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "demo")
     for name in ("bare", "full"):
@@ -38,13 +38,13 @@ def made(tmp_path_factory):
         prepare("mine", "nut", folder / "raw", folder / "data")
     manifest = root / "bare/data/manifest.csv"
     make_backbone(stage("backbone"), root / "backbone")
-    select_features(stage("afs"), manifest, root / "backbone", None, *CELL, root / "afs")
+    select_features(stage("afs"), manifest, root / "backbone", None, *RUN, root / "afs")
     inputs = manifest, root / "backbone", root / "afs", None
-    train_realnet(stage("realnet"), *inputs, *CELL, root / "realnet")
+    train_realnet(stage("realnet"), *inputs, *RUN, root / "realnet")
     for name in ("bare", "full"):
         where = root / name / "results/evaluate/mine/nut/seed0/base"
         manifest = root / name / "data/manifest.csv"
-        evaluate(stage("evaluate"), manifest, root / "realnet", *CELL, "base", where)
+        evaluate(stage("evaluate"), manifest, root / "realnet", *RUN, "base", where)
     return root
 
 
@@ -52,7 +52,7 @@ def results(made, name):
     return made / name / "results/evaluate/mine/nut/seed0/base"
 
 
-def test_image_metrics_are_given_and_pixel_metrics_are_null(made):
+def test_image_metrics_are_defined_and_pixel_metrics_are_null(made):
     bare, full = (read_json(results(made, name) / "metrics.json") for name in ("bare", "full"))
     assert (bare["has_masks"], full["has_masks"]) == (False, True)
     names = PIXEL_METRICS + COUNTS
@@ -66,12 +66,12 @@ def test_image_metrics_are_given_and_pixel_metrics_are_null(made):
     assert bare["image_auroc"] == pytest.approx(auroc, abs=1e-9)
 
 
-def test_the_null_metrics_are_all_that_is_measured_on_pixels():
+def test_all_pixel_metrics_are_null():
     mask = np.arange(16).reshape(1, 4, 4) > 12
     assert {*pixel_metrics(mask.astype(np.float32), mask), "aupimo"} == {*PIXEL_METRICS, *COUNTS}
 
 
-def test_scores_have_labels_of_the_manifest_and_say_that_there_are_no_masks(made, capsys):
+def test_scores_npz_has_labels_and_has_masks_is_false(made, capsys):
     with np.load(results(made, "bare") / "scores.npz") as bare:
         items = read_manifest(made / "bare/data/manifest.csv")
         labels = [item.label for item in items if item.split == "test"]
@@ -101,7 +101,7 @@ def test_the_figure_orders_by_image_score_and_has_no_ground_truth():
     assert len(sheet.images) == 2 * 4  # best, median, worst; nearest false alarm
 
 
-def test_tables_and_overview_say_so(made, capsys):
+def test_tables_and_overview_note_missing_masks(made, capsys):
     params = (
         '{"experiment": {"name": "t", "datasets": {"mine": ["nut"]}, "seeds": [0],'
         ' "variants": ["base"]}, "variants": {"base": {}},'
@@ -119,7 +119,7 @@ def test_tables_and_overview_say_so(made, capsys):
     assert "no masks" not in (made / "full/results/tables/mine.md").read_text()
 
 
-def test_a_tracked_run_leaves_undefined_metrics_out(made):
+def test_a_tracked_run_omits_undefined_metrics(made):
     identity = {"dataset": "mine", "category": "nut", "seed": 0, "variant": "base"}
     metrics = cell_content(results(made, "bare"), "key", identity).metrics
     assert "image_auroc" in metrics

@@ -1,4 +1,4 @@
-"""What an evaluation leaves beside its metrics: regions, curves, counts for intervals."""
+"""Further files of an evaluation: regions, curves, per-image statistics for intervals."""
 
 import csv
 from pathlib import Path
@@ -20,14 +20,14 @@ from realnet.metrics import (
     roc_curve,
 )
 
-KINDS = ["good", "scratch", "good", "dent", "dent", "scratch"] * 4
+DEFECTS = ["good", "scratch", "good", "dent", "dent", "scratch"] * 4
 
 
 @pytest.fixture
 def maps() -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(3)
     masks = np.zeros((24, 24, 20), bool)
-    for index in (k for k, kind in enumerate(KINDS) if kind != "good"):
+    for index in (k for k, defect in enumerate(DEFECTS) if defect != "good"):
         for _ in range(2):
             y, x = generator.integers(0, 16, 2)
             masks[index, y : y + 6, x : x + 4] = True
@@ -36,7 +36,7 @@ def maps() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("points", [30, 10_000])
-def test_every_point_lies_on_the_whole_curve(maps, points: int):
+def test_every_stored_point_lies_on_the_full_curve(maps, points: int):
     margins, masks = maps
     truth, scores = masks.ravel(), margins.ravel()
     x, y = roc_curve(margins, masks, points)
@@ -52,7 +52,7 @@ def test_every_point_lies_on_the_whole_curve(maps, points: int):
     assert set(zip(np.round(recall[1:], 12), np.round(precision[1:], 12), strict=True)) <= whole
 
 
-def test_curves_enclose_the_areas_that_the_metrics_have(maps):
+def test_areas_under_the_curves_equal_the_metrics(maps):
     margins, masks = maps
     x, y = roc_curve(margins, masks, 10_000)
     assert np.trapezoid(y, x) == pytest.approx(pixel_metrics(margins, masks)["pixel_auroc"], 1e-3)
@@ -69,11 +69,11 @@ def test_a_curve_without_both_classes_is_empty():
         assert len(x) == len(y) == 0
 
 
-def test_regions_are_where_the_masks_are(maps, tmp_path: Path):
+def test_regions_match_the_masks(maps, tmp_path: Path):
     margins, masks = maps
     found = localise(margins, masks)
     names = [f"{k}.png" for k in range(24)]
-    write_regions(tmp_path / "regions.csv", found, names, KINDS)
+    write_regions(tmp_path / "regions.csv", found, names, DEFECTS)
     with (tmp_path / "regions.csv").open() as source:
         rows = list(csv.DictReader(source))
     assert len(rows) == found.regions.count
@@ -81,7 +81,7 @@ def test_regions_are_where_the_masks_are(maps, tmp_path: Path):
         image = names.index(row["path"])
         left, top, width, height = (int(row[key]) for key in ("left", "top", "width", "height"))
         box = masks[image, top : top + height, left : left + width]
-        assert row["defect"] == KINDS[image]
+        assert row["defect"] == DEFECTS[image]
         assert box.sum() >= int(row["area"])
         for edge in (box[0], box[-1], box[:, 0], box[:, -1]):
             assert edge.any()
@@ -91,11 +91,11 @@ def test_regions_are_where_the_masks_are(maps, tmp_path: Path):
 
 
 def assembled(margins, masks, labels, name: str = "nut"):
-    statistics = per_image(margins, masks, margins.max((1, 2)), labels, KINDS)
+    statistics = per_image(margins, masks, margins.max((1, 2)), labels, DEFECTS)
     return assemble(localisation(margins, masks, labels, 0.3), statistics, Resampling(name))
 
 
-def test_intervals_contain_the_value_and_repeat(maps):
+def test_intervals_contain_the_value_and_are_reproducible(maps):
     margins, masks = maps
     labels = masks.any((1, 2))
     first = assembled(margins, masks, labels)
@@ -104,12 +104,12 @@ def test_intervals_contain_the_value_and_repeat(maps):
         low, high = first.intervals["intervals"][metric]
         assert low < pixel_metrics(margins, masks)[metric] == first.metrics[metric] < high
     other = assembled(margins, masks, labels, "fabric")
-    assert other.intervals["intervals"] != first.intervals["intervals"]  # other draws
+    assert other.intervals["intervals"] != first.intervals["intervals"]  # other resamples
 
 
-def test_stored_statistics_are_the_same_bytes(maps, tmp_path: Path):
+def test_stored_statistics_are_reproducible(maps, tmp_path: Path):
     margins, masks = maps
-    statistics = per_image(margins, masks, margins.max((1, 2)), masks.any((1, 2)), KINDS)
+    statistics = per_image(margins, masks, margins.max((1, 2)), masks.any((1, 2)), DEFECTS)
     for name in ("a.npz", "b.npz"):
         save_per_image(tmp_path / name, statistics)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -117,14 +117,14 @@ def test_stored_statistics_are_the_same_bytes(maps, tmp_path: Path):
         np.testing.assert_array_equal(value, getattr(statistics, key), strict=True)
 
 
-def test_without_masks_there_are_intervals_of_images_alone(maps, tmp_path: Path):
+def test_without_masks_only_image_metrics_have_intervals(maps, tmp_path: Path):
     margins, masks = maps
     labels, scores = masks.any((1, 2)), margins.max((1, 2))
     found = assembled(margins, None, labels)
     assert found.intervals["intervals"]["image_auroc"] is not None
     assert found.intervals["intervals"]["pro"] is None
     assert set(found.details.values()) == {None}
-    save_per_image(tmp_path / "p.npz", per_image(margins, None, scores, labels, KINDS))
+    save_per_image(tmp_path / "p.npz", per_image(margins, None, scores, labels, DEFECTS))
     assert not load_per_image(tmp_path / "p.npz").has_pixels
     write_curves(tmp_path / "curves.npz", margins, None, scores, labels)
     with np.load(tmp_path / "curves.npz") as curves:

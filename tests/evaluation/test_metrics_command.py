@@ -1,4 +1,4 @@
-"""`realnet metrics`: files in, JSON out, one line for every mistake."""
+"""`realnet metrics`: formats of the inputs, the JSON output, and errors of one line."""
 
 import json
 import struct
@@ -68,7 +68,7 @@ def test_command_writes_fractions(arrays, tmp_path: Path):
     assert "pro " in done.stdout
 
 
-def test_mistakes_of_the_command_line_are_one_line(arrays, tmp_path: Path):
+def test_command_line_errors_are_one_line(arrays, tmp_path: Path):
     done = command(arrays[0], tmp_path / "none.npy", "--json", tmp_path / "m.json")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == [f"realnet: {tmp_path / 'none.npy'}: no such file"]
@@ -89,7 +89,7 @@ def test_labels_override_the_masks(arrays, tmp_path: Path):
     assert result["image_auroc"] == image_auroc(scores.max(axis=(1, 2)), labels)
 
 
-def test_scores_npz_of_the_evaluation_alone(arrays, tmp_path: Path):
+def test_scores_npz_needs_no_masks_argument(arrays, tmp_path: Path):
     _, _, scores, masks = arrays
     image_scores = np.array([0.1, 0.9, 0.2, 0.3, 0.8, 0.7])
     np.savez(
@@ -106,7 +106,7 @@ def test_scores_npz_of_the_evaluation_alone(arrays, tmp_path: Path):
     assert pooled["image_auroc"] == image_auroc(pooled_maximum(scores, 2), [0, 0, 0, 1, 1, 1])
 
 
-def test_undefined_is_null_and_said(arrays, tmp_path: Path, capsys):
+def test_undefined_metrics_are_null_and_reported(arrays, tmp_path: Path, capsys):
     scores_file, _, _, masks = arrays
     np.save(tmp_path / "empty.npy", np.zeros_like(masks))
     result = measure(Request(scores_file, tmp_path / "empty.npy"))
@@ -148,8 +148,8 @@ def test_one_argument_must_be_a_scores_npz(arrays, tmp_path: Path):
 
 # --- folders -------------------------------------------------------------------------------------
 
-KINDS = ["crack", "crack", "dent", "dent", "good", "good", "good"]
-NAMES = [f"{kind}/{index:03d}" for index, kind in enumerate(KINDS)]
+DEFECTS = ["crack", "crack", "dent", "dent", "good", "good", "good"]
+NAMES = [f"{defect}/{index:03d}" for index, defect in enumerate(DEFECTS)]
 
 
 @pytest.fixture
@@ -181,16 +181,16 @@ def tree(root: Path, arrays: np.ndarray, ending: str, skip: str = "none") -> Pat
 
 @pytest.mark.parametrize("mask_ending", ["_mask.png", ".png", "_mask.tiff", ".npy", ".bmp"])
 @pytest.mark.parametrize("map_ending", [".tiff", ".tif", ".npy"])
-def test_a_folder_gives_the_bits_of_the_stack(category, tmp_path, map_ending, mask_ending):
+def test_a_folder_gives_the_same_metrics_as_an_array(category, tmp_path, map_ending, mask_ending):
     margins, masks = category
     maps = tree(tmp_path / "maps", margins, map_ending)
     truth = tree(tmp_path / "truth", masks, mask_ending, skip="good")
     result = measure(Request(maps, truth))
-    found = localise(margins, masks, labels=[kind != "good" for kind in KINDS])
+    found = localise(margins, masks, labels=[defect != "good" for defect in DEFECTS])
     assert {key: result[key] for key in pixel_metrics(margins, masks)} == pixel_metrics(
         margins, masks
     )
-    assert result["by_defect"] == found.by_defect(KINDS)
+    assert result["by_defect"] == found.by_defect(DEFECTS)
     assert result["pro_at"]["0.05"] == found.pro[0.05]
     assert result["aupimo"] == np.mean(found.aupimo[:4])
     assert result["image_auroc"] == image_auroc(margins.max((1, 2)), [1, 1, 1, 1, 0, 0, 0])
@@ -198,7 +198,7 @@ def test_a_folder_gives_the_bits_of_the_stack(category, tmp_path, map_ending, ma
     assert result["notes"] == []
 
 
-def test_folders_of_a_category_are_found_below(category, tmp_path):
+def test_folders_of_a_category_are_found(category, tmp_path):
     margins, masks = category
     tree(tmp_path / "maps/test", margins, ".tiff")
     tree(tmp_path / "bottle/ground_truth", masks, "_mask.png", skip="good")
@@ -239,7 +239,7 @@ def half_float_tiff(path: Path, values: np.ndarray, order: str) -> None:
     data = values.astype(f"{order}f2").tobytes()
     height, width = values.shape
     half = height // 2 * width * 2
-    places = 8 + len(data)  # of (offsets, lengths), then the tags
+    places = 8 + len(data)  # position of (offsets, lengths), then the tags
     tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 16), (259, 3, 1, 1),
             (262, 3, 1, 1), (273, 4, 2, places), (277, 3, 1, 1), (278, 4, 1, height // 2),
             (279, 4, 2, places + 8), (339, 3, 1, 3)]  # fmt: skip
@@ -275,7 +275,7 @@ def test_other_numbers_in_tiff(tmp_path, dtype):
     np.testing.assert_array_equal(found, values)
 
 
-def test_images_without_kinds(category, tmp_path):
+def test_images_without_defect_folders(category, tmp_path):
     margins, masks = category
     for name, values, mask in zip("abcdefg", margins, masks, strict=True):
         write(tmp_path / f"maps/{name}_margin.npy", values)
@@ -287,7 +287,7 @@ def test_images_without_kinds(category, tmp_path):
     assert list(result["by_defect"]) == ["anomalous"]
 
 
-def test_a_subset(category, tmp_path):
+def test_a_subset_of_maps(category, tmp_path):
     margins, masks = category
     maps = tree(tmp_path / "maps", margins, ".tiff", skip="crack/001")
     truth = tree(tmp_path / "truth", masks, ".png", skip="good")
@@ -301,7 +301,7 @@ def test_a_subset(category, tmp_path):
 # --- streaming -----------------------------------------------------------------------------------
 
 
-def test_batches_change_nothing(category, tmp_path, monkeypatch):
+def test_batches_change_no_metric(category, tmp_path, monkeypatch):
     margins, masks = category
     np.save(tmp_path / "maps.npy", margins)
     np.save(tmp_path / "masks.npy", masks)
@@ -309,13 +309,13 @@ def test_batches_change_nothing(category, tmp_path, monkeypatch):
     read = []
     original = Reader._pair
     monkeypatch.setattr(Reader, "_pair", lambda *a: read.append(a[1]) or original(*a))
-    monkeypatch.setattr(inputs, "BATCH_PIXELS", 1000)  # two images and a bit
+    monkeypatch.setattr(inputs, "BATCH_PIXELS", 1000)  # a little more than two images
     assert measure(Request(tmp_path / "maps.npy", tmp_path / "masks.npy")) == whole
     assert read == [*range(7), *range(7)]
 
 
-def test_statistics_are_those_of_the_evaluation(monkeypatch, tmp_path):
-    """Counts at thresholds chosen otherwise give the same samples, almost."""
+def test_statistics_match_the_evaluation(monkeypatch, tmp_path):
+    """Counts at other thresholds give almost the same samples."""
     generator = np.random.default_rng(2)
     masks = np.zeros((40, 48, 48), bool)
     for index in range(20):
@@ -323,14 +323,14 @@ def test_statistics_are_those_of_the_evaluation(monkeypatch, tmp_path):
         masks[index, y : y + 8, x : x + 5] = True
     margins = (generator.normal(size=masks.shape) + masks).astype(np.float32)
     labels = masks.any((1, 2))
-    kinds = np.where(labels, "dent", "good").tolist()
+    defects = np.where(labels, "dent", "good").tolist()
     np.save(tmp_path / "maps.npy", margins)
     np.save(tmp_path / "masks.npy", masks)
     monkeypatch.setattr(inputs, "BATCH_PIXELS", 20000)
     images = open_images(Request(tmp_path / "maps.npy", tmp_path / "masks.npy"))
-    images = replace(images, defects=kinds)
+    images = replace(images, defects=defects)
     passed = two_passes(Reader(images), 1, (0.3,))
-    expected = per_image(margins, masks, margins.max((1, 2)), labels, kinds)
+    expected = per_image(margins, masks, margins.max((1, 2)), labels, defects)
     for metric in BOOTSTRAPPED:
         ours = bootstrap(passed.statistics, metric, 200)
         np.testing.assert_allclose(ours, bootstrap(expected, metric, 200), atol=5e-4)
@@ -348,7 +348,7 @@ def test_statistics_are_those_of_the_evaluation(monkeypatch, tmp_path):
 # --- stacks, labels, scores ----------------------------------------------------------------------
 
 
-def test_named_arrays_and_a_channel_too_many(category, tmp_path):
+def test_named_arrays_and_a_single_channel_axis(category, tmp_path):
     margins, masks = category
     np.savez(tmp_path / "both.npz", maps=margins[:, None], truth=masks[..., None])
     np.savez(tmp_path / "one.npz", margins)
@@ -391,7 +391,7 @@ def test_labels_by_path(category, tmp_path, text):
     assert result["intervals"]["pro"] is None
 
 
-def test_folder_names_alone_are_labels(category, tmp_path):
+def test_folder_names_are_labels(category, tmp_path):
     margins, _ = category
     result = measure(Request(tree(tmp_path / "maps", margins, ".tiff")))
     assert result["image_auroc"] == image_auroc(margins.max((1, 2)), [1, 1, 1, 1, 0, 0, 0])
@@ -414,7 +414,7 @@ def test_labels_in_order_and_scores(category, tmp_path):
 # --- resizing, limits, official numbers, curves --------------------------------------------------
 
 
-def test_sizes_are_matched_on_demand(category, tmp_path):
+def test_sizes_are_matched_on_request(category, tmp_path):
     margins, masks = category
     small = margins[:, ::2, ::2].copy()
     maps = tree(tmp_path / "maps", small, ".tiff")
@@ -429,10 +429,10 @@ def test_sizes_are_matched_on_demand(category, tmp_path):
     assert result["pro"] == pixel_metrics(grown, masks)["pro"]
 
 
-def test_defects_lost_in_resizing_are_told(category, tmp_path):
+def test_defects_lost_in_resizing_are_reported(category, tmp_path):
     margins, masks = category
     masks[0] = 0
-    masks[0, 5, 5] = 255  # between the pixels that are kept
+    masks[0, 5, 5] = 255  # not among the pixels that are kept
     maps = tree(tmp_path / "maps", margins[:, ::4, ::4].copy(), ".tiff")
     truth = tree(tmp_path / "truth", masks, ".png", skip="good")
     notes = " / ".join(measure(Request(maps, truth, resize="masks"))["notes"])
@@ -504,7 +504,7 @@ def test_only_defects(arrays, tmp_path):
     assert result["undefined"]["image_auroc"] == "no normal images"
 
 
-# --- mistakes ------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -525,7 +525,7 @@ def test_wrong_stacks(arrays, values, message):
     assert "\n" not in str(caught.value)
 
 
-def test_nan_is_located(arrays):
+def test_the_position_of_nan_is_reported(arrays):
     scores_file, masks_file, scores, masks = arrays
     scores[4, 3, 3] = np.nan
     np.save(scores_file, scores)
@@ -539,8 +539,8 @@ def test_nan_is_located(arrays):
         measure(Request(scores_file, masks_file))
 
 
-def spoil(name: str):
-    """What is done to the folders (maps, truth) before they are measured."""
+def damage(name: str):
+    """A function that damages the folders (maps, truth) before they are measured."""
 
     def missing_mask(maps, truth):
         (truth / "dent/002.png").unlink()
@@ -604,14 +604,14 @@ def spoil(name: str):
 def test_wrong_folders(category, tmp_path, capfd, name, message):
     maps = tree(tmp_path / "maps", category[0], ".tiff")
     truth = tree(tmp_path / "truth", category[1], ".png", skip="good")
-    spoil(name)(maps, truth)
+    damage(name)(maps, truth)
     with pytest.raises(UserError, match=message) as caught:
         measure(Request(maps, truth))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
 
 
-def test_inputs_that_do_not_go_together(arrays, category, tmp_path):
+def test_incompatible_inputs_are_refused(arrays, category, tmp_path):
     maps = tree(tmp_path / "maps", category[0], ".tiff")
     with pytest.raises(UserError, match="a file, beside a folder of maps"):
         measure(Request(maps, arrays[1]))
@@ -661,7 +661,7 @@ def test_wrong_labels(arrays, tmp_path, file, content, message):
         measure(Request(arrays[0], arrays[1], path))
 
 
-def test_images_without_kinds_need_masks_or_labels(category, tmp_path):
+def test_images_without_defect_folders_need_masks_or_labels(category, tmp_path):
     margins, masks = category
     for name, values in zip("abc", margins, strict=False):
         write(tmp_path / f"maps/{name}.tiff", values)
@@ -678,14 +678,14 @@ def test_images_without_kinds_need_masks_or_labels(category, tmp_path):
         measure(Request(maps, truth, table))
 
 
-def test_a_detector_that_is_upside_down_is_told(arrays):
+def test_inverted_scores_are_reported(arrays):
     np.save(arrays[0], -arrays[2])
     result = measure(Request(*arrays[:2]))
     assert result["pixel_auroc"] < 0.5
     assert any(note.startswith("pixel_auroc is below 0.5") for note in result["notes"])
 
 
-def test_labels_that_name_no_image_or_two(category, tmp_path):
+def test_unknown_and_ambiguous_label_paths_are_refused(category, tmp_path):
     maps = tree(tmp_path / "maps", category[0], ".tiff")
     table = tmp_path / "labels.csv"
     table.write_text("path,label\ncrack/000.png,1\n")

@@ -1,4 +1,4 @@
-"""The pages on metrics: their numbers are those of the script, their examples hold."""
+"""The pages on metrics: their numbers come from the script, and their examples work."""
 
 import importlib.util
 import re
@@ -32,8 +32,8 @@ def shown(page: str, name: str) -> str:
 
 
 def assert_same(page: str, fresh: str) -> None:
-    """The same words, and numbers that differ by one in their last digit at most (whole ones by a
-    thousandth): Gaussian filters and sums of floats round differently on other processors."""
+    """Equal words, and numbers that differ by at most one in their last digit (integers by 0.1 %):
+    Gaussian filters and sums of floats round differently on other processors."""
     assert NUMBER.sub("#", page) == NUMBER.sub("#", fresh)
     for old, new in zip(NUMBER.findall(page), NUMBER.findall(fresh), strict=True):
         values = [float(text.replace(",", "")) for text in (old, new)]
@@ -56,7 +56,7 @@ def test_every_table_is_on_the_page(script):
     assert set(re.findall(r"<!-- table: (\w+) -->", text)) == set(script.TABLES) == set(NAMES)
 
 
-def test_the_comparison_sees_other_numbers_and_words():
+def test_the_comparison_detects_changed_numbers_and_words():
     assert_same("| a | 0.1234 |", "| a | 0.1235 |")
     for other in ("| a | 0.1236 |", "| b | 0.1234 |", "| a | 0.1234 | 1 |"):
         with pytest.raises((AssertionError, ValueError)):
@@ -67,7 +67,7 @@ def test_the_example_of_the_command(script):
     assert_same(shown("metrics.md", "example"), f"```\n{script.example()}\n```")
 
 
-def test_what_the_page_claims_of_the_tables(script):
+def test_the_claims_of_the_page_hold(script):
     """The sentences around the tables, in numbers."""
     linear = {row[0]: row[1:] for row in script.linear()[1:]}
     assert abs(float(linear["exact (ranks)"][-1])) <= 2e-4
@@ -99,7 +99,7 @@ def test_the_options_in_the_examples_exist():
 
 
 @pytest.mark.parametrize("page", ["metrics.md", "metrics_pitfalls.md"])
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     text = (DOCS / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):
         file, _, anchor = target.partition("#")

@@ -1,4 +1,4 @@
-"""The qualitative figure: which images it shows, and that it survives any test set."""
+"""The qualitative figure: which images it shows, for any test set."""
 
 import hashlib
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_no_image_is_shown_twice(defects: int):
     assert sum(index < defects for index in shown) == min(defects, 9)
 
 
-def test_a_defect_lost_at_this_resolution_is_among_the_worst():
+def test_a_defect_lost_in_resizing_is_among_the_worst():
     separation = np.array([0.9, np.nan, 0.8])
     assert _choose(separation, np.zeros(3), np.ones(3, bool), 1)["Worst"] == [1]
 
@@ -47,7 +47,7 @@ def test_heat_scale_ignores_a_hot_pixel_and_constants():
 
 
 @pytest.mark.parametrize("anomalous", [0, 1, 5])
-def test_figure_is_drawn_and_repeats_bit_for_bit(tmp_path: Path, anomalous: int):
+def test_figure_is_reproducible(tmp_path: Path, anomalous: int):
     generator = np.random.default_rng(0)
     labels = np.arange(5) < anomalous
     masks = np.zeros((5, 16, 16), bool)
@@ -65,7 +65,7 @@ def test_figure_is_drawn_and_repeats_bit_for_bit(tmp_path: Path, anomalous: int)
     assert digests[0] == digests[1]
     tiles = len(_choose(np.where(labels, 0.5, np.nan), np.arange(5.0), labels, 1))
     (sheet,) = (axes for axes in figure.axes if axes.images and len(axes.images) > 1)
-    assert len(sheet.images) == 2 * tiles  # the image, and its heat map
+    assert len(sheet.images) == 2 * tiles  # the image and its heat map
     outlined = min(anomalous, 3)  # best, median, worst
     assert len(sheet.collections) >= 2 * 2 * outlined  # a white and a blue line on both
 

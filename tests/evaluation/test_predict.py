@@ -1,4 +1,4 @@
-"""`realnet predict`: names, batches, images that cannot be read, folders that were moved."""
+"""`realnet predict`: names, batches, unreadable images, moved folders."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A random model of one block, imported: a folder that is complete in itself."""
+    """An imported random model of one block: a self-contained folder."""
     root = tmp_path_factory.mktemp("model")
     draw = torch.Generator().manual_seed(1)
     some = torch.randn(2, 3, SIZE, SIZE, generator=draw)
@@ -55,16 +55,16 @@ def files(folder):
         ([], []),
     ],
 )
-def test_names_tell_results_apart(given, expected):
+def test_output_names_are_unique(given, expected):
     assert result_names([Path(path) for path in given]) == expected
 
 
-def test_names_that_cannot_be_told_apart_are_refused():
+def test_ambiguous_output_names_are_refused():
     with pytest.raises(UserError, match="different folders"):
         result_names([Path("a/b_1.png"), Path("a/b/1.png"), Path("a/b/1.png")])
 
 
-def test_files_and_their_content(model, tmp_path):
+def test_output_files_and_their_content(model, tmp_path):
     paths = [picture(tmp_path / folder / "1.png", i) for i, folder in enumerate("abc")]
     out = tmp_path / "out"
     done = predict(model, [*paths, paths[0]], out, COMPUTE, raw=True, margins=True, batch_size=2)
@@ -87,7 +87,7 @@ def test_files_and_their_content(model, tmp_path):
         assert Image.open(out / f"{name}_heatmap.png").size == (40, 24)
 
 
-def test_an_image_has_the_same_map_alone_and_in_a_batch(model, tmp_path):
+def test_a_map_does_not_depend_on_its_batch(model, tmp_path):
     paths = [picture(tmp_path / f"{i}.png", i) for i in range(3)]
     predict(model, paths, tmp_path / "together", COMPUTE, margins=True)
     predict(model, paths[2:], tmp_path / "alone", COMPUTE, margins=True)
@@ -101,14 +101,14 @@ def test_window_of_the_image_score(model, tmp_path):
     ((_, peak),) = predict(model, [path], tmp_path / "o", COMPUTE, 1, raw=True).scores
     assert peak == pytest.approx(np.load(tmp_path / "o/1.npy").max(), abs=1e-6)
     ((_, pooled),) = predict(model, [path], tmp_path / "o", COMPUTE, default_pool=2).scores
-    assert pooled < peak  # an imported model brings the official 16
+    assert pooled < peak  # an imported model has the official window of 16
     ((_, other),) = predict(model, [path], tmp_path / "o", COMPUTE, 16).scores
     assert other == pooled
     with pytest.raises(UserError, match="a window of 33 pixels"):
         predict(model, [path], tmp_path / "o", COMPUTE, 33)
 
 
-def test_images_that_cannot_be_read_do_not_stop_the_others(model, tmp_path):
+def test_unreadable_images_do_not_stop_the_others(model, tmp_path):
     good = [picture(tmp_path / "1.png"), picture(tmp_path / "4.png")]
     (tmp_path / "2.png").write_bytes(good[0].read_bytes()[:200])
     bad = [tmp_path / "2.png", tmp_path / "3.png", tmp_path]
@@ -124,8 +124,8 @@ def test_images_that_cannot_be_read_do_not_stop_the_others(model, tmp_path):
     assert done.scores == [] and len(done.unreadable) == 3
 
 
-def test_a_model_that_lost_its_backbone(model, tmp_path):
-    """As after training: the backbone lies elsewhere, and only the model's folder was copied."""
+def test_a_model_without_its_backbone_is_refused(model, tmp_path):
+    """As after training: the backbone is in another folder, and only the model was copied."""
     shutil.copytree(model, tmp_path / "model")
     shutil.move(tmp_path / "model/backbone", tmp_path / "elsewhere")
     meta = read_json(tmp_path / "model/model.json")
@@ -138,7 +138,7 @@ def test_a_model_that_lost_its_backbone(model, tmp_path):
     assert len(predict(tmp_path / "model", [path], tmp_path / "out", COMPUTE).scores) == 1
 
 
-def test_folders_that_are_no_model(model, tmp_path):
+def test_folders_without_a_model_are_refused(model, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=r"no model\.json there"):
             predict(folder, [], tmp_path / "out", COMPUTE)

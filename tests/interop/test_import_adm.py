@@ -1,4 +1,4 @@
-"""Weights of guided-diffusion networks: the same output as an independent restatement gives."""
+"""Imported weights of guided-diffusion networks against an independent implementation."""
 
 import sys
 import types
@@ -20,7 +20,7 @@ from realnet.diffusion.denoiser import Denoiser, load_ddpm, load_denoiser_weight
 from realnet.diffusion.guidance import load_guide
 from realnet.interop.adm import import_classifier, import_ddpm
 
-# Every feature: levels with and without attention, a wider level, blocks that halve and double.
+# All features: levels with and without attention, a wider level, blocks with resampling.
 SMALL = adm.Sizes(
     width=32,
     multipliers=(1, 2, 2),
@@ -76,8 +76,8 @@ def largest(a, b):
     ],
     ids=["all", "no-classes", "3-out", "one-block", "convolutions", "three-blocks", "one-level"],
 )
-def test_the_output_is_the_reference_s(sizes, tmp_path):
-    """Random weights everywhere, also where the original starts at zero."""
+def test_the_output_matches_the_reference(sizes, tmp_path):
+    """All weights are random, also those that the original initialises with zeros."""
     state = adm.random_state(sizes)
     file = saved(tmp_path, state)
     names = NAMES if sizes.classes else ["dark"]
@@ -90,7 +90,7 @@ def test_the_output_is_the_reference_s(sizes, tmp_path):
     with torch.no_grad():
         got = model(x, when, label)
     expected = adm.run(sizes, state, x, when, label)
-    assert expected.std() > 0.3  # or agreement to 1e-4 would mean little
+    assert expected.std() > 0.3  # else agreement to 1e-4 would prove little
     assert got.shape == expected.shape and largest(got, expected) < 1e-4
 
 
@@ -99,7 +99,7 @@ def test_the_output_is_the_reference_s(sizes, tmp_path):
     [ENCODER, but(ENCODER, blocks_resample=False, attention=(False, False, False), blocks=1)],
     ids=["all", "convolutions"],
 )
-def test_the_classifier_s_logits_are_the_reference_s(sizes, tmp_path):
+def test_the_logits_of_the_classifier_match_the_reference(sizes, tmp_path):
     state = adm.random_state(sizes)
     import_classifier(saved(tmp_path, state), tmp_path / "out", categories=NAMES, head_channels=16)
     config = read_json(tmp_path / "out/config.json")
@@ -112,8 +112,8 @@ def test_the_classifier_s_logits_are_the_reference_s(sizes, tmp_path):
     assert largest(model(x, when), expected) < 1e-4
 
 
-def test_published_sizes():
-    """The restatement has the published parameter counts, so its keys are those of the files."""
+def test_parameter_counts_match_the_published_ones():
+    """The reference has the published parameter counts, so its keys are those of the files."""
 
     def count(sizes):
         return sum(torch.Size(shape).numel() for shape in adm.shapes(sizes).values())
@@ -125,14 +125,14 @@ def test_published_sizes():
 
 
 class EasyDict(dict):
-    """As the authors' checkpoints hold one; pickled under the name of the real class."""
+    """As in the authors' checkpoints; pickled under the name of the real class."""
 
 
 EasyDict.__module__ = "easydict"
 
 
-def test_a_checkpoint_of_the_authors(tmp_path, monkeypatch):
-    """Distributed training's prefix, settings and a numpy loss beside the weights."""
+def test_a_checkpoint_of_the_authors_is_imported(tmp_path, monkeypatch):
+    """With the prefix of distributed training, settings, and a numpy loss beside the weights."""
     state = adm.random_state(SMALL)
     content = {
         "epoch": 240,
@@ -151,7 +151,7 @@ def test_a_checkpoint_of_the_authors(tmp_path, monkeypatch):
     assert weights[0] == weights[1]
 
 
-def test_half_precision_and_safetensors(tmp_path):
+def test_half_precision_and_safetensors_are_imported(tmp_path):
     state = {key: value.half() for key, value in adm.random_state(SMALL).items()}
     safetensors.torch.save_file(state, tmp_path / "half.safetensors")
     import_ddpm(tmp_path / "half.safetensors", tmp_path / "out", categories=NAMES, **OPTIONS)
@@ -162,17 +162,17 @@ def test_half_precision_and_safetensors(tmp_path):
     assert largest(model(x, when, when % 3), expected) < 1e-4
 
 
-def test_other_classes_are_drawn_anew_and_nothing_else(tmp_path):
+def test_only_the_embedding_of_other_classes_is_reinitialised(tmp_path):
     state = adm.random_state(SMALL)
     file = saved(tmp_path, state)
-    told = import_ddpm(file, tmp_path / "own", **OPTIONS)
-    assert "class embedding of 3 classes kept" in told and "no category names" in told
-    told = import_ddpm(file, tmp_path / "five", classes=5, seed=1, **OPTIONS)
-    assert "class embedding of 3 classes replaced by 5 reinitialised" in told
+    notice = import_ddpm(file, tmp_path / "own", **OPTIONS)
+    assert "class embedding of 3 classes kept" in notice and "no category names" in notice
+    notice = import_ddpm(file, tmp_path / "five", classes=5, seed=1, **OPTIONS)
+    assert "class embedding of 3 classes replaced by 5 reinitialised" in notice
     import_ddpm(file, tmp_path / "again", classes=5, seed=1, **OPTIONS)
     import_ddpm(file, tmp_path / "other", classes=5, seed=2, **OPTIONS)
-    told = import_ddpm(file, tmp_path / "none", classes=1, categories=["dark"], **OPTIONS)
-    assert "class embedding (3 classes) left out" in told
+    notice = import_ddpm(file, tmp_path / "none", classes=1, categories=["dark"], **OPTIONS)
+    assert "class embedding (3 classes) left out" in notice
     own, five, again, other, none = (
         safetensors.torch.load_file(tmp_path / name / "model.safetensors")
         for name in ("own", "five", "again", "other", "none")
@@ -187,22 +187,22 @@ def test_other_classes_are_drawn_anew_and_nothing_else(tmp_path):
         assert all(torch.equal(weights[name], own[name]) for name in own)
 
 
-def test_one_class_is_not_lost(tmp_path):
-    """One category's checkpoint has an embedding too, which is always added."""
+def test_the_embedding_of_a_single_class_is_kept(tmp_path):
+    """A checkpoint of one category also has an embedding, which is always added."""
     sizes = but(SMALL, classes=1)
     state = adm.random_state(sizes)
-    told = import_ddpm(saved(tmp_path, state), tmp_path / "o", categories=["dark"], **OPTIONS)
-    assert "made part of the time embedding" in told
+    notice = import_ddpm(saved(tmp_path, state), tmp_path / "o", categories=["dark"], **OPTIONS)
+    assert "made part of the time embedding" in notice
     x, when = noisy()
     expected = adm.run(sizes, state, x, when, torch.zeros(3, dtype=torch.long))
     model, _, _ = load_ddpm(tmp_path / "o", RUNTIME)
     assert largest(model(x, when), expected) < 1e-4
 
 
-def test_a_classifier_for_other_classes(tmp_path):
+def test_the_last_layer_is_reinitialised_for_other_classes(tmp_path):
     file = saved(tmp_path, adm.random_state(ENCODER))
-    told = import_classifier(file, tmp_path / "a", classes=4, head_channels=16)
-    assert "last layer of 3 classes replaced by 4 reinitialised" in told
+    notice = import_classifier(file, tmp_path / "a", classes=4, head_channels=16)
+    assert "last layer of 3 classes replaced by 4 reinitialised" in notice
     import_classifier(file, tmp_path / "b", head_channels=16)
     new, own = (safetensors.torch.load_file(tmp_path / n / "model.safetensors") for n in ("a", "b"))
     for name in own:
@@ -213,11 +213,11 @@ def test_a_classifier_for_other_classes(tmp_path):
             assert torch.equal(new[name], own[name])
 
 
-# --- to start a training from --------------------------------------------------------------------
+# --- initial weights of a training ---------------------------------------------------------------
 
 
 def denoiser(classes, **changes):
-    """A model like SMALL, of a paper-like section."""
+    """A model like SMALL, from a section like that of the paper."""
     unet = {"block_out_channels": [32, 64, 64], "layers_per_block": 2, "attention_head_dim": 16}
     unet |= {"attention": [False, True, True], "norm_num_groups": 32}
     overrides = {"preset": "paper", "ddpm": {"unet": unet} | changes}
@@ -227,15 +227,15 @@ def denoiser(classes, **changes):
 
 
 @pytest.mark.parametrize(
-    ("classes", "told"),
+    ("classes", "notice"),
     [(3, "taken over (3 classes)"), (5, "reinitialised (3 classes there, 5 here)"), (1, "ignored")],
 )
-def test_a_model_starts_from_imported_weights(classes, told, tmp_path, capsys):
+def test_training_starts_from_imported_weights(classes, notice, tmp_path, capsys):
     import_ddpm(saved(tmp_path, adm.random_state(SMALL)), tmp_path / "out", **OPTIONS)
     model, params = denoiser(classes)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     digest = load_denoiser_weights(tmp_path / "out", model, params)
-    assert told in capsys.readouterr().out
+    assert notice in capsys.readouterr().out
     assert digest == read_json(tmp_path / "out/config.json")["sha256"]
     given = safetensors.torch.load_file(tmp_path / "out/model.safetensors")
     for key, value in model.state_dict().items():
@@ -245,7 +245,7 @@ def test_a_model_starts_from_imported_weights(classes, told, tmp_path, capsys):
 
 def test_weights_of_another_network_or_process_are_refused(tmp_path):
     import_ddpm(saved(tmp_path, adm.random_state(SMALL)), tmp_path / "out", **OPTIONS)
-    for changes, said in (
+    for changes, message in (
         ({"unet": {"attention_head_dim": 32}}, "ddpm.unet.attention_head_dim 16, here it is 32"),
         ({"schedule": {"beta_end": 0.03}}, "ddpm.schedule.beta_end 0.02, here it is 0.03"),
         ({"prediction_type": "sample"}, "ddpm.prediction_type epsilon, here it is sample"),
@@ -261,7 +261,7 @@ def test_weights_of_another_network_or_process_are_refused(tmp_path):
         params = load(overrides=overrides | {"ddpm": merged}).ddpm
         model = Denoiser(params, 32, 3)
         before = model.unet.conv_in.weight.clone()
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             load_denoiser_weights(tmp_path / "out", model, params)
         assert torch.equal(model.unet.conv_in.weight, before)
     with pytest.raises(UserError, match=r"config\.json: no such file"):
@@ -272,10 +272,10 @@ def test_weights_of_another_network_or_process_are_refused(tmp_path):
         load_denoiser_weights(tmp_path / "out", *denoiser(3))
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- refused files -------------------------------------------------------------------------------
 
 
-def spoilt(change):
+def damaged(change):
     state = adm.random_state(SMALL)
     change(state)
     return state
@@ -296,7 +296,7 @@ def replaced(name, make):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("output_blocks.4.1.norm.bias"), "misses output_blocks.4.1.norm.bias"),
         (lambda s: s.pop("time_embed.2.bias"), "misses time_embed.2.bias"),
@@ -333,17 +333,17 @@ def replaced(name, make):
         (lambda s: s.clear(), "no state dict"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit(change, said, tmp_path):
-    file = saved(tmp_path, spoilt(change))
+def test_an_incompatible_checkpoint_is_refused(change, message, tmp_path):
+    file = saved(tmp_path, damaged(change))
     with pytest.raises(UserError) as error:
         import_ddpm(file, tmp_path / "out", **OPTIONS)
     text = str(error.value)
-    assert said in text and text.startswith(str(file)) and "\n" not in text
+    assert message in text and text.startswith(str(file)) and "\n" not in text
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"categories": ["a", "b"]}, "has 3 classes, but 2 are named: a, b; --classes 2 would"),
         ({"categories": ["a", "b"], "classes": 3}, "--classes is 3, but 2 are named"),
@@ -354,27 +354,27 @@ def test_a_checkpoint_that_does_not_fit(change, said, tmp_path):
         ({"image_size": 30}, "--image-size 30: .* takes multiples of 4"),
     ],
 )
-def test_options_that_do_not_fit(options, said, tmp_path):
+def test_incompatible_options_are_refused(options, message, tmp_path):
     file = saved(tmp_path, adm.random_state(SMALL))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         import_ddpm(file, tmp_path / "out", **OPTIONS | options)
     assert not (tmp_path / "out").exists()
 
 
-def test_files_of_another_kind(tmp_path):
+def test_other_files_are_refused(tmp_path):
     encoder = saved(tmp_path, adm.random_state(ENCODER), "classifier.pt")
     unet = saved(tmp_path, adm.random_state(SMALL), "unet.pt")
     with pytest.raises(UserError, match="a classifier; use realnet import-classifier"):
         import_ddpm(encoder, tmp_path / "out", **OPTIONS)
     with pytest.raises(UserError, match=r"out\.2\.positional_embedding: no classifier"):
         import_classifier(unet, tmp_path / "out")
-    for name, content, said in (
+    for name, content, message in (
         ("empty.safetensors", b"", "no safetensors file, or damaged"),
         ("text.pt", b"hello", "not a PyTorch checkpoint"),
         ("cut.pt", unet.read_bytes()[:5000], "not a PyTorch checkpoint, corrupt, or truncated"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             import_ddpm(tmp_path / name, tmp_path / "out", **OPTIONS)
     for name in ("gone.pt", "gone.safetensors"):
         with pytest.raises(UserError, match="no such checkpoint"):
@@ -395,7 +395,7 @@ def call(*arguments):
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory):
-    """One of four random images for each category of the demo."""
+    """A manifest of four random images for each category of the demo."""
     root = tmp_path_factory.mktemp("data")
     fields = ["path", "split", "label", "defect", "mask_path", "width", "height", "sha256"]
     fields += ["mask_sha256"]
@@ -415,16 +415,16 @@ def stage_json(stage, **sections):
     return load(overrides={"preset": "smoke"} | sections).section_json(stage)
 
 
-def test_from_a_checkpoint_of_the_authors_to_anomalous_images(tmp_path, manifests):
-    """A dataset's joint model; each category's images are drawn with its class."""
+def test_sampling_from_a_checkpoint_of_the_authors(tmp_path, manifests):
+    """A joint model of a dataset; images of a category are sampled with its class."""
     state = adm.random_state(SMALL)
     file = saved(tmp_path, {"state_dict": {f"module.{k}": v for k, v in state.items()}})
     options = ("--image-size", 32, "--head-channels", 16)
-    told = call("import-ddpm", file, tmp_path / "ddpm", "--dataset", "demo", *options)
-    assert "classes: circuit_board, hex_nut, woven_fabric" in told and told.count("\n") == 1
+    notice = call("import-ddpm", file, tmp_path / "ddpm", "--dataset", "demo", *options)
+    assert "classes: circuit_board, hex_nut, woven_fabric" in notice and notice.count("\n") == 1
     record = read_json(tmp_path / "ddpm/stage.json")
     assert record["inputs"]["checkpoint"]["sha256"] == sha256(file)
-    # In a twin whose second and third class are exchanged, the first draws what it drew before.
+    # In a copy with the second and third class exchanged the first class gives the same images.
     state["label_emb.weight"] = state["label_emb.weight"][[0, 2, 1]]
     call("import-ddpm", saved(tmp_path, state), tmp_path / "twin", "--dataset", "demo", *options)
     sdas = {"images": 2, "steps": 2, "grid_images": 1, "grid_strengths": [0.0]}
@@ -444,8 +444,8 @@ def test_from_a_checkpoint_of_the_authors_to_anomalous_images(tmp_path, manifest
     assert images["ddpm", "hex_nut"] != images["twin", "hex_nut"]
 
 
-def test_imported_classifier_and_model_go_together(tmp_path, manifests):
-    """The official sampling: both of the authors' networks, 20 steps of their schedule."""
+def test_guided_sampling_with_imported_networks(tmp_path, manifests):
+    """The official sampling with both networks of the authors and 20 steps of their schedule."""
     options = ("--dataset", "demo", "--head-channels", 16)
     model, judge = adm.random_state(SMALL), adm.random_state(ENCODER)
     call("import-ddpm", saved(tmp_path, model), tmp_path / "d", *options, "--image-size", 32)
@@ -463,7 +463,7 @@ def test_imported_classifier_and_model_go_together(tmp_path, manifests):
     assert images[0] != images[1]
 
 
-def test_nameless_classes_are_no_model_to_sample_from(tmp_path, manifests):
+def test_a_model_without_category_names_cannot_be_sampled(tmp_path, manifests):
     import_ddpm(saved(tmp_path, adm.random_state(SMALL)), tmp_path / "ddpm", **OPTIONS)
     with pytest.raises(UserError, match=r"name no categories.*ddpm\.init"):
         call(
@@ -474,8 +474,8 @@ def test_nameless_classes_are_no_model_to_sample_from(tmp_path, manifests):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_training_starts_from_imagenet_s_weights(tmp_path, manifests):
-    """As the official run: imported without names, all but the class embedding kept."""
+def test_training_starts_from_imagenet_weights(tmp_path, manifests):
+    """As in the official run: imported without names, all but the class embedding kept."""
     state = adm.random_state(but(SMALL, classes=20))
     call(
         *("import-ddpm", saved(tmp_path, state), tmp_path / "adm"),

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code: same anomaly map here, nothing run, every key accounted for."""
+"""Checkpoints of the authors' code: equal anomaly maps, no code executed, every key checked."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def made(tmp_path_factory):
     ],
     ids=["two blocks", "default structure", "own order", "resnet50", "efficientnet"],
 )
-def test_map_is_the_official_one(tmp_path, runtime, size, options):
+def test_map_matches_the_official_one(tmp_path, runtime, size, options):
     numbers = (48,) if "modes" in options else (32, 32)
     model = official(size, numbers=numbers, **options)
     bring(save_official(tmp_path / "c.pth.tar", model), tmp_path / "out", size)
@@ -103,11 +103,11 @@ def test_map_is_the_official_one(tmp_path, runtime, size, options):
     expected = model(normalised(images))
     got = load_detector(tmp_path / "out", runtime).margins(images, runtime, 2).sigmoid()
     assert got.shape == (3, size, size) and expected.std() > 0.05
-    assert (got - expected).abs().max() < 1e-5  # 1e-4 is promised
+    assert (got - expected).abs().max() < 1e-5  # 1e-4 is documented
 
 
 @pytest.mark.skipif("REALNET_FULL_SIZE" not in os.environ, reason="8 GB; set REALNET_FULL_SIZE=1")
-def test_map_is_the_official_one_at_the_paper_s_size(tmp_path, runtime):
+def test_map_matches_the_official_one_at_the_papers_size(tmp_path, runtime):
     layers = zip(range(1, 5), (256, 512, 512, 256), strict=True)
     structure = single(*((f"layer{n}", m) for n, m in layers))
     options = {"structure": structure, "backbone": "wide_resnet50_2", "numbers": (256, 256)}
@@ -123,7 +123,7 @@ def test_map_is_the_official_one_at_the_paper_s_size(tmp_path, runtime):
 
 
 def test_without_settings_the_published_structure_is_assumed(made, tmp_path, runtime):
-    """A bare state dict, with the prefix that DDP gives it: no stride, no modes are told."""
+    """A bare state dict with the prefix of DDP: neither strides nor modes are given."""
     _, model = made
     state = {f"module.{key}": value for key, value in model.state_dict().items()}
     torch.save(state, tmp_path / "bare.pth")
@@ -152,7 +152,7 @@ def test_folder_is_complete_and_can_be_moved(made, tmp_path, runtime):
     assert load_detector(tmp_path / "other/place/bottle", runtime).image_size == 64
 
 
-# --- nothing is run ------------------------------------------------------------------------------
+# --- no code is executed -------------------------------------------------------------------------
 
 
 class Bomb:
@@ -166,7 +166,7 @@ class Bomb:
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("where", ["arch", "state_dict", "extra"])
 @pytest.mark.parametrize("function", ["os.mkdir", "eval", "in an EasyDict"])
-def test_a_hostile_checkpoint_runs_nothing(made, tmp_path, function, where, zipped):
+def test_a_malicious_checkpoint_executes_no_code(made, tmp_path, function, where, zipped):
     trap = tmp_path / "trap"
     call = Bomb(eval, f"__import__('os').mkdir({str(trap)!r})")
     bomb = {
@@ -175,7 +175,7 @@ def test_a_hostile_checkpoint_runs_nothing(made, tmp_path, function, where, zipp
         "in an EasyDict": {"kwargs": [call]},
     }[function]
     pickle.loads(pickle.dumps(bomb))
-    assert trap.is_dir()  # it would go off
+    assert trap.is_dir()  # unpickling it does run code
     trap.rmdir()
     content = {"arch": made[1].arch, "state_dict": OrderedDict(made[1].afs.state_dict())}
     content = {**content, "extra": 0}
@@ -189,7 +189,7 @@ def test_a_hostile_checkpoint_runs_nothing(made, tmp_path, function, where, zipp
 
 @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
 def test_settings_and_numpy_numbers_are_read_as_data(made, tmp_path, module):
-    """The best metric is a numpy scalar; numpy 1 and 2 name its maker differently."""
+    """The best metric is a numpy scalar; numpy 1 and 2 name its constructor differently."""
 
     def scalar(dtype, data):
         raise AssertionError("was called")
@@ -222,7 +222,7 @@ def changed(state, action, key):
 
 
 @pytest.mark.parametrize(
-    ("action", "key", "said"),
+    ("action", "key", "message"),
     [
         ("drop", "backbone.feature_extractor.layer4.1.bn2.running_var", "misses"),
         ("drop", "rrs.bn_idx.running_mean", "misses"),
@@ -243,19 +243,19 @@ def changed(state, action, key):
         (lambda v: v / 0, "recon.block2_recon.out.0.bias", "not finite"),
     ],
 )
-def test_a_key_that_does_not_fit_is_named(made, tmp_path, action, key, said):
+def test_an_incompatible_key_is_named(made, tmp_path, action, key, message):
     _, model = made
     state = changed(OrderedDict(model.state_dict()), action, key)
     save_official(tmp_path / "c.pth.tar", model, state=state)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=message) as error:
         bring(tmp_path / "c.pth.tar", tmp_path / "out")
-    part = {"its tensors say": "block1", "beyond its 128 maps": "layer2"}.get(said, key)
+    part = {"its tensors say": "block1", "beyond its 128 maps": "layer2"}.get(message, key)
     assert part in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"numbers": (40, 24)}, r"\[40, 24\] maps"),
         ({"modes": ("mean", "max")}, r"\['mean', 'max'\]"),
@@ -263,37 +263,37 @@ def test_a_key_that_does_not_fit_is_named(made, tmp_path, action, key, said):
         ({"structure": paired((8, ("layer2", 64)), (16, ("layer2", 64)))}, "layer2 is in two"),
     ],
 )
-def test_what_this_program_cannot_express_is_refused(tmp_path, options, said):
+def test_unsupported_options_are_refused(tmp_path, options, message):
     model = OfficialRealNet(**{"structure": PAIRS} | options)
     save_official(tmp_path / "c.pth.tar", model)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         bring(tmp_path / "c.pth.tar", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("stride", "planes", "said"),
+    ("stride", "planes", "message"),
     [
         (0, 32, "cannot be understood"),
         ("x", 32, "cannot be understood"),
         (4, 64, "its tensors say"),
     ],
 )
-def test_settings_that_contradict_the_tensors(made, tmp_path, stride, planes, said):
+def test_settings_that_contradict_the_tensors_are_refused(made, tmp_path, stride, planes, message):
     state = made[1].state_dict()
     block = {"name": "block1", "stride": stride}
     block["layers"] = [{"idx": "layer1", "planes": planes}, {"idx": "layer2", "planes": 32}]
     arch = [{"name": "afs", "kwargs": {"structure": [block]}}]
     torch.save({"state_dict": state, "arch": arch}, tmp_path / "c.pth.tar")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         bring(tmp_path / "c.pth.tar", tmp_path / "out")
 
 
-def test_an_image_size_that_the_official_network_cannot_take(made, tmp_path):
+def test_an_image_size_that_the_official_network_does_not_support_is_refused(made, tmp_path):
     with pytest.raises(UserError, match=r"--image-size 96: .* multiples of 64"):
         bring(made[0], tmp_path / "out", 96)
 
 
-# --- by hand -------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------
 
 
 def command(capsys, *arguments):
@@ -302,8 +302,8 @@ def command(capsys, *arguments):
         patch.setattr("sys.argv", ["realnet", *map(str, arguments)])
         with pytest.raises(SystemExit) as done:
             cli.main()
-    said = capsys.readouterr()
-    return done.value.code or 0, said.out, said.err
+    printed = capsys.readouterr()
+    return done.value.code or 0, printed.out, printed.err
 
 
 def test_wrong_files_are_one_line(made, tmp_path, capsys):
@@ -313,7 +313,7 @@ def test_wrong_files_are_one_line(made, tmp_path, capsys):
     (tmp_path / "short").write_bytes(whole[: len(whole) // 2])
     torch.save(torch.nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "other")
     torch.save([1, 2], tmp_path / "list")
-    for name, said in {
+    for name, message in {
         "text": "not a PyTorch checkpoint",
         "empty": "not a PyTorch checkpoint",
         "short": "truncated",
@@ -322,11 +322,11 @@ def test_wrong_files_are_one_line(made, tmp_path, capsys):
         "nowhere": "no such checkpoint",
     }.items():
         code, out, err = command(capsys, "import-realnet", tmp_path / name, tmp_path / "out")
-        assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+        assert (code, out) == (2, "") and message in err and err.count("\n") == 1
         assert name in err and not (tmp_path / "out").exists()
 
 
-def test_import_and_predict_by_hand(made, tmp_path, capsys, monkeypatch):
+def test_import_and_predict_by_command(made, tmp_path, capsys, monkeypatch):
     params = json.loads(load().section_json("evaluate"))
     monkeypatch.chdir(tmp_path)
     params["compute"] |= {"device": "cpu", "precision": "fp32"}
@@ -342,7 +342,7 @@ def test_import_and_predict_by_hand(made, tmp_path, capsys, monkeypatch):
     code, out, _ = command(capsys, "predict", "model", *arguments)
     expected = made[1](normalised(images)).numpy()
     windows = np.lib.stride_tricks.sliding_window_view(expected.astype(float), (16, 16), (1, 2))
-    scores = windows.mean((-1, -2)).max((1, 2))  # the official window, not params.yaml's
+    scores = windows.mean((-1, -2)).max((1, 2))  # the official window, not that of params.yaml
     assert code == 0 and len(out.splitlines()) == 2
     for name, line, score, level in zip("ab", out.splitlines(), scores, expected, strict=True):
         got = np.load(f"maps/{name}.npy")

@@ -1,4 +1,4 @@
-"""The metrics against independent implementations, cases counted by hand, and bad input."""
+"""The metrics against independent implementations and manual counts, and invalid input."""
 
 import warnings
 
@@ -32,7 +32,7 @@ SHAPES = ("noise", "coarse", "smooth")
 
 
 def case(kind: str, seed: int, images: int = 5, side: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Maps of few or many ties, with regions of one pixel up to half an image, and no region."""
+    """Maps with few or many ties, with regions from one pixel to half an image, or none."""
     rng = np.random.default_rng([seed, SHAPES.index(kind)])
     masks = ndimage.gaussian_filter(rng.normal(size=(images, side, side)), (0, 1, 1)) > 0.35
     masks[0] = False
@@ -46,19 +46,19 @@ def case(kind: str, seed: int, images: int = 5, side: int = 12) -> tuple[np.ndar
 
 
 def by_pixels(found: Localisation) -> dict[tuple[int, ...], np.ndarray]:
-    """Values of each region by its pixels, since the order within an image is nobody's business."""
+    """Values of each region by its pixels, since the order within an image is unspecified."""
     ends = found.regions.starts + found.regions.areas
     spans = zip(found.regions.starts, ends, strict=True)
     pixels = [tuple(sorted(found.regions.pixels[start:end].tolist())) for start, end in spans]
     return dict(zip(pixels, found.per_region, strict=True))
 
 
-# --- against other ways to compute ----------------------------------------------------------------
+# --- against independent implementations ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
-def test_pro_of_every_region_is_the_pair_count(kind: str, seed: int):
+def test_pro_of_every_region_matches_pair_counts(kind: str, seed: int):
     margins, masks = case(kind, seed)
     found = localise(margins, masks)
     values = by_pixels(found)
@@ -74,7 +74,7 @@ def test_pro_of_every_region_is_the_pair_count(kind: str, seed: int):
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("seed", range(5))
-def test_pro_is_the_area_under_the_sorted_curve(kind: str, seed: int):
+def test_pro_matches_the_area_under_the_sorted_curve(kind: str, seed: int):
     margins, masks = case(kind, seed, images=8, side=40)
     limits = (*LIMITS, 0.002, 0.77)
     found = localise(margins, masks, limits)
@@ -85,7 +85,7 @@ def test_pro_is_the_area_under_the_sorted_curve(kind: str, seed: int):
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
-def test_pixels_as_pairs_and_as_sklearn_counts_them(kind: str, seed: int):
+def test_pixel_metrics_match_pair_counts_and_sklearn(kind: str, seed: int):
     margins, masks = case(kind, seed)
     found = localise(margins, masks)
     truth, scores = masks.ravel(), margins.ravel()
@@ -111,7 +111,7 @@ def test_pixels_as_pairs_and_as_sklearn_counts_them(kind: str, seed: int):
 
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_images_as_sklearn_counts_them(rounded: bool, seed: int):
+def test_image_metrics_match_sklearn(rounded: bool, seed: int):
     rng = np.random.default_rng(seed)
     labels = rng.random(70) < 0.7
     scores = rng.normal(size=70) + labels
@@ -125,18 +125,18 @@ def test_images_as_sklearn_counts_them(rounded: bool, seed: int):
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_kinds_and_sizes_are_means_over_their_regions(kind: str):
+def test_metrics_by_defect_and_size_are_means_over_their_regions(kind: str):
     margins, masks = case(kind, 7, images=6)
-    kinds = ["good", "hole", "cut", "hole", "cut", "cut"]
+    defects = ["good", "hole", "cut", "hole", "cut", "cut"]
     found = localise(margins, masks)
     exact = np.array([float(area) for area in plain.pair_pro(margins, masks, 0.3)])
     regions = plain.all_components(masks)
     normal = margins[~masks]
-    for name, part in found.by_defect(kinds).items():
-        chosen = np.array([kinds[index] == name for index, _ in regions])
+    for name, part in found.by_defect(defects).items():
+        chosen = np.array([defects[index] == name for index, _ in regions])
         assert part["regions"] == chosen.sum() > 0
         assert part["pro"] == pytest.approx(exact[chosen].mean(), abs=1e-13)
-        own = np.array(kinds) == name
+        own = np.array(defects) == name
         scores = np.r_[margins[own][masks[own]], normal]
         truth = np.arange(len(scores)) < masks[own].sum()
         assert part["pixel_auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-13)
@@ -153,7 +153,7 @@ _masks = hnp.arrays(np.bool_, (2, 5, 5)).filter(lambda m: m.any() and not m.all(
 
 @settings(max_examples=40, deadline=None)
 @given(_levels, _masks, st.floats(0.01, 1.0))
-def test_any_small_case_equals_pair_counts_and_the_curve(levels, masks, limit: float):
+def test_arbitrary_small_cases_match_pair_counts_and_the_curve(levels, masks, limit: float):
     result = pixel_metrics(levels, masks, limit)
     curve = plain.pro_curve(levels.astype(np.float64), masks)
     assert result["pro"] == pytest.approx(plain.area_below(*curve, limit), abs=1e-9)
@@ -170,7 +170,7 @@ def test_any_small_case_equals_pair_counts_and_the_curve(levels, masks, limit: f
 
 @pytest.fixture(scope="module")
 def pimo_case() -> tuple[np.ndarray, np.ndarray]:
-    """1.2 million normal pixels: a dozen of them at the lowest rate, 118 at the highest."""
+    """1.2 million normal pixels: 12 false positives at the lowest rate, 118 at the highest."""
     rng = np.random.default_rng(3)
     margins = rng.normal(size=(24, 256, 256)).astype(np.float32)
     masks = np.zeros(margins.shape, bool)
@@ -181,20 +181,20 @@ def pimo_case() -> tuple[np.ndarray, np.ndarray]:
     return margins, masks
 
 
-def test_aupimo_is_the_published_one_up_to_its_thresholds(pimo_case):
+def test_aupimo_matches_the_published_one_up_to_its_thresholds(pimo_case):
     expected = plain.aupimo_of_thresholds(*pimo_case)
     found = localise(*pimo_case).aupimo
     assert np.isnan(found[:18]).all()
     assert np.nanmin(found) < 0.1
     assert np.nanmax(found) > 0.9
-    # Rates of 12, 13, ... pixels: the published code begins at the one closest to the bound.
+    # Rates are 12, 13, ... pixels: the published code starts at the one closest to the bound.
     np.testing.assert_allclose(found, expected, atol=0.01)
 
 
 @pytest.mark.parametrize("coarse", [False, True])
 def test_aupimo_is_the_mean_recall_over_log_rates(pimo_case, coarse: bool):
     margins, masks = pimo_case
-    margins = np.round(margins * 2) / 2 if coarse else margins  # then jumps span the whole window
+    margins = np.round(margins * 2) / 2 if coarse else margins  # then steps span the whole range
     expected = plain.aupimo_of_curve(margins, masks)
     np.testing.assert_allclose(localise(margins, masks).aupimo, expected, atol=1e-6)
 
@@ -205,21 +205,21 @@ def test_aupimo_counted_by_hand():
     margins[0].flat[:20] = np.arange(1, 21)
     masks = np.zeros(margins.shape, bool)
     masks[1, 0, :4] = True
-    margins[1, 0, :4] = 30, 19.5, 17.5, 2.5  # below 0, 1, 3 and 18 of them
-    margins[1, 5] = 99  # false alarms on defective images are none of its business
+    margins[1, 0, :4] = 30, 19.5, 17.5, 2.5  # 0, 1, 3 and 18 normal pixels score higher
+    margins[1, 5] = 99  # false positives on defective images do not count
     expected = (1 + 1 + (1 - np.log10(3)) + 0) / 4
     assert localise(margins, masks).aupimo[1] == pytest.approx(expected, abs=1e-12)
-    # An image that is labelled anomalous without a mask is not a normal one.
+    # An image that is labelled anomalous but has no mask is not normal.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         assert np.isnan(localise(margins, masks, labels=[1, 1]).aupimo).all()
 
 
-# --- cases with an answer counted by hand ---------------------------------------------------------
+# --- manually counted cases -----------------------------------------------------------------------
 
 
 def test_annulus():
-    """Ring of 16 around a hole of 9; its hole is normal, and the first false alarm."""
+    """Ring of 16 pixels around a hole of 9; the hole is normal, and the first false positive."""
     masks = np.zeros((1, 20, 20), bool)
     masks[0, 5:10, 5:10] = True
     masks[0, 6:9, 6:9] = False
@@ -227,7 +227,7 @@ def test_annulus():
     margins[0, 5:10, 5:10] = 1
     found = localise(margins, masks, limits=(0.3, 9 / 384, 0.01))
     assert (found.regions.count, found.defect_pixels, found.normal_pixels) == (1, 16, 384)
-    # The curve rises from (0, 0) to (9 / 384, 1) and stays.
+    # The curve rises from (0, 0) to (9 / 384, 1) and is constant afterwards.
     assert found.pro[0.3] == pytest.approx((0.3 - 9 / 384 / 2) / 0.3, abs=1e-15)
     assert found.pro[9 / 384] == pytest.approx(0.5, abs=1e-15)
     assert found.pro[0.01] == pytest.approx(0.01 / (9 / 384) / 2, abs=1e-15)
@@ -249,13 +249,13 @@ def test_all_ties(value: float):
 
 
 def test_limit_on_a_tie():
-    """Ten normal pixels; three tie with half of the only region, the other half lies below all."""
+    """Ten normal pixels; three tie with half of the only region, the other half scores lowest."""
     margins = np.array([[[5, 5, 5, 1, 1, 1, 1, 1, 1, 1, 5, 0]]], np.float32)
     masks = np.zeros(margins.shape, bool)
     masks[0, 0, 10:] = True
     found = localise(margins, masks, limits=(0.3, 0.15, 0.65, 1.0))
     assert found.regions.count == 1
-    # Up to 1/2 over [0, 0.3]; flat until 1, where the rest is found straight up.
+    # Up to 1/2 over [0, 0.3]; constant until 1, where the rest is detected.
     assert found.pro[0.3] == pytest.approx(0.25, abs=1e-15)
     assert found.pro[0.15] == pytest.approx(0.125, abs=1e-15)
     assert found.pro[0.65] == pytest.approx((0.3 * 0.25 + 0.35 * 0.5) / 0.65, abs=1e-15)
@@ -265,7 +265,7 @@ def test_limit_on_a_tie():
 def test_one_image_and_a_region_at_its_border():
     masks = np.zeros((1, 6, 6), bool)
     masks[0, 0, :], masks[0, :, 0] = True, True  # an L along two edges, 11 pixels
-    masks[0, 5, 5] = True  # the opposite corner: no neighbour over the edge
+    masks[0, 5, 5] = True  # the opposite corner: no neighbour across the border
     margins = masks.astype(np.float32)
     margins[0, 5, 5] = -1
     found = localise(margins, masks)
@@ -280,13 +280,13 @@ def test_diagonal_scratch_is_one_region():
     masks[0][np.arange(5, 45), np.arange(5, 45)] = True
     masks[1][np.arange(44, 4, -1), np.arange(5, 45)] = True
     assert label_regions(masks).areas.tolist() == [40, 40]
-    # Half of the first is found before any normal pixel, all of the second.
+    # Half of the first and all of the second region score above every normal pixel.
     margins = masks.astype(np.float32)
     margins[0, 25:] = -masks[0, 25:].astype(np.float32)
     assert localise(margins, masks).pro[0.3] == pytest.approx((20 / 40 + 1) / 2, abs=1e-15)
 
 
-def test_regions_are_those_that_grow_from_pixel_to_pixel():
+def test_regions_match_plain_connected_components():
     masks = np.random.default_rng(0).random((6, 30, 30)) < 0.33
     regions = label_regions(masks)
     ends = regions.starts + regions.areas
@@ -303,7 +303,7 @@ def test_regions_are_those_that_grow_from_pixel_to_pixel():
 
 
 @pytest.mark.parametrize("value", [False, True])
-def test_no_defect_and_nothing_but_defect(value: bool):
+def test_no_defect_and_all_defect(value: bool):
     masks = np.full((2, 4, 4), value)
     with pytest.warns(UndefinedMetricWarning):
         found = localise(np.arange(32.0).reshape(masks.shape), masks)
@@ -323,9 +323,9 @@ def test_perfect_and_inverted_scores_are_one_and_zero():
     assert inverted["pro"] == 0
 
 
-def test_every_region_weighs_the_same_whatever_its_area():
+def test_every_region_has_equal_weight():
     masks = np.zeros((1, 10, 10), bool)
-    masks[0, :4, :4] = True  # 16 pixels, found
+    masks[0, :4, :4] = True  # 16 pixels, detected
     masks[0, 9, 9] = True  # 1 pixel, below all normal ones
     margins = np.where(masks, 2.0, 1.0)
     margins[0, 9, 9] = 0.0
@@ -338,7 +338,7 @@ def test_infinities_are_scores():
     assert pixel_metrics(margins, masks)["pro"] == 1
 
 
-def test_ring_at_the_border_and_neighbouring_images_stay_apart():
+def test_neighbouring_images_are_not_connected():
     masks = np.zeros((2, 4, 4), bool)
     masks[0, 3], masks[1, 0] = True, True
     assert pixel_metrics(np.zeros(masks.shape), masks)["regions"] == 2
@@ -358,7 +358,7 @@ def test_one_class_only_is_undefined_not_zero(value: bool):
         assert np.isnan(image_ap([0.1, 0.2], [value, value]))
 
 
-def test_nothing_warns_when_everything_is_defined():
+def test_no_warnings_if_everything_is_defined():
     margins, masks = case("coarse", 7)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -381,8 +381,8 @@ def test_image_score_is_the_maximum_of_average_pooled_probabilities(pool: int):
     np.testing.assert_array_equal(image_score(torch.from_numpy(margins), pool), scores)
 
 
-def test_equal_windows_score_equally_wherever_they_are():
-    """A running sum would drift along the row and break the tie."""
+def test_equal_windows_have_equal_scores_at_any_position():
+    """A running sum would accumulate rounding errors and break the tie."""
     maps = np.full((2, 64, 64), 0.1)
     maps[0, :, :8] = 0.7
     maps[1, :, -8:] = 0.7
@@ -390,13 +390,13 @@ def test_equal_windows_score_equally_wherever_they_are():
     assert first == second
 
 
-def test_confident_margins_still_rank_in_float64():
+def test_saturated_margins_rank_in_float64():
     margins = np.array([20.0, 25.0, 30.0], np.float32).reshape(3, 1, 1)
     assert len(set(image_score(margins, 1))) == 3
-    assert len(set(image_score(margins, 1).astype(np.float32))) == 1  # why float64 is asked for
+    assert len(set(image_score(margins, 1).astype(np.float32))) == 1  # the reason for float64
 
 
-# --- bad input -----------------------------------------------------------------------------------
+# --- invalid input -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_a_single_nan_among_many_scores_is_found():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 0.01])
-def test_nothing_is_lost_over_26_million_pixels(step: float):
+def test_counts_are_exact_over_26_million_pixels(step: float):
     rng = np.random.default_rng(0)
     margins = rng.standard_normal((400, 256, 256), dtype=np.float32)
     masks = np.zeros(margins.shape, bool)

@@ -1,4 +1,4 @@
-"""What must not change a bit of any metric, and which numbers are scores at all."""
+"""Transformations that must not change any metric, and the dtypes and values of scores."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ HUGE = np.finfo(np.float32).max
 
 
 def everything(found: Localisation) -> tuple:
-    """All results as they are, for comparison bit by bit; NaN equals NaN."""
+    """All results, for exact comparison; NaN equals NaN."""
     arrays = (found.per_region, found.aupimo, found.separation, found.regions.areas)
     numbers = (found.auroc, found.ap, found.f1_max, *found.pro.values())
     return *(float(value).hex() for value in numbers), *(array.tobytes() for array in arrays)
@@ -40,20 +40,20 @@ def measured(margins, masks, **options) -> Localisation:
 
 
 def sets(images: int):
-    """Score levels that tie often, and masks, at least one pixel of each class."""
+    """Score levels with many ties, and masks with at least one pixel of each class."""
     shape = (images, SIDE, SIDE)
     levels = hnp.arrays(np.int16, shape, elements=st.integers(-9, 9))
     masks = hnp.arrays(np.bool_, shape).filter(lambda m: m.any() and not m.all())
     return st.tuples(levels, masks)
 
 
-# --- the order of scores alone counts -------------------------------------------------------------
+# --- only the order of scores matters -------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
 @given(sets(3), st.lists(st.floats(-1e300, 1e300), min_size=19, max_size=19, unique=True))
-def test_any_strictly_monotone_map(made, ladder: list[float]):
-    """Any 19 ascending numbers may stand for the 19 levels."""
+def test_metrics_are_invariant_to_strictly_monotone_maps(made, ladder: list[float]):
+    """Any 19 ascending numbers may replace the 19 levels."""
     levels, masks = made
     steps = np.sort(np.array(ladder))
     assume((np.diff(steps) > 0).all())
@@ -65,7 +65,7 @@ def test_any_strictly_monotone_map(made, ladder: list[float]):
     "change",
     [np.arctan, np.cbrt, np.exp, lambda v: 1 / (1 + np.exp(-v)), lambda v: 5 - 3 / (v + 99)],
 )
-def test_smooth_monotone_maps(change):
+def test_metrics_are_invariant_to_smooth_monotone_maps(change):
     rng = np.random.default_rng(0)
     margins, masks = rng.normal(size=(4, 20, 20)).astype(np.float32), rng.random((4, 20, 20)) < 0.2
     changed = change(margins.astype(np.float64))
@@ -73,12 +73,12 @@ def test_smooth_monotone_maps(change):
     assert everything(measured(changed, masks)) == everything(measured(margins, masks))
 
 
-# --- nor does the order of images, or how they come -----------------------------------------------
+# --- neither the order of images nor batches matter -----------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
 @given(sets(6), st.permutations(range(6)))
-def test_order_of_images(made, order: list[int]):
+def test_metrics_are_invariant_to_the_order_of_images(made, order: list[int]):
     levels, masks = made
     here, there = measured(levels, masks), measured(levels[order], masks[order])
     assert [value.hex() for value in (here.auroc, here.ap, here.f1_max, *here.pro.values())] == [
@@ -90,7 +90,7 @@ def test_order_of_images(made, order: list[int]):
 
 @st.composite
 def cuts(draw, count: int) -> list[list[int]]:
-    """Consecutive runs of images, in any order."""
+    """Consecutive batches of images, in any order."""
     inner = draw(st.sets(st.integers(1, count - 1)))
     edges = [0, *sorted(inner), count]
     runs = [list(range(a, b)) for a, b in itertools.pairwise(edges)]
@@ -99,10 +99,10 @@ def cuts(draw, count: int) -> list[list[int]]:
 
 @settings(max_examples=30, deadline=None)
 @given(sets(6), cuts(6), cuts(6), st.data())
-def test_batches_and_merging_are_one_pass(made, first_cuts, second_cuts, data):
-    """Each pass is cut in its own way and shared by three workers, merged in any order."""
+def test_batches_and_merging_equal_one_pass(made, first_cuts, second_cuts, data):
+    """Each pass has its own batches, distributed to three workers and merged in any order."""
     levels, masks = made
-    labels = masks.any((1, 2)) | data.draw(hnp.arrays(np.bool_, 6))  # some lack their mask
+    labels = masks.any((1, 2)) | data.draw(hnp.arrays(np.bool_, 6))  # some have no mask
 
     def worked(fresh, runs) -> object:
         workers = [fresh() for _ in range(3)]
@@ -125,7 +125,7 @@ def test_batches_and_merging_are_one_pass(made, first_cuts, second_cuts, data):
 
 @settings(max_examples=20, deadline=None)
 @given(sets(4))
-def test_torch_is_numpy(made):
+def test_torch_equals_numpy(made):
     levels, masks = made
     margins = levels.astype(np.float32) / 3
     expected = everything(measured(margins, masks))
@@ -134,8 +134,8 @@ def test_torch_is_numpy(made):
     assert everything(measured(*tensors, on="torch")) == expected
 
 
-def test_a_category_in_one_pass_in_batches_and_by_torch():
-    """Continuous scores, many regions; large enough for several pieces and threads."""
+def test_a_large_category_in_one_pass_in_batches_and_by_torch():
+    """Continuous scores, many regions; large enough for several chunks and threads."""
     rng = np.random.default_rng(1)
     margins = rng.normal(size=(23, 64, 64)).astype(np.float32)
     masks = rng.random(margins.shape) < 0.1
@@ -155,7 +155,7 @@ def test_a_category_in_one_pass_in_batches_and_by_torch():
     assert everything(mirrored) == expected
 
 
-# --- numbers that are easily mistaken -------------------------------------------------------------
+# --- numerical edge cases -------------------------------------------------------------------------
 
 
 def exact(margins: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> tuple[float, float]:
@@ -172,7 +172,7 @@ def exact(margins: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> tuple[f
         [1 + k * 2**-23 for k in range(9)],  # neighbours in float32
     ],
 )
-def test_every_float32_is_a_score_of_its_own(on: str, ladder: list[float]):
+def test_adjacent_float32_are_distinct_scores(on: str, ladder: list[float]):
     rng = np.random.default_rng(2)
     levels, masks = rng.integers(0, 9, (3, 8, 8)), rng.random((3, 8, 8)) < 0.25
     margins = np.array(ladder, np.float32)[levels]
@@ -184,7 +184,7 @@ def test_every_float32_is_a_score_of_its_own(on: str, ladder: list[float]):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("on", ["numpy", "torch"])
-def test_minus_zero_is_zero(dtype, on: str):
+def test_minus_zero_equals_zero(dtype, on: str):
     rng = np.random.default_rng(3)
     levels, masks = rng.integers(-1, 2, (3, 8, 8)), rng.random((3, 8, 8)) < 0.25
     margins = levels.astype(dtype)
@@ -208,7 +208,7 @@ def test_dtypes(dtype):
         assert everything(measured(levels, mask)) == everything(measured(levels, masks))
 
 
-def test_integers_and_doubles_beyond_the_next_smaller_type():
+def test_int64_and_float64_are_not_rounded():
     rng = np.random.default_rng(5)
     levels, masks = rng.integers(0, 9, (3, 8, 8)), rng.random((3, 8, 8)) < 0.25
     expected = everything(measured(levels, masks))

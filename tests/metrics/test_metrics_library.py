@@ -1,4 +1,4 @@
-"""The metrics are a library of their own: examples that run, no other package of the project."""
+"""The metrics are a separate library: docstring examples run, and no other package is imported."""
 
 import ast
 import doctest
@@ -14,12 +14,12 @@ MODULES = [module.name for module in pkgutil.iter_modules(realnet.metrics.__path
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_of_the_docstrings(name: str):
+def test_docstring_examples_run(name: str):
     assert doctest.testmod(importlib.import_module(f"realnet.metrics.{name}")).failed == 0
 
 
 @pytest.mark.parametrize("name", ["__init__", *MODULES])
-def test_nothing_but_seeds_is_imported(name: str):
+def test_only_seeds_are_imported(name: str):
     tree = ast.parse((Path(realnet.metrics.__file__).parent / f"{name}.py").read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     own = {module for module in imported if module and module.startswith("realnet.")}

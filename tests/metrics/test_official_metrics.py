@@ -1,4 +1,4 @@
-"""The official metrics against a plain restatement, threshold by threshold and region by region."""
+"""The official metrics against a plain implementation with loops over thresholds and regions."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from realnet.metrics.official import key_metric, official_metrics, pro_official
 
 
 def case(seed, saturated=False):
-    """Four images of 40 px with a ring, a diagonal scratch, a blob and none."""
+    """Four images of 40 px with a ring, a diagonal scratch, a blob, and no defect."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((4, 40, 40), bool)
     y, x = np.mgrid[:40, :40]
@@ -27,7 +27,7 @@ def case(seed, saturated=False):
 
 
 def odd_shapes(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A ring that is open in no direction, one that leaks diagonally, a scratch, and blobs."""
+    """A closed ring, one that is open diagonally, a scratch, and blobs."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((5, 32, 32), bool)
     y, x = np.mgrid[:32, :32]
@@ -39,7 +39,7 @@ def odd_shapes(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     margins = rng.normal(size=masks.shape) + 1.2 * ndimage.gaussian_filter(masks * 4.0, (0, 1, 1))
     if kind == "saturated":
         return expit(9 * margins - 6).astype(np.float32), masks
-    if kind == "grid":  # every score is a threshold, up to float32's rounding
+    if kind == "grid":  # every score is a threshold, up to rounding in float32
         scores = np.round(expit(margins) * 1000) / 1000
         scores.flat[:2] = 0, 1
         return scores.astype(np.float32), masks
@@ -48,12 +48,12 @@ def odd_shapes(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["plain", "saturated", "grid"])
 @pytest.mark.parametrize("seed", range(2))
-def test_pro_is_the_plain_one_threshold_by_threshold(kind: str, seed: int):
+def test_official_pro_matches_the_plain_implementation(kind: str, seed: int):
     maps, masks = odd_shapes(kind, seed)
     assert pro_official(maps, masks) == pytest.approx(plain.official_pro(maps, masks), abs=1e-6)
 
 
-def test_a_hit_hole_counts_beyond_one():
+def test_a_false_positive_in_a_hole_exceeds_one():
     _, masks = case(0)
     maps = (ndimage.binary_fill_holes(masks[0]) * 0.9).astype(np.float32)[None]
     maps += np.linspace(0, 0.1, maps.size, dtype=np.float32).reshape(maps.shape)
@@ -77,7 +77,7 @@ def test_image_and_pixel_auroc_are_flipped_and_labels_come_from_masks():
     assert "pro_official" not in official_metrics(maps, masks, 4, pro=False)
 
 
-def test_undefined_is_nan_and_named():
+def test_undefined_metrics_are_nan_and_named():
     maps, masks = case(0)
     with pytest.warns(UndefinedMetricWarning, match="no region"):
         assert np.isnan(pro_official(maps, np.zeros_like(masks)))

@@ -1,4 +1,4 @@
-"""Intervals and tests against recomputed resamples, simulations, and formulas by hand."""
+"""Intervals and tests against recomputed resamples, simulations, and manual calculations."""
 
 import math
 
@@ -28,9 +28,9 @@ IMAGE, PIXEL = BOOTSTRAPPED[:2], BOOTSTRAPPED[2:]
 
 
 def small_set(seed: int, lift: float = 1.2, levels: int = 0, images: int = 20, side: int = 24):
-    """Margins, masks, scores, labels, strata of a small test set with two kinds of defects.
+    """Margins, masks, scores, labels, strata of a small test set with two defect types.
 
-    ``levels``: round to so few scores that every one of them is a threshold of the statistics.
+    ``levels``: round to so few scores that each is a threshold of the statistics.
     """
     rng = np.random.default_rng(seed)
     strata = np.array(["good", "hole", "cut", "good", "cut"])[np.arange(images) % 5]
@@ -48,7 +48,7 @@ def small_set(seed: int, lift: float = 1.2, levels: int = 0, images: int = 20, s
 
 
 def recomputed(metric: str, made, weights: np.ndarray) -> float:
-    """Of the set in which image i occurs weights[i] times."""
+    """The metric of the set in which image i occurs weights[i] times."""
     margins, masks, scores, labels, _ = (np.repeat(values, weights, axis=0) for values in made)
     if metric == "pro":
         curve = plain.pro_curve(margins.astype(np.float64), masks)
@@ -58,11 +58,11 @@ def recomputed(metric: str, made, weights: np.ndarray) -> float:
     return score(truth.ravel(), values.ravel())
 
 
-# --- samples are what resampled images give -------------------------------------------------------
+# --- samples equal the metrics of resampled images ------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", IMAGE)
-def test_image_metrics_are_exact(metric: str):
+def test_resampled_image_metrics_are_exact(metric: str):
     made = small_set(0)
     samples = bootstrap(per_image(*made), metric, count=60, seed=5, name="nut")
     weights = resample(made[4], 60, 5, "nut")
@@ -74,7 +74,7 @@ def test_image_metrics_are_exact(metric: str):
 @pytest.mark.parametrize(
     ("metric", "tolerance"), [("pixel_auroc", 5e-4), ("pixel_ap", 1e-3), ("pro", 5e-4)]
 )
-def test_pixel_metrics_are_exact_to_a_small_part_of_their_deviation(metric: str, tolerance: float):
+def test_resampled_pixel_metrics_are_accurate(metric: str, tolerance: float):
     made = small_set(1)
     samples = bootstrap(per_image(*made), metric, count=20, seed=5, name="nut")
     expected = [recomputed(metric, made, w) for w in resample(made[4], 20, 5, "nut")]
@@ -83,7 +83,7 @@ def test_pixel_metrics_are_exact_to_a_small_part_of_their_deviation(metric: str,
 
 
 @pytest.mark.parametrize(("metric", "tolerance"), [("pixel_auroc", 1e-12), ("pro", 1e-6)])
-def test_with_a_threshold_for_every_score_pixel_metrics_are_exact(metric: str, tolerance: float):
+def test_resampled_pixel_metrics_are_exact_with_all_thresholds(metric: str, tolerance: float):
     made = small_set(2, levels=20)
     samples = bootstrap(per_image(*made), metric, count=20)
     expected = [recomputed(metric, made, w) for w in resample(made[4], 20)]
@@ -91,7 +91,7 @@ def test_with_a_threshold_for_every_score_pixel_metrics_are_exact(metric: str, t
 
 
 @pytest.mark.parametrize("limit", [0.05, 1.0])
-def test_the_limit_of_pro(limit: float):
+def test_resampled_pro_uses_its_limit(limit: float):
     made = small_set(3)
     ones = np.ones((1, len(made[0])), np.int64)
     found = metric_of(per_image(*made, pro_limit=limit), "pro", ones)[0]
@@ -112,10 +112,10 @@ def test_the_order_of_images_changes_no_value_and_no_distribution(metric: str):
     assert first.std() == pytest.approx(second.std(), rel=0.1)
 
 
-# --- which images are drawn -----------------------------------------------------------------------
+# --- resampled images -----------------------------------------------------------------------------
 
 
-def test_strata_keep_their_size_and_every_image_its_chance():
+def test_strata_keep_their_sizes_and_images_are_sampled_uniformly():
     strata = np.array(["good"] * 6 + ["cut"] * 3 + ["hole"])
     weights = resample(strata, 5000, seed=1, name="nut")
     assert weights.shape == (5000, 10)
@@ -123,11 +123,11 @@ def test_strata_keep_their_size_and_every_image_its_chance():
         own = weights[:, strata == stratum]
         assert (own.sum(1) == size).all()
         np.testing.assert_allclose(own.mean(0), 1, atol=5 / np.sqrt(5000))
-        # Multinomial: size draws, each with chance 1 / size.
+        # Multinomial: `size` draws, each with probability 1 / size.
         np.testing.assert_allclose(own.var(0), 1 - 1 / size, atol=0.1)
 
 
-def test_draws_are_decided_by_seed_name_and_strata_alone():
+def test_resamples_depend_only_on_seed_name_and_strata():
     first, second = small_set(5), small_set(6, lift=0.4)
     assert np.array_equal(first[4], second[4])
     one, two = per_image(*first), per_image(*second)
@@ -137,7 +137,7 @@ def test_draws_are_decided_by_seed_name_and_strata_alone():
         assert not np.array_equal(
             bootstrap(one, "pro", 50, 3, "nut"), bootstrap(one, "pro", 50, **options)
         )
-    # So a difference of two variants is the difference on the very same images.
+    # So a difference of two variants is on the same images.
     difference = bootstrap(two, "image_auroc", 30, 3, "nut") - bootstrap(
         one, "image_auroc", 30, 3, "nut"
     )
@@ -148,13 +148,13 @@ def test_draws_are_decided_by_seed_name_and_strata_alone():
         assert sample == pytest.approx(expected, abs=1e-12)
 
 
-def test_pairs_of_like_variants_differ_less_than_strangers():
+def test_paired_differences_have_less_variance():
     made = small_set(7)
     worse = (made[0], made[1], made[2] - 0.3 * made[3], *made[3:])
     one, two = per_image(*made), per_image(*worse)
     paired = bootstrap(one, "image_auroc") - bootstrap(two, "image_auroc")
-    strangers = bootstrap(one, "image_auroc") - bootstrap(two, "image_auroc", seed=1)
-    assert paired.std() < strangers.std() / 3
+    unpaired = bootstrap(one, "image_auroc") - bootstrap(two, "image_auroc", seed=1)
+    assert paired.std() < unpaired.std() / 3
     assert (paired >= 0).all()
 
 
@@ -171,7 +171,7 @@ def test_mean_over_seeds_then_categories_on_common_images(metric: str):
     np.testing.assert_allclose(found, (means[0] + means[1]) / 2, atol=1e-12)
 
 
-# --- do the intervals hold what they promise? -----------------------------------------------------
+# --- coverage of the intervals --------------------------------------------------------------------
 
 
 def test_coverage_of_the_image_auroc():
@@ -191,7 +191,7 @@ def test_coverage_of_the_image_auroc():
 
 
 def population(rng, images: int):
-    """Defects of many strengths: images differ more than pixels do."""
+    """Defects of many strengths: the variance between images exceeds that between pixels."""
     margins = rng.normal(size=(images, 12, 12)).astype(np.float32)
     masks = np.zeros(margins.shape, bool)
     for index in range(images // 4, images):
@@ -204,7 +204,7 @@ def population(rng, images: int):
 
 @pytest.mark.slow
 def test_coverage_of_pixel_metrics():
-    """The truth is that of eight thousand images."""
+    """The reference value is computed from 8000 images."""
     made = population(np.random.default_rng(1), 8000)
     truth = {metric: recomputed(metric, made, 1) for metric in PIXEL}
     rng, hits = np.random.default_rng(2), dict.fromkeys(PIXEL, 0)
@@ -217,8 +217,8 @@ def test_coverage_of_pixel_metrics():
 
 
 @pytest.mark.slow
-def test_false_alarms_of_the_paired_test():
-    """Two variants that are equally good: at 5 % about ten of 200 trials are wrong."""
+def test_false_positive_rate_of_the_paired_test():
+    """Two equally good variants: at 5 % about 10 of 200 trials are false positives."""
     labels = np.arange(80) >= 30
     strata, rng, alarms = np.where(labels, "bad", "good"), np.random.default_rng(3), 0
     for trial in range(200):
@@ -232,10 +232,10 @@ def test_false_alarms_of_the_paired_test():
     assert 2 <= alarms <= 22
 
 
-# --- formulas by hand -----------------------------------------------------------------------------
+# --- manual calculations --------------------------------------------------------------------------
 
 
-def test_interval_is_that_of_percentiles():
+def test_interval_matches_percentiles():
     samples = np.random.default_rng(0).permutation(1001) / 1000
     assert interval(samples) == pytest.approx((0.025, 0.975), abs=1e-12)
     assert interval(samples, level=0.8) == pytest.approx((0.1, 0.9), abs=1e-12)
@@ -254,7 +254,7 @@ def test_two_sided_p_by_hand():
 
 
 def test_holm_by_hand():
-    # Sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1, never below the one before.
+    # Sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1, and monotone.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.5]) == pytest.approx([1, 1])
     assert holm([0.2]) == [0.2]
@@ -265,8 +265,8 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_rejects_step_by_step(p: list[float]):
-    """The procedure itself: up from the smallest until one is above level / how many are left."""
+def test_holm_matches_the_step_down_procedure(p: list[float]):
+    """The procedure: from the smallest p until one exceeds level / number of remaining tests."""
     corrected = holm(p)
     for level in (0.01, 0.05, 0.2, 0.9):
         rejected = set()
@@ -277,7 +277,7 @@ def test_holm_rejects_step_by_step(p: list[float]):
         assert {k for k, value in enumerate(corrected) if value <= level} == rejected
 
 
-# --- undefined, and stored ------------------------------------------------------------------------
+# --- undefined and stored statistics --------------------------------------------------------------
 
 
 def test_undefined_samples_are_nan():
@@ -294,7 +294,7 @@ def test_undefined_samples_are_nan():
     assert math.isnan(two_sided_p(bootstrap(normal, "pro", 10)))
 
 
-def test_stored_statistics_give_the_same_bits(tmp_path):
+def test_stored_statistics_give_the_same_resamples(tmp_path):
     stats = per_image(*small_set(9))
     save_per_image(tmp_path / "per_image.npz", stats)
     again = load_per_image(tmp_path / "per_image.npz")

@@ -1,4 +1,4 @@
-"""AFS: scores against a loop, a planted channel, one pass for all layers, the cached artefact."""
+"""AFS: scores against a loop, selected channels, passes over the layers, the saved artifact."""
 
 import numpy as np
 import pytest
@@ -65,8 +65,8 @@ def normal_images(root):
 
 
 @pytest.mark.parametrize("size", [4, 8])
-def test_scores_against_a_loop_over_channels(size):
-    """Maps brought to the block's size, masks shrunk to it; min and max over the whole batch."""
+def test_afs_scores_match_a_loop_over_channels(size):
+    """Maps and masks are resized to the block's size; min and max are over the whole batch."""
     draw = torch.Generator().manual_seed(0)
     both = torch.rand(6, 5, 4, 4, generator=draw)
     masks = torch.rand(3, 32, 32, generator=draw) > 0.5
@@ -87,7 +87,7 @@ def test_scores_against_a_loop_over_channels(size):
         assert scores[channel].item() == pytest.approx(total, rel=1e-5)
 
 
-def test_the_channel_that_shows_the_mask_wins():
+def test_the_channel_that_matches_the_mask_is_selected():
     """Channel 2 changes exactly inside the mask, the others anywhere, everywhere or never."""
     draw = torch.Generator().manual_seed(0)
     masks = torch.rand(4, 16, 16, generator=draw) > 0.8
@@ -104,7 +104,7 @@ def test_the_channel_that_shows_the_mask_wins():
     assert torch.allclose(scaled[:, 2], masks.float(), atol=1e-3)
 
 
-def test_choices():
+def test_selection_modes():
     scores = torch.tensor([0.5, 0.1, float("nan"), 0.3, 0.1])
     first = torch.Generator().manual_seed(0)
     assert choose(scores, 3, "afs", first) == [1, 3, 4]
@@ -116,7 +116,7 @@ def test_choices():
     assert choose(torch.zeros(50), 5, "random", again) == picks[0]
 
 
-def test_maps_are_scored_at_their_block_s_size():
+def test_maps_are_scored_at_the_size_of_their_block():
     blocks = [Block(layers=[0, 2], stride=4), Block(layers=[3], stride=16)]
     assert map_sizes(blocks, 4, 50) == [13, None, 13, 4]
 
@@ -124,8 +124,8 @@ def test_maps_are_scored_at_their_block_s_size():
 # --- the stage -----------------------------------------------------------------------------------
 
 
-def test_one_pass_gives_what_one_pass_per_layer_gives(made):
-    """The stored scores against each layer on its own, batch by batch, from the same anomalies."""
+def test_one_pass_equals_one_pass_per_layer(made):
+    """The saved scores against each layer separately, batch by batch, with the same anomalies."""
     stored = read_json(made / "out/afs.json")["layers"]
     params = stage("afs")
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
@@ -139,7 +139,7 @@ def test_one_pass_gives_what_one_pass_per_layer_gives(made):
         for step in range(2):
             chosen = batch_of(step)
             drawn = make(normal[chosen], foregrounds[chosen], step * params.afs.batch_size)
-            assert drawn.masks.flatten(1).any(1).all()  # no normal item takes part
+            assert drawn.masks.flatten(1).any(1).all()  # no normal items
             before = extractor(normal[chosen].float() / 255)[layer]
             after = extractor(drawn.images.float() / 255)[layer]
             total = total + channel_scores(torch.cat([after, before]), drawn.masks, size)[0] / 2
@@ -149,9 +149,9 @@ def test_one_pass_gives_what_one_pass_per_layer_gives(made):
         assert stored[layer]["indices"] == best.tolist()
 
 
-def test_the_official_passes_have_anomalies_of_their_own(made, tmp_path):
-    """Each block's scores come from its own batches: of the pass named after it. 6 images make
-    a batch of 4 and one of 2, which count the same."""
+def test_each_official_pass_has_its_own_anomalies(made, tmp_path):
+    """Each block's scores come from the batches of its own pass. 6 images are a batch of 4 and one
+    of 2, which have equal weight."""
     own = run(made, tmp_path, afs={"passes": "per_block"})["layers"]
     params = stage("afs", afs={"passes": "per_block"})
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
@@ -173,15 +173,15 @@ def test_the_official_passes_have_anomalies_of_their_own(made, tmp_path):
     assert all(a["scores"] != b["scores"] for a, b in zip(own, shared, strict=True))
 
 
-def test_passes_cover_every_layer_of_a_block_once():
+def test_passes_include_every_layer_once():
     blocks = [Block(layers=[0, 2], stride=4), Block(layers=[3], stride=16)]
     assert passes("shared", blocks) == [((), [0, 2, 3])]
     assert passes("per_block", blocks) == [(("block", 0), [0, 2]), (("block", 1), [3])]
 
 
-def test_spreads_are_the_standard_deviations_of_normal_maps_with_a_floor(made):
+def test_standard_deviations_of_normal_maps_have_a_floor(made):
     extractor, normal = load_backbone(made / "backbone"), normal_images(made)
-    many = torch.cat([normal] * 4)  # more than one part of 16
+    many = torch.cat([normal] * 4)  # more than one chunk of 16
     got = standard_deviations(extractor, many, start(stage("afs").compute))
     for found, maps in zip(got, extractor(many.float() / 255), strict=True):
         plain = maps.double().transpose(0, 1).flatten(1).std(1, unbiased=False)
@@ -189,7 +189,7 @@ def test_spreads_are_the_standard_deviations_of_normal_maps_with_a_floor(made):
         assert torch.allclose(torch.tensor(found).double(), plain.clamp(min=floor), rtol=1e-3)
 
 
-def test_the_artefact_reloads_and_names_its_causes(made):
+def test_the_artifact_reloads_and_records_its_inputs(made):
     stored = read_json(made / "out/afs.json")
     selection = load_selection(made / "out")
     assert selection.indices == [layer["indices"] for layer in stored["layers"]]
@@ -206,22 +206,22 @@ def test_the_artefact_reloads_and_names_its_causes(made):
     }
 
 
-def test_scales_belong_to_the_chosen_channels_in_every_mode(made, tmp_path):
+def test_scales_belong_to_the_selected_channels_in_every_mode(made, tmp_path):
     normal = normal_images(made)
     extractor, runtime = load_backbone(made / "backbone"), start(stage("afs").compute)
-    spread = standard_deviations(extractor, normal, runtime)
+    deviations = standard_deviations(extractor, normal, runtime)
     chosen = {}
     for mode in ("afs", "random", "first"):
         run(made, tmp_path / mode, afs={"selection": mode, "channels": [3, 5, 8, 9]})
         selection = load_selection(tmp_path / mode)
         assert [len(i) for i in selection.indices] == [3, 5, 8, 9]
         for layer, indices in enumerate(selection.indices):
-            assert selection.scales[layer] == [spread[layer][i] for i in indices]
+            assert selection.scales[layer] == [deviations[layer][i] for i in indices]
         chosen[mode] = selection.indices
     assert chosen["first"] == [list(range(n)) for n in (3, 5, 8, 9)]
     assert chosen["afs"] != chosen["random"] != chosen["first"]
 
 
-def test_the_same_seed_selects_the_same(made, tmp_path):
+def test_the_same_seed_selects_the_same_channels(made, tmp_path):
     run(made, tmp_path)
     assert (tmp_path / "afs.json").read_bytes() == (made / "out/afs.json").read_bytes()

@@ -1,4 +1,4 @@
-"""Where the backbone's weights come from, and what is said when they do not."""
+"""Sources of the backbone's weights, and the errors if they are missing or incompatible."""
 
 import pytest
 import safetensors.torch
@@ -20,7 +20,7 @@ def stage(**backbone):
 
 
 def published(path):
-    """The whole classifier, as weights are published."""
+    """Save the whole classifier, as weights are published."""
     torch.manual_seed(0)
     args = {key: tuple(value) for key, value in SMALL["arch_args"].items()}
     model = timm.create_model("resnet18", **args)
@@ -32,7 +32,7 @@ def published(path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_file_gives_the_published_features(tmp_path, suffix):
+def test_weights_from_a_file_give_the_published_features(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     model = published(path)
     make_backbone(
@@ -83,7 +83,7 @@ def test_timm_without_network_says_how_to_supply_the_file(tmp_path, monkeypatch)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_timm_with_a_tag_that_does_not_exist_names_those_that_do():
+def test_an_unknown_timm_tag_lists_the_available_ones():
     with pytest.raises(UserError, match=r"no weights 'resnet18\.best'.*resnet18\.a1_in1k"):
         build_network(stage(source="timm", arch="resnet18.best").backbone, pretrained=True)
 
@@ -92,7 +92,7 @@ def test_timm_with_a_tag_that_does_not_exist_names_those_that_do():
     ("arch", "layers"),
     [("convnext_atto", [0, 1, 2]), ("efficientnet_b0", [1, 2]), ("densenet121", [1])],
 )
-def test_published_names_fit_networks_that_flatten_or_cut_theirs(arch, layers):
+def test_published_keys_load_into_flattened_and_truncated_networks(arch, layers):
     torch.manual_seed(0)
     state = timm.create_model(arch).state_dict()
     params = stage(arch=arch, arch_args={}, stem_pool=True).backbone
@@ -107,7 +107,7 @@ def test_published_names_fit_networks_that_flatten_or_cut_theirs(arch, layers):
 
 
 def test_wrapped_state_dicts_and_a_removed_pool(tmp_path):
-    """`{"state_dict": {"module.…": …}}`, as many trainers save; strides halve without the pool."""
+    """`{"state_dict": {"module.…": …}}`, as many trainers save; without the pool strides halve."""
     path = tmp_path / "weights.pth"
     published(path)
     state = torch.load(path, weights_only=True)
@@ -147,6 +147,6 @@ def test_a_changed_artefact_is_refused(tmp_path):
         load_backbone(tmp_path)
 
 
-def test_every_stage_names_known_sections():
+def test_stages_read_known_sections():
     sections = set(load().model_dump())
     assert all(set(names) <= sections for names in (stage.sections for stage in STAGES.values()))

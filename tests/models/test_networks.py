@@ -1,4 +1,4 @@
-"""Sizes and arithmetic of the networks; the paper's sizes on the meta device."""
+"""Parameter counts, shapes and formulas of the networks; the paper's on the meta device."""
 
 import pytest
 import torch
@@ -25,12 +25,12 @@ def detector_sizes(params):
         model = RealNet(blocks, params.model, params.data.image_size)
     parts = [parameter_count(net) for net in model.reconstruct]
     head = parameter_count(model.discriminate)
-    assert parameter_count(model) == sum(parts) + head  # nothing else is trained
+    assert parameter_count(model) == sum(parts) + head  # no other parameters
     return parameter_count(backbone), parts, head
 
 
-def test_paper_sizes_are_the_official_ones(paper):
-    """Counts of the authors' network: 590.9 M in all, of which 524.1 M are trained."""
+def test_paper_parameter_counts_are_the_official_ones(paper):
+    """The authors' network has 590.9 M parameters, of which 524.1 M are trained."""
     backbone, parts, head = detector_sizes(paper)
     assert parts == [51_846_144, 207_271_936, 207_271_936, 51_846_144]
     assert (backbone, head) == (66_834_240, 5_872_662)
@@ -45,14 +45,14 @@ def test_paper_sizes_are_the_official_ones(paper):
     ]
 
 
-def test_sizes_of_architecture_c(paper):
-    """Two networks over 768 maps each; backbone and discriminator stay the same."""
+def test_parameter_counts_of_architecture_c(paper):
+    """Two networks with 768 maps each; backbone and discriminator are unchanged."""
     backbone, parts, head = detector_sizes(load(overrides={"preset": "architecture_c"}))
     assert round(sum(parts) / 1e6, 1) == 932.6 and parts[0] == parts[1]
     assert (backbone, head) == detector_sizes(paper)[::2]
 
 
-def test_attention_against_the_plain_formula():
+def test_attention_matches_its_formula():
     torch.manual_seed(0)
     net = Attention(8, head_channels=4, groups=2)
     nn.init.normal_(net.out.weight)
@@ -60,7 +60,7 @@ def test_attention_against_the_plain_formula():
     flat = x.reshape(2, 8, 9)
     packed = net.qkv(net.norm(flat))
     heads = []
-    for part in packed.chunk(net.heads, dim=1):  # per head: q, k, v one behind the other
+    for part in packed.chunk(net.heads, dim=1):  # per head: q, k, v consecutively
         q, k, v = part.chunk(3, dim=1)
         weight = torch.softmax(torch.einsum("bct,bcs->bts", q, k) / 2.0, dim=-1)
         heads.append(torch.einsum("bts,bcs->bct", weight, v))
@@ -72,7 +72,7 @@ def test_rrs_ranks_standardised_residuals_and_returns_raw_ones():
     params = load().model.rrs.model_copy(update={"channels": 2, "mode": "max"})
     select = ResidualSelection(4, params).train()
     residuals = torch.rand(8, 4, 6, 6) * torch.tensor([100.0, 1, 1, 1]).view(1, 4, 1, 1)
-    residuals[0, 2, 3, 3] = 9.0  # unusual for its channel, small beside the first one
+    residuals[0, 2, 3, 3] = 9.0  # large for its channel, small compared with the first one
     assert select.ranking(residuals)[0, 0] == 2
     assert torch.equal(select(residuals)[0, 0], residuals[0, 2])
     everything = params.model_copy(update={"mode": "all"})

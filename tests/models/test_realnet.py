@@ -1,4 +1,4 @@
-"""The detector's parts at tiny sizes, each against its definition."""
+"""The modules of RealNet at tiny sizes, each against its definition."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def count(net):
     return sum(p.numel() for p in net.parameters())
 
 
-def test_official_parameter_counts_to_the_last_one(paper):
+def test_parameter_counts_are_exactly_the_official_ones(paper):
     with torch.device("meta"):
         small, large = (ReconstructionUNet(m, paper.model.reconstruction) for m in (256, 512))
         head = Discriminator(512, paper.model.rrs.hidden)
@@ -34,7 +34,7 @@ def test_official_parameter_counts_to_the_last_one(paper):
     assert count(whole) == 2 * 51_846_144 + 2 * 207_271_936 + 5_872_662  # 524.1 M trainable
 
 
-def test_paper_sizes_flow_through(paper):
+def test_shapes_at_the_papers_size(paper):
     """Shapes at 256 pixels, on the meta device: four strides, 1536 residual maps, 512 kept."""
     with torch.device("meta"):
         extractor = build_network(paper.backbone)
@@ -58,7 +58,7 @@ def test_paper_sizes_flow_through(paper):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 7), (1, 1), (6, 9)])
-def test_any_map_size_is_padded_and_cropped_again(paper, shape):
+def test_any_map_size_is_padded_and_cropped(paper, shape):
     torch.manual_seed(0)
     params = paper.model.reconstruction.model_copy(update={"head_channels": 4, "norm_groups": 4})
     net = ReconstructionUNet(8, params)
@@ -71,8 +71,8 @@ def test_any_map_size_is_padded_and_cropped_again(paper, shape):
     assert torch.equal(got, net(padded)[..., : shape[0], : shape[1]])
 
 
-def test_training_moves_every_weight(paper):
-    """No layer is left out of the graph (after the zero-initialised ones have moved)."""
+def test_training_changes_every_weight(paper):
+    """No layer is missing in the graph (once the zero-initialised ones have changed)."""
     torch.manual_seed(0)
     params = paper.model.reconstruction.model_copy(update={"head_channels": 4, "norm_groups": 4})
     net = ReconstructionUNet(8, params)
@@ -86,7 +86,7 @@ def test_training_moves_every_weight(paper):
 
 
 @pytest.mark.parametrize(("resample", "side"), [(None, 8), ("down", 4), ("up", 16)])
-def test_block_against_the_formula(resample, side):
+def test_residual_block_matches_its_formula(resample, side):
     torch.manual_seed(0)
     block = ResBlock(4, 6, groups=2, resample=resample)
     x = torch.randn(2, 4, 8, 8)
@@ -110,7 +110,7 @@ def rrs(**options):
 
 @pytest.mark.parametrize("mode", ["max", "mean", "max_mean"])
 @pytest.mark.parametrize("kept", [4, 5])
-def test_lists_against_a_loop(mode, kept):
+def test_rrs_matches_a_loop(mode, kept):
     residuals = torch.rand(3, 9, 4, 6, generator=torch.Generator().manual_seed(1))
     got = ResidualSelection(9, rrs(mode=mode, channels=kept))(residuals)
     for image, chosen in zip(residuals, got, strict=True):
@@ -121,7 +121,7 @@ def test_lists_against_a_loop(mode, kept):
         assert torch.equal(chosen, image[expected])
 
 
-def test_a_channel_may_be_in_both_lists_and_gets_both_gradients():
+def test_a_channel_selected_twice_gets_both_gradients():
     residuals = torch.full((1, 4, 2, 2), 0.1)
     residuals[0, 2] = 5.0
     residuals.requires_grad_()
@@ -132,31 +132,31 @@ def test_a_channel_may_be_in_both_lists_and_gets_both_gradients():
     assert residuals.grad[0, [0, 1, 3]].abs().sum() == 0
 
 
-def test_ranking_statistics_are_the_batch_s_in_training_and_kept_ones_after():
+def test_ranking_uses_batch_statistics_in_training_and_running_ones_after():
     select = ResidualSelection(3, rrs(ranking_norm=True, mode="mean", channels=3)).train()
     scale = torch.tensor([1.0, 100.0, 1.0]).view(1, 3, 1, 1)
     residuals = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * scale
-    mean, spread = residuals.mean((0, 2, 3)), residuals.var((0, 2, 3)).sqrt()
+    mean, deviation = residuals.mean((0, 2, 3)), residuals.var((0, 2, 3)).sqrt()
     select(residuals)
     assert torch.allclose(select.norm.running_mean, 0.9 * mean, rtol=1e-4)
-    assert torch.allclose(select.norm.running_var, 0.9 * spread**2 + 0.1, rtol=1e-4)
+    assert torch.allclose(select.norm.running_var, 0.9 * deviation**2 + 0.1, rtol=1e-4)
     assert not list(select.parameters())
     single = residuals[:1].clone()
-    single[0, 2] += 0.5  # a lot for this channel
+    single[0, 2] += 0.5  # large for this channel
     trained = select.ranking(single)
     select.eval()
-    standard = (single.mean((2, 3)) - 0.9 * mean) / (0.9 * spread**2 + 0.1).sqrt()
+    standard = (single.mean((2, 3)) - 0.9 * mean) / (0.9 * deviation**2 + 0.1).sqrt()
     assert torch.equal(select.ranking(single), standard.argsort(1, descending=True))
     assert select.ranking(single)[0, 0] == 2
     before = select.norm.running_mean.clone()
     select(single)
     assert torch.equal(select.norm.running_mean, before)
-    # A batch of one image is standardised by itself: all its channel means are then zero.
+    # A batch of one image is standardised by its own statistics: all its channel means are zero.
     assert trained.shape == (1, 3)
 
 
 @pytest.mark.parametrize("size", [32, 50])
-def test_discriminator_gives_two_logits_per_pixel(size):
+def test_discriminator_returns_two_logits_per_pixel(size):
     torch.manual_seed(0)
     net = Discriminator(6, [8, 6, 4, 3]).eval()
     x = torch.rand(2, 6, 16, 16, requires_grad=True)
@@ -169,7 +169,7 @@ def test_discriminator_gives_two_logits_per_pixel(size):
     assert (x.grad.abs().sum((0, 2, 3)) > 0).all()
 
 
-# --- the whole -----------------------------------------------------------------------------------
+# --- the whole network ---------------------------------------------------------------------------
 
 
 def blocks(*pairs):
@@ -177,7 +177,7 @@ def blocks(*pairs):
 
 
 def test_selector_picks_scales_and_resizes():
-    """Two layers in one block, brought to its stride; the layer without block is left out."""
+    """Two layers in one block are resized to its stride; a layer without block is ignored."""
     selection = Selection([[1, 3], [0], [2]], [[2.0, 4.0], [0.5], [10.0]])
     maps = [torch.rand(2, 4, s, s) for s in (8, 4, 2)]
     select = FeatureSelector(blocks(([0, 1], 4), ([2], 16)), selection, 32, scaled=True)
@@ -190,7 +190,7 @@ def test_selector_picks_scales_and_resizes():
     assert torch.equal(plain[0], maps[0][:, [1, 3]])
 
 
-def test_resizing_aligns_corners_and_leaves_the_right_size_alone():
+def test_resizing_aligns_corners_and_skips_equal_sizes():
     x = torch.rand(1, 1, 4, 4)
     assert resize_to(x, 4) is x
     big = resize_to(x, 7)
@@ -224,7 +224,7 @@ def test_segmentation_also_trains_the_reconstruction():
     assert all(part.out[-1].weight.grad.abs().sum() > 0 for part in net.reconstruct)
 
 
-def test_losses_against_their_formulas():
+def test_losses_match_their_formulas():
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 2, 6, 6, generator=draw)
     masks = torch.rand(2, 6, 6, generator=draw) > 0.7
@@ -238,7 +238,7 @@ def test_losses_against_their_formulas():
     assert reconstruction.item() == pytest.approx(sum(squares).item(), rel=1e-6)
 
 
-def test_margin_orders_what_the_softmax_can_no_longer():
+def test_margins_rank_where_the_softmax_saturates():
     logits = torch.tensor([[0.0, 40.0], [0.0, 50.0]]).view(2, 2, 1, 1)
     probability = logits.softmax(1)[:, 1]
     assert probability[0] == probability[1] == 1

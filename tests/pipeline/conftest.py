@@ -1,4 +1,4 @@
-"""A copy of the project in which the real DAG is run once, at smoke scale, for all tests here."""
+"""A copy of the project in which the real DAG runs once, at smoke scale, for all these tests."""
 
 import os
 import re
@@ -39,7 +39,7 @@ class Copy:
         return self.run("snakemake", "--cores", "2", *arguments, ok=ok).stdout
 
     def planned(self, *arguments: str) -> dict[str, int]:
-        """Rule -> number of jobs that a run with these arguments would have; {} for none."""
+        """Rule -> number of jobs that a run with these arguments would have; {} if none."""
         output = self.snakemake("--dry-run", "--quiet", "reason", *arguments)
         if "Nothing to be done" in output:
             return {}
@@ -50,7 +50,7 @@ class Copy:
 
 
 def copy_project(target: Path) -> Copy:
-    """Tracked and untracked, not ignored files, as a git repository with one commit."""
+    """Copy tracked and untracked, not ignored files to a git repository with one commit."""
     copy_files(target)
     params = target / "params.yaml"
     params.write_text(params.read_text().replace("\npreset: demo\n", "\npreset: smoke\n"))

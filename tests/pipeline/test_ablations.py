@@ -1,4 +1,4 @@
-"""One target per group of variants: only what it asks for, on top of what is there."""
+"""One target per group of variants: it runs only the missing jobs of its variants."""
 
 import csv
 
@@ -8,9 +8,9 @@ pytestmark = pytest.mark.pipeline
 
 
 def test_a_group_is_one_target_with_a_table(finished):
-    cells = 2  # categories, one seed
+    runs = 2  # categories, one seed
     planned = finished.planned("--", "ablation_score")
-    new = {"train_realnet": cells, "evaluate_detector": cells, "make_ablation": 1}
+    new = {"train_realnet": runs, "evaluate_detector": runs, "make_ablation": 1}
     assert planned == new | {"ablation_score": 1}
     finished.snakemake("--", "ablation_score")
     with (finished.root / "results/tables/ablation_score.csv").open() as file:
@@ -19,13 +19,13 @@ def test_a_group_is_one_target_with_a_table(finished):
     assert "make_report" not in finished.planned("--", "ablation_synthesis")
 
 
-def test_all_groups_at_once_and_none_by_chance(finished):
+def test_groups_are_built_only_on_request(finished):
     planned = finished.planned("--", "ablations")
     assert planned["make_ablation"] >= 1 and planned["ablations"] == 1
     assert "make_ablation" not in finished.planned("--forceall")
 
 
-def test_what_a_variant_needs_is_asked_where_it_is_wanted(finished):
+def test_requirements_of_a_variant_are_checked_only_where_it_is_requested(finished):
     group = "groups={textures: {title: Textures, variants: [base, dtd]}}"
     dtd = "variants={dtd: {synthesis: {sources: {normal: 0.5, dtd: 0.5}, dtd_root: nowhere}}}"
     assert finished.planned("--config", group, dtd, "--", "evaluate") == {}

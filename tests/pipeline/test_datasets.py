@@ -1,4 +1,4 @@
-"""Each published dataset, and two of one's own, through the whole DAG at smoke scale."""
+"""The whole DAG at smoke scale on each published dataset and two own ones."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     raw = copy.root / "data/raw"
     for dataset, category in PUBLISHED.items():
         make_tree(dataset, raw / dataset, [category])
-    # Own data: one set in MVTec-AD layout, one without masks in folders of its own.
+    # Own data: one dataset in MVTec-AD layout, one without masks in a custom layout.
     made = make_tree("mvtec_ad", copy.root / "data/made", ["metal_nut"], counts=6)
     shutil.copytree(made / "metal_nut", raw / "bolts/m8")
     for source, target in {
@@ -49,7 +49,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("dataset", PUBLISHED | OWN)
-def test_every_data_set_is_evaluated(run, dataset):
+def test_every_dataset_is_evaluated(run, dataset):
     category = DATASETS[dataset][0]
     metrics = read_json(run.root / f"results/evaluate/{dataset}/{category}/seed0/base/metrics.json")
     summary = read_json(run.root / f"results/data/{dataset}/{category}/summary.json")
@@ -62,7 +62,7 @@ def test_every_data_set_is_evaluated(run, dataset):
     assert (metrics["pixel_auroc"] is None) == (metrics["pro"] is None) == without_masks
 
 
-def test_every_data_set_has_its_table(run):
+def test_every_dataset_has_its_table(run):
     tables = run.root / "results/tables"
     for dataset, (category,) in DATASETS.items():
         text = (tables / f"{dataset}.md").read_text()
@@ -72,14 +72,14 @@ def test_every_data_set_has_its_table(run):
     assert {row["dataset"] for row in rows} >= set(DATASETS)
 
 
-def test_one_cell_alone_is_planned_by_its_path(run):
+def test_one_run_is_planned_by_its_path(run):
     target = "results/evaluate/visa/cashew/seed0/base/metrics.json"
     (run.root / target).unlink()
     assert run.planned("--config", *CONFIG, "--", target) == {"evaluate_detector": 1}
     run.snakemake("--config", *CONFIG)
 
 
-def test_the_trees_verify(run):
+def test_data_verify_accepts_every_dataset(run):
     names = [f"{dataset}/{category}" for dataset, category in PUBLISHED.items()]
     output = run.run("realnet", "data", "verify", *names).stdout
     assert "error" in output.lower()  # the column, with zeros
@@ -93,7 +93,7 @@ def test_the_trees_verify(run):
         victim.write_bytes(whole)
 
 
-def test_a_lost_image_stops_the_category_and_is_counted(run):
+def test_a_missing_image_stops_its_category_and_is_counted(run):
     lost = run.root / "data/raw/mpdd/connector/train/good"
     victim = sorted(lost.iterdir())[-1]
     kept = victim.read_bytes()

@@ -1,4 +1,4 @@
-"""Raw data and results from one clone to another, by DVC remotes: a folder and an S3 server."""
+"""Transfer of raw data and results between clones by DVC remotes: a folder and an S3 server."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def digests(copy: Copy, folder: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory) -> Copy:
-    """A copy of the project with a dataset of one's own under DVC; nothing is computed yet."""
+    """A copy of the project with an own dataset tracked by DVC and without results."""
     copy = copy_project(tmp_path_factory.mktemp("origin"))
     make_tree("mvtec_ad", copy.root / "data/raw/mine", ["bottle"], counts=4)
     (copy.root / "workflow/presets/mine.yaml").write_text(PRESET)
@@ -58,7 +58,7 @@ def origin(tmp_path_factory) -> Copy:
 
 @pytest.fixture
 def s3(monkeypatch, tmp_path):
-    """Address of an S3 server on this machine with one bucket, `bench`; nobody's real account."""
+    """Address of a local S3 server with one bucket, `bench`, and fake credentials."""
     pytest.importorskip("dvc_s3", reason="S3 remotes need dvc-s3")
     server = pytest.importorskip("moto.server", reason="the S3 server of this test is moto's")
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE"):
@@ -76,7 +76,7 @@ def s3(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_data_through_s3_give_the_same_results(origin, s3, monkeypatch, tmp_path):
+def test_data_through_s3_give_identical_results(origin, s3, monkeypatch, tmp_path):
     origin.run("dvc", "remote", "add", "-d", "store", "s3://bench/realnet")
     origin.run("dvc", "remote", "modify", "store", "endpointurl", s3)
     assert "credentials" in origin.run("dvc", "push", RAW, ok=False).stdout
@@ -96,23 +96,23 @@ def test_data_through_s3_give_the_same_results(origin, s3, monkeypatch, tmp_path
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(Copy.snakemake, (origin, other)))
-    cell = "mine/bottle/seed0/base"
+    run = "mine/bottle/seed0/base"
     for result in (
         "metrics.json",
         "data/mine/bottle/manifest.csv",
-        f"evaluate/{cell}/metrics.json",
-        f"ddpm/{cell}/model.safetensors",
-        f"realnet/{cell}/model.safetensors",
+        f"evaluate/{run}/metrics.json",
+        f"ddpm/{run}/model.safetensors",
+        f"realnet/{run}/model.safetensors",
     ):
         ours, theirs = (copy.root / "results" / result for copy in (origin, other))
         assert ours.read_bytes() == theirs.read_bytes(), result
 
 
 def test_data_through_a_folder(origin, tmp_path):
-    # Each clone names the folder for itself, as where a network drive has many names.
+    # Each clone configures the folder itself, as for a network drive with several mount points.
     add = ("dvc", "remote", "add", "--local", "-d", "folder", str(tmp_path / "store"))
     origin.run(*add)
-    pushed = origin.run("dvc", "push").stdout  # finds the dataset without being told
+    pushed = origin.run("dvc", "push").stdout  # finds the dataset by itself
     assert "files pushed" in pushed, pushed
     other = clone(origin, tmp_path / "other")
     other.run(*add)
@@ -131,7 +131,7 @@ def test_data_through_a_folder(origin, tmp_path):
 
 
 def test_a_flipped_byte_in_the_cache_is_named_and_pulled_again(origin, tmp_path):
-    """DVC checks it out and calls it up to date; the manifest's digest and `data cache` do not."""
+    """DVC checks it out as up to date; the digest of the manifest and `data cache` detect it."""
     add = ("dvc", "remote", "add", "--local", "-d", "--force", "folder", str(tmp_path / "store"))
     origin.run(*add)
     origin.run("dvc", "push", "-q")
@@ -158,10 +158,10 @@ def test_a_flipped_byte_in_the_cache_is_named_and_pulled_again(origin, tmp_path)
 
     ddpm = "results/ddpm/mine/bottle/seed0/base/model.safetensors"
     other.snakemake("--touch", "--", manifest)
-    told = other.snakemake("--", ddpm, ok=False)
-    assert f"realnet: {name}: " in told and not (other.root / ddpm).exists()
-    told = other.run("realnet", "data", "cache", "--remove", ok=False).stdout
-    assert f"damaged ({name})" in told and f"  {name}: damaged too" in told
+    output = other.snakemake("--", ddpm, ok=False)
+    assert f"realnet: {name}: " in output and not (other.root / ddpm).exists()
+    output = other.run("realnet", "data", "cache", "--remove", ok=False).stdout
+    assert f"damaged ({name})" in output and f"  {name}: damaged too" in output
     other.run("dvc", "pull", "-q", RAW)
     assert image.read_bytes() == content
     assert "0 damaged" in other.run("realnet", "data", "cache").stdout
@@ -169,8 +169,8 @@ def test_a_flipped_byte_in_the_cache_is_named_and_pulled_again(origin, tmp_path)
     other.snakemake("--", ddpm)
 
 
-def test_records_of_downloads_are_no_data(origin):
-    """They name dates, so that two clones of the same data would differ."""
+def test_download_records_are_not_tracked_as_data(origin):
+    """They contain dates, so two clones of the same data would differ."""
     record = origin.root / "data/raw/mine.fetch.json"
     archives = origin.root / "data/raw/.archives/mine"
     command = ("dvc", "status", "-q", "data")  # exit status: whether something changed
@@ -191,7 +191,7 @@ def test_records_of_downloads_are_no_data(origin):
 
 
 def test_results_through_a_folder(finished, tmp_path):
-    """As the README says: pull, look at the status, touch; then there is nothing to compute."""
+    """As documented: pull, check the status, touch; then there is nothing to compute."""
     add = ("dvc", "remote", "add", "--local", "-d", "folder", str(tmp_path / "store"))
     finished.run("dvc", "repro", "-q")
     finished.run(*add)
@@ -206,7 +206,7 @@ def test_results_through_a_folder(finished, tmp_path):
         assert digests(other, folder) == digests(finished, folder)
     assert "up to date" in other.run("dvc", "status").stdout
     other.snakemake("--touch", "--forceall")
-    assert other.planned() == {"track_runs": 1}  # MLflow's database is made anew, not versioned
+    assert other.planned() == {"track_runs": 1}  # MLflow's database is rebuilt, not versioned
     assert "up to date" in other.run("dvc", "status").stdout
-    # The parameters are on record as if the stages had run here: a change reruns them.
+    # The parameters are recorded as if the stages had run here: a change reruns them.
     assert other.planned("--config", "ddpm={steps: 7}")["train_ddpm"] == 2

@@ -27,7 +27,7 @@ def copy(finished, tmp_path):
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of all that a stage left but its record, which has times."""
+    """Digests of all files of a stage but its record, which has times."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "stage.json")
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
@@ -38,7 +38,7 @@ def empty(folder: Path) -> None:
 
 
 def untrained(copy) -> tuple[Path, dict[str, str], str]:
-    """A training's folder, now empty; what was there; and the target that makes it again."""
+    """(emptied folder of a training, digests of its files, target that rebuilds it)."""
     folder = copy.root / REALNET.format("hex_nut")
     wanted = digests(folder)
     empty(folder)
@@ -46,7 +46,7 @@ def untrained(copy) -> tuple[Path, dict[str, str], str]:
 
 
 def started(copy, *words: str) -> subprocess.Popen:
-    """A Snakemake at work, its output in a pipe."""
+    """A running Snakemake with its output in a pipe."""
     return subprocess.Popen(
         [sys.executable, "-m", "snakemake", "--cores", "1", *words],
         cwd=copy.root,
@@ -58,7 +58,7 @@ def started(copy, *words: str) -> subprocess.Popen:
 
 
 class Mounted:
-    """A file system of its own in a folder; what only an administrator can do."""
+    """Mount a file system in a folder; requires root."""
 
     def __init__(self, folder: Path, options: str):
         self.folder, self.options = folder, options
@@ -88,28 +88,28 @@ def test_a_full_disk_stops_one_category(copy, place, file):
     for folder in folders:
         empty(folder)
     with Mounted(folders[0], "size=16k"):
-        told = copy.snakemake("--keep-going", "--", *targets, ok=False)
+        output = copy.snakemake("--keep-going", "--", *targets, ok=False)
         assert not (copy.root / targets[0]).exists()
-    (line,) = {line for line in told.splitlines() if line.startswith("realnet: ")}
+    (line,) = {line for line in output.splitlines() if line.startswith("realnet: ")}
     assert place.format(CATEGORIES[0]) in line and "free some space" in line
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     assert digests(folders[1]) == wanted[1]
     copy.snakemake("--rerun-incomplete", "--", *targets)
     assert [digests(folder) for folder in folders] == wanted
 
 
-def test_results_that_cannot_be_written_are_told_before_any_job(copy):
+def test_unwritable_results_are_reported_before_any_job(copy):
     folder = copy.root / REALNET.format("hex_nut")
     wanted = digests(folder)
     target = f"{REALNET.format('hex_nut')}/model.json"
     with Mounted(copy.root / "results/realnet", "ro"):
-        told = copy.snakemake("--", target, ok=False)
-    assert "realnet: results/realnet/: cannot be written" in told and "Traceback" not in told
+        output = copy.snakemake("--", target, ok=False)
+    assert "realnet: results/realnet/: cannot be written" in output and "Traceback" not in output
     assert digests(folder) == wanted and copy.planned() == {}
 
 
 def limited(copy, target: str, kind: int, value: int) -> str:
-    """Output of a Snakemake that fails, in processes with a limit of the kernel."""
+    """Output of a failing Snakemake under a resource limit of the kernel."""
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", "1", "--", target],
         cwd=copy.root,
@@ -124,46 +124,46 @@ def limited(copy, target: str, kind: int, value: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "said"),
+    ("kind", "value", "message"),
     [
         pytest.param(
             resource.RLIMIT_FSIZE, 100_000, "free some space", marks=pytest.mark.slow
-        ),  # as a full disk
+        ),  # like a full disk
         (resource.RLIMIT_AS, 1 << 30, "out of memory; give the job more memory"),
     ],
     ids=["file", "memory"],
 )
-def test_a_limit_of_the_kernel_is_one_line_and_nothing_is_half_written(copy, kind, value, said):
+def test_kernel_limits_are_one_line_and_leave_no_partial_files(copy, kind, value, message):
     folder, wanted, target = untrained(copy)
-    told = limited(copy, target, kind, value)
-    assert said in told and "Traceback" not in told, told
+    output = limited(copy, target, kind, value)
+    assert message in output and "Traceback" not in output, output
     assert not (copy.root / target).exists()
     copy.snakemake("--rerun-incomplete", "--", target)
     assert digests(folder) == wanted
 
 
 @pytest.mark.slow
-def test_a_training_that_diverges_is_one_line_and_leaves_no_weights(copy):
+def test_a_diverging_training_is_one_line_and_saves_no_weights(copy):
     folder = copy.root / REALNET.format("hex_nut")
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
     wanted = digests(folder)
-    told = copy.snakemake("--config", "training={lr: 1.0e+30}", "--", target, ok=False)
-    assert "lower the learning rate" in told and "Traceback" not in told, told
+    output = copy.snakemake("--config", "training={lr: 1.0e+30}", "--", target, ok=False)
+    assert "lower the learning rate" in output and "Traceback" not in output, output
     assert not (copy.root / target).exists() and not list(folder.rglob("last.pt"))
     copy.snakemake("--", target)
     assert digests(folder) == wanted
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_one_line(copy):
+def test_a_missing_gpu_is_one_line(copy):
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
-    told = copy.snakemake("--config", "compute={device: cuda}", "--", target, ok=False)
-    assert "realnet: compute.device: cuda, but torch sees no CUDA device" in told
-    assert "Traceback" not in told
+    output = copy.snakemake("--config", "compute={device: cuda}", "--", target, ok=False)
+    assert "realnet: compute.device: cuda, but torch sees no CUDA device" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
-def test_an_image_cut_off_after_it_was_listed_is_named(copy):
+def test_an_image_truncated_after_the_manifest_is_named(copy):
     raw = sorted((copy.root / "data/raw/demo/hex_nut/train/good").iterdir())[0]
     whole, times = raw.read_bytes(), raw.stat()
     raw.write_bytes(whole[: len(whole) // 2])
@@ -171,38 +171,38 @@ def test_an_image_cut_off_after_it_was_listed_is_named(copy):
     folder = copy.root / "results/afs/demo/hex_nut/seed0/base"
     wanted = digests(folder)
     empty(folder)
-    told = copy.snakemake("--", "results/afs/demo/hex_nut/seed0/base/afs.json", ok=False)
-    assert f"realnet: {raw.relative_to(copy.root)}: " in told and "Traceback" not in told
+    output = copy.snakemake("--", "results/afs/demo/hex_nut/seed0/base/afs.json", ok=False)
+    assert f"realnet: {raw.relative_to(copy.root)}: " in output and "Traceback" not in output
     raw.write_bytes(whole)
     os.utime(raw, ns=(times.st_atime_ns, times.st_mtime_ns))
     copy.snakemake("--", "results/afs/demo/hex_nut/seed0/base/afs.json")
     assert digests(folder) == wanted
 
 
-def test_a_second_workflow_is_refused_and_the_first_one_goes_on(copy):
+def test_a_second_workflow_is_refused_and_the_first_continues(copy):
     folder, wanted, target = untrained(copy)
     first = started(copy, "--", target)
     locks = copy.root / ".snakemake/locks"
     while not (locks.is_dir() and list(locks.iterdir())):
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.02)
-    told = copy.snakemake("--", target, ok=False)
-    assert "cannot be locked" in told
+    output = copy.snakemake("--", target, ok=False)
+    assert "cannot be locked" in output
     assert first.wait(120) == 0, first.stdout.read()
     assert digests(folder) == wanted
 
 
-def test_two_jobs_for_one_result_work_one_after_the_other(copy):
-    """As from two machines that share the disk but no lock of Snakemake's."""
+def test_two_jobs_for_one_result_run_one_after_the_other(copy):
+    """As from two machines that share the disk but not Snakemake's lock."""
     folder, wanted, target = untrained(copy)
     jobs = [started(copy, "--nolock", "--", target) for _ in range(2)]
-    told = [job.communicate(timeout=240)[0] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], told
+    output = [job.communicate(timeout=240)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], output
     assert digests(folder) == wanted
 
 
 @pytest.mark.slow
-def test_an_empty_checkpoint_is_told_and_the_training_starts_anew(copy):
+def test_an_empty_checkpoint_is_reported_and_training_restarts(copy):
     folder, wanted, target = untrained(copy)
     (folder / "checkpoint").mkdir()
     (folder / "checkpoint/last.pt").touch()
@@ -212,8 +212,8 @@ def test_an_empty_checkpoint_is_told_and_the_training_starts_anew(copy):
     assert digests(folder) == wanted
 
 
-def test_a_job_that_the_kernel_kills_is_told(copy):
-    """As for want of memory: no process can write its own last line then."""
+def test_a_job_killed_by_the_kernel_is_reported(copy):
+    """As by the out-of-memory killer: the process cannot write an error itself."""
     folder, wanted, target = untrained(copy)
     running = started(copy, "--retries", "0", "--", target)
     killed = 0
@@ -228,8 +228,8 @@ def test_a_job_that_the_kernel_kills_is_told(copy):
                 os.kill(int(entry.name), signal.SIGKILL)
                 killed += 1
         time.sleep(0.05)
-    told = running.stdout.read()
+    output = running.stdout.read()
     assert running.returncode == 1 and killed
-    assert "realnet: ended by SIGKILL; perhaps the machine ran out of memory" in told
+    assert "realnet: ended by SIGKILL; perhaps the machine ran out of memory" in output
     copy.snakemake("--rerun-incomplete", "--", target)
     assert digests(folder) == wanted

@@ -1,4 +1,4 @@
-"""The guided classifier in the DAG: only where asked for, once per dataset; refused early."""
+"""The guidance classifier in the DAG: only on request, once per dataset; errors come early."""
 
 import pytest
 
@@ -16,12 +16,12 @@ def test_one_classifier_for_all_guided_categories(finished):
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ([GUIDED], "guidance_scale 1 guides to one category among others and needs ddpm.scope"),
         ([JOINT, GUIDED, "experiment={datasets: {demo: [hex_nut]}}"], "demo has only one category"),
     ],
 )
-def test_one_category_is_not_guided(finished, config, said):
+def test_guidance_of_one_category_is_refused(finished, config, message):
     output = finished.snakemake("--dry-run", "--config", *config, ok=False)
-    assert said in output and "Traceback" not in output
+    assert message in output and "Traceback" not in output

@@ -1,4 +1,4 @@
-"""The same seed on another machine of the same kind, as far as one machine can play another."""
+"""Reproducibility on another machine of the same kind, simulated on one machine."""
 
 import json
 import os
@@ -12,16 +12,16 @@ from realnet.core.io import sha256
 
 pytestmark = pytest.mark.pipeline
 
-CELL = "demo/hex_nut/seed0/base"
-TARGET = f"results/evaluate/{CELL}/metrics.json"
+RUN = "demo/hex_nut/seed0/base"
+TARGET = f"results/evaluate/{RUN}/metrics.json"
 MADE = (
     "results/data/demo/hex_nut",
     "results/backbone/base",
-    *(f"results/{stage}/{CELL}" for stage in ("ddpm", "sdas", "afs", "realnet", "evaluate")),
+    *(f"results/{stage}/{RUN}" for stage in ("ddpm", "sdas", "afs", "realnet", "evaluate")),
 )
-# Of a run, and of no result. The commit is the copy's own.
+# Keys of a record that differ between runs. Each copy has its own commit.
 OF_THE_RUN = ("wall_s", "peak_memory_mb", "finished", "git_commit", "sampling_s", "images_per_s")
-# Python reads this module at its start, if it finds one: directories are listed in another order.
+# Python imports this module at startup if it finds it: it lists directories in another order.
 SHUFFLED = """
 import os, random
 order = random.Random(7)
@@ -49,7 +49,7 @@ print("shuffled", file=open(os.environ["SHUFFLED"], "a"))
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Path -> digest of every file of the cell; of a record, without what is the run's own."""
+    """Path -> digest of every file of the run; of records without times and costs."""
     found = {}
     for folder in MADE:
         for path in sorted((root / folder).rglob("*")):
@@ -63,9 +63,9 @@ def contents(root: Path) -> dict[str, str]:
     return found
 
 
-def test_other_cores_folder_clock_and_order_of_files_change_no_bit(finished, tmp_path):
-    """One core instead of two (so other numbers of threads where they may differ), another depth
-    of folders, another zone, locale and hash seed, and directories listed in another order."""
+def test_results_do_not_depend_on_cores_folder_clock_or_file_order(finished, tmp_path):
+    """One core instead of two (so other numbers of threads, where allowed), another depth of
+    folders, another time zone, locale and hash seed, and directories listed in another order."""
     other = tmp_path / "another" / "and a much longer" / "name of the folder"
     subprocess.run(["git", "clone", "-q", str(finished.root), str(other)], check=True)
     hooks = tmp_path / "hooks"
@@ -73,7 +73,7 @@ def test_other_cores_folder_clock_and_order_of_files_change_no_bit(finished, tmp
     (hooks / "sitecustomize.py").write_text(SHUFFLED)
     settings = {
         "PYTHONPATH": str(hooks),
-        "SHUFFLED": str(tmp_path / "told"),
+        "SHUFFLED": str(tmp_path / "shuffled"),
         "PYTHONHASHSEED": "12345",
         "TZ": "Pacific/Auckland",
         "LC_ALL": "C.UTF-8",
@@ -91,8 +91,8 @@ def test_other_cores_folder_clock_and_order_of_files_change_no_bit(finished, tmp
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    # The workflow and each of its jobs.
-    assert (tmp_path / "told").read_text().count("shuffled") >= 8
+    # Counts the workflow and each of its jobs.
+    assert (tmp_path / "shuffled").read_text().count("shuffled") >= 8
     wanted, found = contents(finished.root), contents(other)
     assert {name for name in wanted if wanted[name] != found.get(name)} == set()
     assert set(found) == set(wanted) and len(found) > 40

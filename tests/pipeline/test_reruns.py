@@ -1,4 +1,4 @@
-"""Changed code, through the real Snakemake and DVC: what reruns, and how a change is accepted."""
+"""Changed code with the real Snakemake and DVC: what reruns, and how a change is accepted."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from edits import flip_operator, reword
 pytestmark = pytest.mark.pipeline
 
 SCHEDULER = "realnet/diffusion/scheduler.py"
-# Stages whose code has the module, and what follows from their results.
+# Stages whose code contains the module, and the stages downstream.
 BEHIND_SCHEDULER = {
     *("train_ddpm", "sample_sdas", "select_features", "train_realnet", "evaluate_detector"),
     *("make_report", "track_runs"),
@@ -27,7 +27,7 @@ def source(finished):
     restore(finished)
 
 
-def test_other_words_layout_and_colours_rerun_no_computation(finished, source):
+def test_docstrings_layout_and_colours_rerun_no_computation(finished, source):
     for path in source.rglob("*.py"):
         reword(path)
     style = source / "plots/style.py"
@@ -35,7 +35,7 @@ def test_other_words_layout_and_colours_rerun_no_computation(finished, source):
     assert set(finished.planned()) == {"make_report"}
 
 
-def test_a_changed_operator_reruns_the_stages_that_have_it(finished, source):
+def test_a_changed_operator_reruns_its_stages(finished, source):
     flip_operator(finished.root / SCHEDULER)
     planned = finished.planned()
     assert set(planned) == BEHIND_SCHEDULER
@@ -43,7 +43,7 @@ def test_a_changed_operator_reruns_the_stages_that_have_it(finished, source):
 
 
 def test_results_of_version_0_1_0_are_kept_by_one_command(finished, monkeypatch):
-    """Its records have the modules themselves among the inputs."""
+    """Its records list the modules among the inputs."""
     records = [p for p in (finished.root / ".snakemake/metadata").rglob("*") if p.is_file()]
     for path in records:
         record = json.loads(path.read_text())

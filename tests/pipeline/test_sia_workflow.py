@@ -1,4 +1,4 @@
-"""SIA in the DAG: only when asked for, shard by shard, and never again what is there."""
+"""SIA in the DAG: only on request, one job per shard, and finished shards are kept."""
 
 import csv
 import shutil
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.pipeline
 ONE = "experiment={datasets: {demo: [hex_nut]}}"
 
 
-def test_sia_is_drawn_when_asked_for_and_once(finished):
+def test_sia_is_sampled_once_and_only_on_request(finished):
     assert "draw_sia_shard" not in finished.planned("--forceall")
     folder = finished.root / "results/sia"
     try:
@@ -22,10 +22,10 @@ def test_sia_is_drawn_when_asked_for_and_once(finished):
         ]
         assert all((folder / "demo/hex_nut/seed0/base" / row["path"]).is_file() for row in rows)
         assert finished.planned("--config", ONE, "--", "sia") == {}
-        # The last shard becomes full, and there is another one.
+        # The last shard is filled up, and another one is added.
         more = finished.planned("--config", ONE, "sia={images: 10}", "--", "sia")
         assert more == {"draw_sia_shard": 2, "collect_sia": 1, "sia": 1}
-        # Of the section sdas, only what SIA reads.
+        # Of the section sdas only the keys that SIA reads.
         assert finished.planned("--config", ONE, "sdas={images: 9}", "--", "sia") == {}
         assert "draw_sia_shard" in finished.planned(
             "--config", ONE, "sdas={start: image}", "--", "sia"

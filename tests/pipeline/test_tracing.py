@@ -1,4 +1,4 @@
-"""`realnet trace --check` on a real run: it holds, damage is named, and what it says mends it."""
+"""`realnet trace --check` on a real run: no mismatch, damage is named with a working repair."""
 
 import os
 import subprocess
@@ -9,20 +9,20 @@ from realnet.core.io import sha256
 
 pytestmark = pytest.mark.pipeline
 
-CELL = "demo/hex_nut/seed0/base"
+RUN = "demo/hex_nut/seed0/base"
 
 
-def test_a_finished_run_holds_and_damage_is_mended_by_the_command_that_is_told(finished, tmp_path):
+def test_trace_accepts_a_finished_run_and_names_the_repair_of_damage(finished, tmp_path):
     root = tmp_path / "project"
     subprocess.run(["cp", "-r", "--preserve=timestamps", str(finished.root), str(root)], check=True)
     copy = type(finished)(root)
     trace = ("realnet", "trace", "results/tables/ablation.csv", "--check")
     assert "everything matches" in copy.run(*trace).stdout
-    # A selection of channels, and a synthetic image; their times as before, so that Snakemake
-    # does not see it.
-    spoiled = [f"results/afs/{CELL}/afs.json", f"results/sdas/{CELL}/images/00001.png"]
-    digests = [sha256(root / name) for name in spoiled]
-    for name in spoiled:
+    # Damage a selection of channels and a synthetic image, with their old times, so that
+    # Snakemake does not notice.
+    damaged = [f"results/afs/{RUN}/afs.json", f"results/sdas/{RUN}/images/00001.png"]
+    digests = [sha256(root / name) for name in damaged]
+    for name in damaged:
         path = root / name
         times = path.stat()
         content = bytearray(path.read_bytes())
@@ -32,15 +32,15 @@ def test_a_finished_run_holds_and_damage_is_mended_by_the_command_that_is_told(f
     assert copy.planned() == {}
     output = copy.run(*trace, ok=False).stdout
     named = [line.split(": ")[1] for line in output.splitlines() if line.startswith("mismatch: ")]
-    assert sorted(named) == spoiled
+    assert sorted(named) == damaged
     assert "Traceback" not in output
-    mend = output.partition("to rebuild:\n")[2].splitlines()[:2]
-    for line in mend:
+    repair = output.partition("to rebuild:\n")[2].splitlines()[:2]
+    for line in repair:
         words = line.split()
         if words[0] == "rm":
             subprocess.run(words, cwd=root, check=True)
         else:
             assert words[:3] == ["snakemake", "--cores", "all"]
             copy.snakemake(*words[3:])
-    assert [sha256(root / name) for name in spoiled] == digests
+    assert [sha256(root / name) for name in damaged] == digests
     assert "everything matches" in copy.run(*trace).stdout

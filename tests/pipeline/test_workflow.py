@@ -1,4 +1,4 @@
-"""The real DAG at smoke scale: what it makes, what reruns, what stops it."""
+"""The real DAG at smoke scale: its results, reruns, and errors."""
 
 import json
 import shutil
@@ -11,22 +11,22 @@ from realnet.core.io import read_csv
 pytestmark = pytest.mark.pipeline
 SLOW = pytest.mark.slow
 
-CELLS = [
+RUNS = [
     f"demo/{category}/seed0/{variant}"
     for category in ("hex_nut", "woven_fabric")
     for variant in ("base", "texture")
 ]
 
 
-def test_every_cell_is_evaluated_and_reported(finished):
+def test_every_run_is_evaluated_and_reported(finished):
     results = finished.root / "results"
     table = json.loads((results / "metrics.json").read_text())
     assert list(table) == ["demo"] and list(table["demo"]) == ["base", "texture"]
     for variant in table["demo"].values():
         assert set(variant) == {"hex_nut", "woven_fabric", "mean"}
         assert set(variant["mean"]) == {"image_auroc", "pixel_auroc", "pro"}
-    for cell in CELLS:
-        metrics = json.loads((results / "evaluate" / cell / "metrics.json").read_text())
+    for run in RUNS:
+        metrics = json.loads((results / "evaluate" / run / "metrics.json").read_text())
         values = table["demo"][metrics["variant"]][metrics["category"]]
         assert values["pixel_auroc"] == metrics["pixel_auroc"]
         assert 0 <= metrics["pro"] <= 1
@@ -38,7 +38,7 @@ def test_variants_share_what_they_do_not_change(finished):
     assert {p.name for p in results.glob("afs/*/*/*/*")} == {"base", "texture"}
 
 
-def test_each_stage_leaves_its_provenance_and_no_checkpoint(finished):
+def test_each_stage_leaves_its_record_and_no_checkpoint(finished):
     results = finished.root / "results"
     records = [json.loads(p.read_text()) for p in results.glob("*/**/stage.json")]
     stages = {"backbone", "ddpm", "sdas", "afs", "realnet", "evaluate"}
@@ -47,7 +47,7 @@ def test_each_stage_leaves_its_provenance_and_no_checkpoint(finished):
     assert not list(results.glob("**/checkpoint"))
 
 
-def test_mlflow_has_one_run_per_cell(finished):
+def test_mlflow_has_one_run_per_evaluation(finished):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{finished.root / 'mlflow.db'}")
@@ -55,21 +55,21 @@ def test_mlflow_has_one_run_per_cell(finished):
     runs = client.search_runs([experiment.experiment_id])
     names = {run.info.run_name for run in runs}
     assert len(names) == len(runs)
-    for cell in CELLS:
-        assert any(all(part in name for part in cell.split("/")) for name in names), names
+    for run in RUNS:
+        assert any(all(part in name for part in run.split("/")) for name in names), names
     assert all("image_auroc" in run.data.metrics for run in runs)
 
 
-def test_without_mlflow_a_run_ends_well_and_is_logged_by_one_command(finished, monkeypatch):
+def test_without_mlflow_a_run_succeeds_and_is_logged_later(finished, monkeypatch):
     receipt = finished.root / "results/tracking/runs.json"
     before = json.loads(receipt.read_text())
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # nobody listens
-    told = finished.snakemake("--forcerun", "track_runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # no server
+    first = finished.snakemake("--forcerun", "track_runs")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     again = finished.snakemake()
-    assert "Nothing to be done" in again and "secret" not in told + again
-    (line,) = {line for line in (told + again).splitlines() if "Not logged yet" in line}
-    assert line in told and line in again and "no answer" in line
+    assert "Nothing to be done" in again and "secret" not in first + again
+    (line,) = {line for line in (first + again).splitlines() if "Not logged yet" in line}
+    assert line in first and line in again and "no answer" in line
     command = line.partition("realnet track ")[2].split()
     finished.run("realnet", "track", *command)
     assert json.loads(receipt.read_text()) == before
@@ -89,7 +89,7 @@ def test_nothing_to_do_after_a_finished_run(finished):
             "training={lr: 0.001}",
             {"train_realnet", "evaluate_detector", "make_report", "track_runs"},
         ),
-        (  # which decides what is best on the test set
+        (  # which affects the selection on the test set
             "evaluate={image_score_pool: 2}",
             {"train_realnet", "evaluate_detector", "make_report", "track_runs"},
         ),
@@ -100,22 +100,22 @@ def test_nothing_to_do_after_a_finished_run(finished):
         ),
     ],
 )
-def test_a_changed_parameter_reruns_what_reads_it(finished, override, rules):
+def test_a_changed_parameter_reruns_the_stages_that_read_it(finished, override, rules):
     planned = finished.planned("--config", override)
     assert set(planned) == rules
-    if "sdas" in override:  # the variant on textures does not look at SDAS images
+    if "sdas" in override:  # the variant on textures does not read SDAS images
         assert planned["train_realnet"] == 2
     elif "train_realnet" in rules:
         assert planned["train_realnet"] == 4
 
 
-def test_both_checkpoints_are_kept_and_measured(finished):
+def test_both_checkpoints_are_kept_and_evaluated(finished):
     results = finished.root / "results"
-    for cell in CELLS:
-        rows = read_csv(results / "realnet" / cell / "selection.csv")
+    for run in RUNS:
+        rows = read_csv(results / "realnet" / run / "selection.csv")
         assert [row["step"] for row in rows] == ["3", "6"]
-        assert (results / "realnet" / cell / "best.safetensors").is_file()
-        found = json.loads((results / "evaluate" / cell / "metrics.json").read_text())["protocols"]
+        assert (results / "realnet" / run / "best.safetensors").is_file()
+        found = json.loads((results / "evaluate" / run / "metrics.json").read_text())["protocols"]
         best = [row for row in rows if row["is_best"] == "1"]
         assert [str(found["official_best"]["step"])] == [row["step"] for row in best]
         assert found["strict_last"]["step"] == 6
@@ -124,11 +124,11 @@ def test_both_checkpoints_are_kept_and_measured(finished):
     assert all(row["best_minus_last"] and row["official_best"] for row in rows)
 
 
-def test_without_the_choice_the_last_weights_are_the_same_and_are_evaluated_anew(finished):
-    """Though the file that the evaluation reads stays the same to the last bit."""
-    model, scored = (finished.root / "results" / s / CELLS[0] for s in ("realnet", "evaluate"))
+def test_without_selection_the_last_weights_are_identical_and_reevaluated(finished):
+    """Although the weights that the evaluation reads are identical."""
+    model, scored = (finished.root / "results" / s / RUNS[0] for s in ("realnet", "evaluate"))
     before = (model / "model.safetensors").read_bytes()
-    target = f"results/evaluate/{CELLS[0]}/metrics.json"
+    target = f"results/evaluate/{RUNS[0]}/metrics.json"
     finished.snakemake("--config", "training={select_every: null}", "--", target)
     assert (model / "model.safetensors").read_bytes() == before
     assert not (model / "best.safetensors").exists()
@@ -151,14 +151,14 @@ def test_tables_come_from_result_files_alone(finished):
     assert table.read_bytes() == before
 
 
-@SLOW  # test_repeat.py computes all stages of a run again
+@SLOW  # test_repeat.py recomputes all stages of a run
 def test_same_seed_gives_the_same_metrics(finished):
-    cell = finished.root / "results/evaluate" / CELLS[0]
-    model = finished.root / "results/realnet" / CELLS[0] / "model.safetensors"
-    before = (cell / "metrics.json").read_bytes(), model.read_bytes()
-    target = f"results/evaluate/{CELLS[0]}/metrics.json"
+    folder = finished.root / "results/evaluate" / RUNS[0]
+    model = finished.root / "results/realnet" / RUNS[0] / "model.safetensors"
+    before = (folder / "metrics.json").read_bytes(), model.read_bytes()
+    target = f"results/evaluate/{RUNS[0]}/metrics.json"
     finished.snakemake("--forcerun", "train_realnet", "--", target)
-    assert ((cell / "metrics.json").read_bytes(), model.read_bytes()) == before
+    assert ((folder / "metrics.json").read_bytes(), model.read_bytes()) == before
     finished.snakemake()
 
 
@@ -175,7 +175,7 @@ def test_same_seed_gives_the_same_metrics(finished):
         (["backbone={source: file, file: weights/no.pth, sha256: abcd}"], ["weights/no.pth"]),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_runs(finished, override, names):
+def test_user_errors_are_one_line_before_any_job(finished, override, names):
     output = finished.snakemake("--config", *override, ok=False)
     lines = [line for line in output.splitlines() if line.startswith("realnet: ")]
     assert len(lines) == 1, output
@@ -209,7 +209,7 @@ def changed_in_dvc(copy) -> set[str]:
     return set(json.loads(copy.run("dvc", "status", "--json").stdout))
 
 
-def test_dvc_goes_through_the_same_dag(finished):
+def test_dvc_runs_the_same_dag(finished):
     metrics = finished.root / "results/metrics.json"
     before = metrics.read_bytes()
     finished.run("dvc", "repro", "-q")
@@ -222,7 +222,7 @@ def test_dvc_goes_through_the_same_dag(finished):
     text = scheduler.read_text()
     reword(scheduler)
     finished.run("realnet", "code")
-    assert changed_in_dvc(finished) == {"code"}  # which is there to find out, and changes no file
+    assert changed_in_dvc(finished) == {"code"}  # which always runs and changes no file
     flip_operator(scheduler)
     finished.run("realnet", "code")
     assert changed_in_dvc(finished) == {"code", "ddpm", "classifier", "sdas", "sia"}

@@ -41,15 +41,15 @@ def test_every_category_with_its_rule_in_words(raw, tmp_path):
     ]
     figure = draw([example(*target, raw, tmp_path, {}) for target in targets])
     assert len(figure.axes) == 2 * len(targets)
-    said = words(figure)
+    texts = words(figure)
     for _, category in targets:
-        assert category in said
-    assert {"MVTec-AD", "MPDD", "VisA", "bolts", "100 %"} <= set(said)
+        assert category in texts
+    assert {"MVTec-AD", "MPDD", "VisA", "bolts", "100 %"} <= set(texts)
     assert {
         "Otsu, dark side\nclose 6, open 6", "whole image", "Otsu, dark side, G channel\nclose 6",
         "Triangle, bright side, B channel\nclose 8, open 3",
         "automatic:\nunlike the background at the border",
-    } <= set(said)  # fmt: skip
+    } <= set(texts)  # fmt: skip
 
 
 def test_an_example_is_the_first_training_image_under_its_rule(raw, tmp_path):
@@ -90,15 +90,15 @@ def test_the_command_draws_all_datasets_reproducibly(raw, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["btad"], "btad"),
         (["mvtec_ad/nut"], r"no category 'nut'.*bottle, carpet"),
         (["nowhere/x"], "nowhere"),
     ],
 )
-def test_missing_categories_are_named(raw, tmp_path, names, said):
-    with pytest.raises(UserError, match=said):
+def test_missing_categories_are_named(raw, tmp_path, names, message):
+    with pytest.raises(UserError, match=message):
         run(names, raw, tmp_path, tmp_path / "f.png", PARAMS)
     assert not (tmp_path / "f.png").exists()
 

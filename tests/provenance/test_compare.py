@@ -62,7 +62,7 @@ def record(folder: Path, stage: str, inputs: dict[str, str], params: dict, **fac
     (folder / "stage.json").write_text(json.dumps(content | facts))
 
 
-def write_cell(
+def write_run(
     root: Path, category: str, seed: int, variant: str, shift: float = 0.0, noise: int = 0
 ) -> Path:
     """Scores that are better by ``shift`` on the defects; equal ones for equal arguments."""
@@ -100,7 +100,7 @@ def write(root: Path) -> Path:
         write_manifest(root, category)
         for seed in SEEDS:
             for variant in VARIANTS:
-                write_cell(root, category, seed, variant)
+                write_run(root, category, seed, variant)
     return root
 
 
@@ -273,8 +273,8 @@ def test_another_seed_is_another_run(both):
 
 
 def test_changes_are_compared_with_the_paired_bootstrap(both):
-    folder = write_cell(both[1], "nut", 0, "base", shift=1.0)
-    write_cell(both[1], "pcb", 1, "texture", noise=1)  # equally good, on other pixels
+    folder = write_run(both[1], "nut", 0, "base", shift=1.0)
+    write_run(both[1], "pcb", 1, "texture", noise=1)  # equally good, on other pixels
     cells = {tuple(c.run)[1:]: c for c in compare(*both).runs}
     far, near = cells["nut", 0, "base"], cells["pcb", 1, "texture"]
     assert far.moves["pixel_auroc"].moved == BEYOND and far.same_scores is False
@@ -293,7 +293,7 @@ def test_changes_are_compared_with_the_paired_bootstrap(both):
 
 
 def test_other_test_images_give_a_wider_unpaired_interval(both):
-    write_cell(both[1], "nut", 0, "base", shift=0.3)
+    write_run(both[1], "nut", 0, "base", shift=0.3)
     narrow = compare(*both).runs[0].moves["pixel_auroc"]
     for root, sha in zip(both, ("1" * 64, "2" * 64), strict=True):
         rewrite(
@@ -310,7 +310,7 @@ def test_other_test_images_give_a_wider_unpaired_interval(both):
 
 
 def test_without_statistics_of_images_the_noise_is_unknown(both):
-    folder = write_cell(both[1], "nut", 0, "base", shift=1.0)
+    folder = write_run(both[1], "nut", 0, "base", shift=1.0)
     (folder / "per_image.npz").unlink()
     found = compare(*both)
     assert found.runs[0].moves["pro"].moved == UNKNOWN
@@ -322,7 +322,7 @@ def test_without_statistics_of_images_the_noise_is_unknown(both):
 def test_means_over_runs_have_their_own_interval(both):
     for category in CATEGORIES:
         for seed in SEEDS:
-            write_cell(both[1], category, seed, "base", shift=0.5)
+            write_run(both[1], category, seed, "base", shift=0.5)
     moves = means(compare(*both))
     assert list(moves) == [("own", "base"), ("own", "texture")]
     mean = moves["own", "base"]["pixel_auroc"]
@@ -346,7 +346,7 @@ def test_undefined_in_both_is_no_change(both):
 
 
 def test_command_writes_what_it_shows(both, tmp_path):
-    write_cell(both[1], "nut", 0, "base", shift=1.0)
+    write_run(both[1], "nut", 0, "base", shift=1.0)
     rewrite(both[1], "realnet/*/*/*/*", lambda c: c["params"]["training"].update(steps=900))
     files = ["--json", str(tmp_path / "c.json"), "--md", str(tmp_path / "c.md")]
     done = CliRunner().invoke(app, ["compare", *map(str, both), *files])
@@ -362,7 +362,7 @@ def test_command_writes_what_it_shows(both, tmp_path):
 
 
 def test_level_decides_how_wide_the_intervals_are(both):
-    write_cell(both[1], "nut", 0, "base", shift=0.3)
+    write_run(both[1], "nut", 0, "base", shift=0.3)
     widths = []
     for level in (0.5, 0.99):
         move = compare(*both, level).runs[0].moves["pixel_auroc"]

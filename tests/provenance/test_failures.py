@@ -1,7 +1,7 @@
 """Missing runs and their causes: as text, as a table, and as an exit status."""
 
 import pytest
-from small_cells import params, write_cell
+from small_runs import params, write_run
 from typer.testing import CliRunner
 
 from realnet.cli import app
@@ -18,7 +18,7 @@ def results(tmp_path):
     """nut is evaluated, the model of plate failed, disc was never started."""
     folder = tmp_path / "results"
     for variant in ("base", "texture"):
-        write_cell(folder, "own", "nut", 0, variant)
+        write_run(folder, "own", "nut", 0, variant)
     log = folder / "logs/ddpm/own/plate/seed0/base.log"
     log.parent.mkdir(parents=True)
     log.write_text(
@@ -50,7 +50,7 @@ def test_nothing_is_missing(results):
     assert failures(results, MATRIX, stopped=True)[0].startswith("2 of 6 runs evaluated")
     for category in ("plate", "disc"):
         for variant in ("base", "texture"):
-            write_cell(results, "own", category, 0, variant)
+            write_run(results, "own", category, 0, variant)
     result = command(results)
     assert (result.exit_code, result.output) == (0, "6 of 6 runs evaluated, no stage failed\n")
 
@@ -68,7 +68,7 @@ def test_the_table_exists_while_runs_are_missing(results):
     assert rows[0]["log"] == "logs/ddpm/own/plate/seed0/base.log"
     for category in ("plate", "disc"):
         for variant in ("base", "texture"):
-            write_cell(results, "own", category, 0, variant)
+            write_run(results, "own", category, 0, variant)
     report(results, MATRIX)
     assert not (results / "tables/missing.csv").exists()
 

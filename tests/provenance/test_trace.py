@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from builders import prepare
 from PIL import Image
-from small_cells import write_cell
+from small_runs import write_run
 from typer.testing import CliRunner
 
 from realnet.cli import app
@@ -53,7 +53,7 @@ def write(root) -> None:
             manifest = f"{data}/manifest.csv"
             identity = {"dataset": "own", "category": category, "seed": 0}
             train(params, end, variant, {"manifest": manifest}, identity)
-            folder = write_cell(root / "results", "own", category, 0, variant).parent
+            folder = write_run(root / "results", "own", category, 0, variant).parent
             inputs = {"manifest": manifest, "model": f"results/realnet/{end}/model.json"}
             sections = json.loads(params.section_json("evaluate", variant))
             record = Record("evaluate", sections, inputs, **identity, variant=variant)

@@ -16,7 +16,7 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a checkpoint of this family is made of; the defaults are the released 256 px network."""
+    """Architecture of a checkpoint of this family; the defaults are the released 256 px network."""
 
     width: int = 256
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
@@ -26,8 +26,8 @@ class Sizes:
     classes: int | None = 15
     outputs: int = 6
     scale_shift: bool = True
-    blocks_resample: bool = True  # halve and double inside residual blocks, else by convolutions
-    encoder: bool = False  # the classifier: no way up, attention pooling
+    blocks_resample: bool = True  # resample inside residual blocks, else by convolutions
+    encoder: bool = False  # the classifier: no decoder, attention pooling
     side: int = 256  # of the image, in pixels; only the classifier's pooling depends on it
 
 
@@ -35,7 +35,7 @@ CLASSIFIER = Sizes(width=128, classes=None, outputs=15, encoder=True)
 
 
 class _Shapes(dict):
-    """Collects the parameters of one layer after the other."""
+    """Collects the shapes of the parameters, layer by layer."""
 
     def __init__(self, s: Sizes):
         super().__init__()
@@ -116,7 +116,7 @@ def shapes(s: Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def random_state(s: Sizes, seed: int = 0) -> State:
-    """Weights of which none is zero or one, so that each of them shows in the output."""
+    """Random weights, none of them zero or one, so that each affects the output."""
     draw = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in shapes(s).items():
@@ -190,7 +190,7 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tenso
 
 
 def _attend(s: Sizes, w: State, name: str, x: torch.Tensor) -> torch.Tensor:
-    """The channels of qkv come head by head, and within a head q, then k, then v ("legacy")."""
+    """Attention; channels of qkv are ordered by head, within a head q, k, v ("legacy" order)."""
     flat = x.flatten(2)
     qkv = F.conv1d(_norm(w, f"{name}.norm", flat), w[f"{name}.qkv.weight"], w[f"{name}.qkv.bias"])
     heads = [_attention(*head.split(s.head, 1)) for head in qkv.split(3 * s.head, 1)]
@@ -199,7 +199,7 @@ def _attend(s: Sizes, w: State, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def _pool(s: Sizes, w: State, name: str, x: torch.Tensor) -> torch.Tensor:
-    """The mean as a token in front; here all of q comes first, then all of k, then all of v."""
+    """Attention pooling with the mean as first token; channel order: all q, all k, all v."""
     flat = x.flatten(2)
     flat = torch.cat([flat.mean(2, keepdim=True), flat], 2) + w[f"{name}.positional_embedding"]
     qkv = F.conv1d(flat, w[f"{name}.qkv_proj.weight"], w[f"{name}.qkv_proj.bias"])
@@ -212,7 +212,7 @@ def _pool(s: Sizes, w: State, name: str, x: torch.Tensor) -> torch.Tensor:
 def run(
     s: Sizes, w: State, x: torch.Tensor, when: torch.Tensor, label: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x ``[B, 3, S, S]``, when ``[B]``, label ``[B]``; the network's output, or the logits."""
+    """Output of the network, or logits, for x ``[B, 3, S, S]``, when ``[B]``, label ``[B]``."""
     emb = F.silu(_linear(w, "time_embed.0", time_features(when, s.width)))
     emb = _linear(w, "time_embed.2", emb)
     if s.classes:

@@ -1,7 +1,7 @@
-"""The official RealNet's forward pass once more, for comparison: same names, same arithmetic.
+"""Independent implementation of the official RealNet's forward pass, with its parameter names.
 
-Written from the facts of the published network (names of its parameters, order of operations), not
-from this project's modules, and in plain steps where those use a library's fused ones. Its state
+Written from facts of the published network (names of parameters, order of operations), not from
+this project's modules, and in plain steps where those use fused operations of a library. Its state
 dict has the keys of a checkpoint of the authors' code.
 """
 
@@ -21,7 +21,7 @@ STRIDES_B4 = {f"layer{n}": 2**n for n in range(1, 6)}
 
 
 def single(*layers, strides=STRIDES):
-    """The default structure: ``("layer1", 64), ...``, each a block of its own stride."""
+    """The default structure: ``("layer1", 64), ...``, one block per layer and stride."""
     return [
         {"name": f"block{n}", "layers": [{"idx": idx, "planes": m}], "stride": strides[idx]}
         for n, (idx, m) in enumerate(layers, 1)
@@ -42,7 +42,7 @@ class Conv(nn.Conv2d):
 
 
 class Wrapped(nn.Module):
-    """Gives a layer the name it has inside an up- or down-sampling module."""
+    """Wraps a layer to have its name inside an up- or down-sampling module."""
 
     def __init__(self, **layer):
         super().__init__()
@@ -55,7 +55,7 @@ class Wrapped(nn.Module):
 
 
 class Residual2(nn.Module):
-    """GroupNorm, SiLU, resampling, one convolution; the shortcut is resampled on its own."""
+    """GroupNorm, SiLU, resampling, one convolution; the shortcut is resampled separately."""
 
     def __init__(self, inputs, outputs, change=""):
         super().__init__()
@@ -82,7 +82,7 @@ class Residual2(nn.Module):
 
 
 class HeadedAttention(nn.Module):
-    """64 channels a head; for each head its q, k and v lie one behind the other."""
+    """64 channels per head; q, k and v of each head are consecutive."""
 
     def __init__(self, channels):
         super().__init__()
@@ -252,7 +252,7 @@ class OfficialRealNet(nn.Module):
 
 @torch.no_grad()
 def randomise(model, images, seed=0):
-    """Give every parameter and buffer a random value, none of them 0 or 1 by default.
+    """Randomise every parameter and buffer, so that none is 0 or 1 by default.
 
     ``images``, normalised, set the level of the ranking BatchNorm's statistics and of the last
     layer, so that the map is neither constant nor saturated.
@@ -285,12 +285,12 @@ def randomise(model, images, seed=0):
     hook = model.rrs.bn_idx.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     model.eval()(images)
     hook.remove()
-    spread = seen[0].transpose(0, 1).flatten(1)
+    values = seen[0].transpose(0, 1).flatten(1)
     model.rrs.bn_idx.running_mean.copy_(
-        spread.mean(1) * (0.5 + torch.rand(len(spread), generator=draw))
+        values.mean(1) * (0.5 + torch.rand(len(values), generator=draw))
     )
     model.rrs.bn_idx.running_var.copy_(
-        spread.var(1) * (0.5 + torch.rand(len(spread), generator=draw))
+        values.var(1) * (0.5 + torch.rand(len(values), generator=draw))
     )
     last = model.rrs.decoder3[-1]
     last.bias.zero_()
@@ -301,7 +301,7 @@ def randomise(model, images, seed=0):
 
 
 class EasyDict(dict):
-    """Pickles as the real one does: items of a dict, and once more as attributes."""
+    """Pickles like the real class: items of a dict, also as attributes."""
 
     def __init__(self, items):
         super().__init__({k: easy(v) for k, v in items.items()})
@@ -312,7 +312,7 @@ EasyDict.__module__, EasyDict.__qualname__ = "easydict", "EasyDict"
 
 
 def easy(value):
-    """Mappings, also inside lists, become EasyDicts."""
+    """Convert mappings, also inside lists, to EasyDicts."""
     if isinstance(value, dict):
         return EasyDict(value)
     return [easy(item) for item in value] if isinstance(value, list) else value
@@ -320,7 +320,7 @@ def easy(value):
 
 @contextlib.contextmanager
 def pretended(name, **content):
-    """A module ``name`` for as long as something is pickled; it need not be installed."""
+    """A temporary module ``name`` for pickling; it need not be installed."""
     before, fake = sys.modules.get(name), types.ModuleType(name)
     fake.__dict__.update(content)
     sys.modules[name] = fake
@@ -333,7 +333,7 @@ def pretended(name, **content):
 
 
 def save_official(path, model, best_metric=0.5, state=None, **extra):
-    """What the authors' code writes as ``ckpt_best.pth.tar``, settings included."""
+    """Write ``ckpt_best.pth.tar`` as the authors' code does, including its settings."""
     content = {
         "epoch": 35,
         "arch": easy(model.arch),

@@ -1,7 +1,7 @@
-"""Metrics restated from their definitions, as slow as they come; nothing shared with the package.
+"""Slow implementations of the metrics from their definitions; they share no code with the package.
 
-Pairs are counted one defect pixel against all normal ones and summed as fractions, so the small
-cases are exact. Curves are built point by point from a sort of all pixels in float64.
+Pairs of each defect pixel and all normal ones are counted and summed as fractions, so small cases
+are exact. Curves are built point by point from all pixels, sorted in float64.
 """
 
 from fractions import Fraction
@@ -13,8 +13,8 @@ EIGHT = np.ones((3, 3), bool)
 
 
 def components(mask: np.ndarray) -> list[np.ndarray]:
-    """8-connected regions of one mask, bool [H, W] each: every pixel takes the least number around
-    it until nothing changes."""
+    """8-connected regions of one mask, bool [H, W] each: every pixel takes the minimum label of its
+    neighbours until nothing changes."""
     outside = mask.size
     numbers = np.where(mask, np.arange(mask.size).reshape(mask.shape), outside)
     while True:
@@ -38,7 +38,7 @@ def all_components(masks: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 
 def step_area(above: int, reaching: int, normals: int, limit: Fraction) -> Fraction:
-    """Under the curve of one defect pixel up to ``limit``: 0, then a ramp, then 1."""
+    """Area under the curve of one defect pixel up to ``limit``: 0, then a ramp, then 1."""
     start, end = Fraction(above, normals), Fraction(reaching, normals)
     if end <= limit:
         return limit - (start + end) / 2
@@ -48,7 +48,7 @@ def step_area(above: int, reaching: int, normals: int, limit: Fraction) -> Fract
 
 
 def pair_pro(margins: np.ndarray, masks: np.ndarray, limit: float) -> list[Fraction]:
-    """Each region's AU-PRO, in the order of images and of each region's first pixel; exact."""
+    """Exact AU-PRO of each region, ordered by image and first pixel of the region."""
     normal = margins[~masks]
     exact = Fraction(limit)
     areas = []
@@ -90,7 +90,7 @@ def pro_curve(margins: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def area_below(x: np.ndarray, y: np.ndarray, limit: float) -> float:
-    """By trapezoids up to ``limit``, where the curve is interpolated, divided by ``limit``."""
+    """Area by trapezoids up to ``limit``, where the curve is interpolated, divided by ``limit``."""
     end = int(np.searchsorted(x, limit, side="right"))
     xs, ys = x[:end], y[:end]
     if end < len(x):
@@ -108,7 +108,7 @@ def image_recall(margins, mask, thresholds) -> np.ndarray:
 
 
 def shared_rate(margins, masks, thresholds) -> np.ndarray:
-    """Mean over the images without defect of their own false positive rates."""
+    """Mean of the false positive rates of the images without defect."""
     rates = [
         1 - np.searchsorted(np.sort(values, axis=None), thresholds) / values.size
         for values, mask in zip(margins, masks, strict=True)
@@ -120,8 +120,8 @@ def shared_rate(margins, masks, thresholds) -> np.ndarray:
 def aupimo_of_thresholds(
     margins: np.ndarray, masks: np.ndarray, count: int = 300_000, low=1e-5, high=1e-4
 ) -> np.ndarray:
-    """As published: linear thresholds over the scores of normal images, a trapezoid over log rate
-    between the thresholds whose rates come closest to the bounds, over log(high / low)."""
+    """As published: linear thresholds over the scores of normal images; trapezoids over log rate
+    between the thresholds whose rates are closest to the bounds, divided by log(high / low)."""
     normal = margins[~masks.any((1, 2))]
     thresholds = np.linspace(normal.max(), normal.min(), count)
     rates = shared_rate(margins, masks, thresholds)
@@ -138,8 +138,8 @@ def aupimo_of_thresholds(
 def aupimo_of_curve(
     margins: np.ndarray, masks: np.ndarray, points: int = 200_001, low=1e-5, high=1e-4
 ) -> np.ndarray:
-    """Every distinct score is a threshold; recall is linear in the rate between them, and averaged
-    over ``points`` rates, evenly spaced in their logarithm."""
+    """Every distinct score is a threshold; recall is interpolated linearly in the rate and averaged
+    over ``points`` log-spaced rates."""
     thresholds = np.unique(margins)[::-1]
     rates = np.r_[0, shared_rate(margins, masks, thresholds)]
     edges = np.geomspace(low, high, points)
@@ -147,7 +147,7 @@ def aupimo_of_curve(
     result = np.full(len(masks), np.nan)
     for index in np.flatnonzero(masks.any((1, 2))):
         recall = np.r_[0, image_recall(margins[index], masks[index], thresholds)]
-        # Where recall jumps at one rate, `interp` takes the last point, which is right beyond it.
+        # Where recall jumps at one rate, `interp` takes the last point, which is correct above it.
         result[index] = np.interp(middle, rates, recall).mean()
     return result
 
@@ -156,7 +156,7 @@ def aupimo_of_curve(
 
 
 def filled(region: np.ndarray) -> np.ndarray:
-    """With its holes: what the outside does not reach by steps in eight directions."""
+    """Fill holes: pixels that the outside does not reach by 8-connected steps."""
     around = ~np.pad(region, 1)
     outer = next(part for part in components(around) if part[0, 0])
     return ~outer[1:-1, 1:-1]

@@ -102,7 +102,7 @@ def write_stage(results: Path, folder: str, stage: str, inputs: dict[str, str], 
     put(results / folder / "stage.json", values | more)
 
 
-def write_cell(results: Path, dataset: str, category: str, seed: int, variant: str, value=0.9):
+def write_run(results: Path, dataset: str, category: str, seed: int, variant: str, value=0.9):
     """An evaluation and the two stages behind it; the backbone is shared by all."""
     place = f"{dataset}/{category}/seed{seed}/{variant}"
     metrics = {"image_auroc": value, "pixel_auroc": 0.5, "pro": None, "has_masks": True}
@@ -115,18 +115,18 @@ def write_cell(results: Path, dataset: str, category: str, seed: int, variant: s
 
 
 def verdict(**changes) -> Verdict:
-    said = Verdict("A beats B", "own", "pro", None, 1.0, None, None, "reproduced", "n", "claim")
-    return replace(said, **{"variants": ("base",)} | changes)
+    claim = Verdict("A beats B", "own", "pro", None, 1.0, None, None, "reproduced", "n", "claim")
+    return replace(claim, **{"variants": ("base",)} | changes)
 
 
 def found_in(results: Path, text: str) -> Results:
     return collect(results, matrix_of(text), allow_missing=True)
 
 
-def page(results: Path, text: str, said: list[Verdict] | None = None) -> str:
+def page(results: Path, text: str, judged: list[Verdict] | None = None) -> str:
     found = found_in(results, text)
-    said = verdicts(found) if said is None else said
-    return render(prepare(results, found, all_tables(found), said, text), results)
+    judged = verdicts(found) if judged is None else judged
+    return render(prepare(results, found, all_tables(found), judged, text), results)
 
 
 def data_of(html: str) -> dict:
@@ -140,7 +140,7 @@ def small(tmp_path):
     for k, variant in enumerate(("base", "sdas")):
         for seed in (0, 1):
             for category in ("nut", "plate"):
-                write_cell(results, "own", category, seed, variant, 0.9 + 0.05 * k + 0.01 * seed)
+                write_run(results, "own", category, seed, variant, 0.9 + 0.05 * k + 0.01 * seed)
     return results, params({"own": ["nut", "plate"]}, seeds=(0, 1))
 
 
@@ -240,7 +240,7 @@ def test_notes_above_the_tables_hold_for_all_of_them(tmp_path):
     results = tmp_path / "results"
     for dataset in ("own", "other"):
         for variant in ("base", "sdas", "third"):
-            write_cell(results, dataset, "nut", 0, variant)
+            write_run(results, dataset, "nut", 0, variant)
     text = params({"own": ["nut"], "other": ["nut"]}, ("base", "sdas", "third"))
     above = page(results, text).split('id="tables"')[1].split('class="table"')[0]
     assert "Best: bold" in above  # shared by the tables of variants and of variants by category
@@ -254,7 +254,7 @@ def test_texts_of_files_never_become_markup(tmp_path):
     results = tmp_path / "results"
     # No slash in a folder's name.
     category = HOSTILE.replace("/", "_")
-    write_cell(results, "own", category, 0, "base")
+    write_run(results, "own", category, 0, "base")
     (results / "data/own/plate").mkdir(parents=True)
     write_stage(
         results,
@@ -271,9 +271,9 @@ def test_texts_of_files_never_become_markup(tmp_path):
         results / "figures" / "index.json",
         {"figures": [], "skipped": [{"name": "f", "title": HOSTILE, "reason": HOSTILE}]},
     )
-    said = verdict(claim=HOSTILE, verdict=HOSTILE, note=HOSTILE)
+    hostile = verdict(claim=HOSTILE, verdict=HOSTILE, note=HOSTILE)
     # `all`: every folder that exists.
-    html = page(results, params({"own": "all"}, ("base",)), [said])
+    html = page(results, params({"own": "all"}, ("base",)), [hostile])
     checker = Checker(html)
     assert len(checker.of("script")) == 2  # data and code
     assert not checker.of("b")
@@ -330,7 +330,7 @@ def test_data_give_the_numbers_back(small):
 
 def test_numbers_that_json_does_not_have(tmp_path):
     results = tmp_path / "results"
-    write_cell(results, "own", "nut", 0, "base")
+    write_run(results, "own", "nut", 0, "base")
     path = results / "evaluate/own/nut/seed0/base/stage.json"
     path.write_text(path.read_text().replace("61.5", "NaN"))
     (evaluated, *_) = data_of(page(results, params({"own": ["nut"]}, ("base",))))["stages"]
@@ -363,7 +363,7 @@ def write_log(results: Path, name: str, text: str) -> None:
 
 def test_missing_runs_by_the_stage_that_failed(tmp_path):
     results = tmp_path / "results"
-    write_cell(results, "own", "nut", 0, "base")
+    write_run(results, "own", "nut", 0, "base")
     # Stages that succeeded leave an empty log; `data` has no stage.json.
     put(results / "data/own/plate/manifest.csv", {})
     write_log(results, "data/own/plate", "")
@@ -390,7 +390,7 @@ def test_one_cause_for_all_runs_that_depend_on_it(tmp_path):
 
 def test_a_variants_own_failure_is_not_hidden_by_base(tmp_path):
     results = tmp_path / "results"
-    write_cell(results, "own", "nut", 0, "base")
+    write_run(results, "own", "nut", 0, "base")
     write_log(results, "realnet/own/nut/seed0/base", "fine\n")
     write_log(results, "realnet/own/nut/seed0/sdas", "step 3\rstep 4")
     (gap,) = missing_runs(results, found_in(results, params({"own": ["nut"]})))
@@ -399,7 +399,7 @@ def test_a_variants_own_failure_is_not_hidden_by_base(tmp_path):
 
 def test_page_of_a_half_finished_run(tmp_path):
     results = tmp_path / "results"
-    write_cell(results, "own", "nut", 0, "base")
+    write_run(results, "own", "nut", 0, "base")
     write_log(results, "realnet/own/plate/seed0/base", "RuntimeError: <out> of memory\n")
     html = page(results, params({"own": ["nut", "plate"]}, ("base",)))
     checker = Checker(html)
@@ -509,7 +509,7 @@ def test_size_of_the_papers_whole_matrix(tmp_path):
         for category in categories:
             for seed in range(3):
                 for variant in variants:
-                    write_cell(results, dataset, category, seed, variant)
+                    write_run(results, dataset, category, seed, variant)
     html = page(results, params(datasets, variants, range(3)))
     data = data_of(html)
     assert len(data["cells"]) == 864 and len(data["stages"]) == 2 * 864 + 1

@@ -52,7 +52,7 @@ def matrix(**changes) -> str:
     return json.dumps(values)
 
 
-def write_cell(results: Path, dataset: str, category: str, seed: int, variant: str, **values):
+def write_run(results: Path, dataset: str, category: str, seed: int, variant: str, **values):
     folder = results / "evaluate" / dataset / category / f"seed{seed}" / variant
     folder.mkdir(parents=True, exist_ok=True)
     identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
@@ -89,7 +89,7 @@ def write_results(results: Path, datasets: dict[str, list[str]] = CATEGORIES) ->
                         "regions": 12,
                     }
                     values["protocols"] = protocols(values, dataset != "bolts_m8")
-                    files.append(write_cell(results, dataset, category, seed, variant, **values))
+                    files.append(write_run(results, dataset, category, seed, variant, **values))
     return files
 
 
@@ -221,7 +221,7 @@ def test_listed_files_give_the_same_report_as_found_ones(tmp_path: Path):
     report(tmp_path, matrix())
     first = outputs(tmp_path)
     for extra in ("0", "1"):  # the order and files of another matrix do not matter
-        write_cell(tmp_path, "mpdd", "tubes", 7, "other" + extra, image_auroc=0.1)
+        write_run(tmp_path, "mpdd", "tubes", 7, "other" + extra, image_auroc=0.1)
     report(tmp_path, matrix(), files[::-1])
     assert outputs(tmp_path) == first
     report(tmp_path, matrix())
@@ -286,8 +286,8 @@ def test_allow_missing_prints_dashes_and_no_mean_of_a_part(tmp_path: Path):
 
 def test_undefined_stays_undefined_in_every_mean(tmp_path: Path):
     write_results(tmp_path)
-    cell = {"image_auroc": 0.9, "pixel_auroc": None, "pro": None}
-    write_cell(tmp_path, "mpdd", "tubes", 1, "base", **cell)
+    metrics = {"image_auroc": 0.9, "pixel_auroc": None, "pro": None}
+    write_run(tmp_path, "mpdd", "tubes", 1, "base", **metrics)
     report(tmp_path, matrix())
     values = json.loads((tmp_path / "metrics.json").read_text())["mpdd"]["base"]
     assert values["tubes"]["pro"] is None
@@ -300,7 +300,7 @@ def test_a_mean_over_categories_some_of_which_have_no_masks_is_undefined(tmp_pat
     write_results(tmp_path)
     nothing = {"pixel_auroc": None, "pro": None, "has_masks": False}
     for seed in (0, 1):
-        write_cell(tmp_path, "bolts_m8", "left_half", seed, "base", image_auroc=0.9, **nothing)
+        write_run(tmp_path, "bolts_m8", "left_half", seed, "base", image_auroc=0.9, **nothing)
     report(tmp_path, matrix())
     means = {row["category"]: row for row in rows_of(tmp_path, "bolts_m8")}
     assert means["right_half"]["pro"] and not means["mean"]["pro"]
@@ -451,13 +451,13 @@ def write_scores(metrics_file: Path, images: Path | None) -> None:
     )
 
 
-def first_cells(files: list[Path]) -> list[Path]:
+def first_runs(files: list[Path]) -> list[Path]:
     return [f for f in files if f.parts[-3:-1] == ("seed0", "base")]
 
 
 def test_report_repeats_byte_for_byte_figures_included(tmp_path: Path):
     files = write_results(tmp_path)
-    for number, file in enumerate(first_cells(files)):
+    for number, file in enumerate(first_runs(files)):
         write_scores(file, tmp_path / "raw" / str(number))
     report(tmp_path, matrix())
     first = outputs(tmp_path)
@@ -468,7 +468,7 @@ def test_report_repeats_byte_for_byte_figures_included(tmp_path: Path):
 
 def test_missing_images_are_reported_but_not_fatal(tmp_path: Path, capsys):
     files = write_results(tmp_path)
-    for file in first_cells(files):
+    for file in first_runs(files):
         write_scores(file, None)
     report(tmp_path, matrix())
     assert "overview.png is incomplete" in capsys.readouterr().err
@@ -487,7 +487,7 @@ def test_without_scores_no_overview_and_no_stale_one(tmp_path: Path, capsys):
 
 def test_corrupt_scores_are_named(tmp_path: Path):
     files = write_results(tmp_path)
-    scores = first_cells(files)[0].with_name("scores.npz")
+    scores = first_runs(files)[0].with_name("scores.npz")
     scores.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"scores\.npz"):
         report(tmp_path, matrix())

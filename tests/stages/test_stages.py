@@ -1,4 +1,4 @@
-"""The stages one after the other at tiny scale: artefacts, seeds, resume, prediction."""
+"""The stages in sequence at tiny scale: artifacts, seeds, resume, prediction."""
 
 import json
 import os
@@ -33,12 +33,12 @@ from realnet.training import checkpoint
 from realnet.training.checkpoint import Checkpoints
 
 PROJECT = Path(__file__).resolve().parents[2]
-CELL = ("demo", "hex_nut", 0)
+RUN = ("demo", "hex_nut", 0)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Everything up to a trained detector, once."""
+    """The results of all stages up to a trained detector."""
     root = tmp_path_factory.mktemp("stages")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
     for category in ("hex_nut", "woven_fabric"):
@@ -46,9 +46,9 @@ def made(tmp_path_factory):
     manifest = root / "hex_nut/manifest.csv"
     make_backbone(stage("backbone"), root / "backbone")
     train_ddpm(stage("ddpm"), [manifest], "demo", ["hex_nut"], 0, root / "ddpm")
-    sample_sdas(stage("sdas"), root / "ddpm", manifest, *CELL, root / "sdas")
+    sample_sdas(stage("sdas"), root / "ddpm", manifest, *RUN, root / "sdas")
     cached = root / "backbone", root / "sdas"
-    select_features(stage("afs"), manifest, *cached, *CELL, root / "afs")
+    select_features(stage("afs"), manifest, *cached, *RUN, root / "afs")
     fit(root, root / "realnet")
     return root
 
@@ -59,7 +59,7 @@ def fit(root, out, seed=0, **overrides):
     return sha256(out / "model.safetensors")
 
 
-def test_artefacts(made):
+def test_artifacts_of_each_stage(made):
     config = read_json(made / "ddpm/config.json")
     assert config["categories"] == ["hex_nut"] and len(read_csv(made / "ddpm/history.csv")) == 6
     rows = read_csv(made / "sdas/manifest.csv")
@@ -79,20 +79,20 @@ def test_artefacts(made):
     assert not list(made.glob("*/checkpoint"))
 
 
-def test_an_sdas_image_depends_on_its_index_alone(made, tmp_path):
+def test_an_sdas_image_depends_only_on_its_index(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
     params = stage("sdas", sdas={"batch_size": 3})
-    sample_sdas(params, made / "ddpm", manifest, *CELL, tmp_path)
+    sample_sdas(params, made / "ddpm", manifest, *RUN, tmp_path)
     from realnet.datasets.images import read_image
 
     for index in range(4):
         name = f"images/{index:05d}.png"
         a, b = read_image(made / "sdas" / name), read_image(tmp_path / name)
-        # Convolutions of another batch size may round differently: one grey level at most.
+        # Convolutions may round differently for another batch size: at most one grey level.
         assert np.abs(a.astype(int) - b).max() <= 1
 
 
-def test_official_sdas_images_one_strength_a_batch_and_the_losses_of_jpeg(made, tmp_path):
+def test_official_sdas_images_have_one_strength_per_batch_and_jpeg_losses(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
     from realnet.datasets.images import read_image
 
@@ -101,7 +101,7 @@ def test_official_sdas_images_one_strength_a_batch_and_the_losses_of_jpeg(made, 
         params = stage(
             "sdas", sdas={"batch_size": 2, "strength_per": "batch", "jpeg_quality": quality}
         )
-        sample_sdas(params, made / "ddpm", manifest, *CELL, out)
+        sample_sdas(params, made / "ddpm", manifest, *RUN, out)
     low, high = stage("sdas").sdas.strength
     strengths = [float(row["strength"]) for row in read_csv(plain / "manifest.csv")]
     assert strengths[0] == strengths[1] != strengths[2] == strengths[3]
@@ -109,14 +109,14 @@ def test_official_sdas_images_one_strength_a_batch_and_the_losses_of_jpeg(made, 
     for row in read_csv(lossy / "manifest.csv"):
         assert sha256(lossy / row["path"]) == row["sha256"]
         file = tmp_path / "official.jpg"
-        Image.fromarray(read_image(plain / row["path"])).save(file)  # at Pillow's default
+        Image.fromarray(read_image(plain / row["path"])).save(file)  # Pillow's default quality
         assert np.array_equal(read_image(lossy / row["path"]), read_image(file))
     assert [row["sha256"] for row in read_csv(lossy / "manifest.csv")] != [
         row["sha256"] for row in read_csv(plain / "manifest.csv")
     ]
 
 
-def test_start_from_images_and_class_conditional_scope(made, tmp_path):
+def test_sampling_from_images_and_joint_scope(made, tmp_path):
     manifests = [made / c / "manifest.csv" for c in ("hex_nut", "woven_fabric")]
     categories = ["hex_nut", "woven_fabric"]
     joint = stage("ddpm", ddpm={"scope": "dataset"})
@@ -131,7 +131,7 @@ def test_start_from_images_and_class_conditional_scope(made, tmp_path):
         train_ddpm(stage("ddpm"), manifests, "demo", categories, 0, tmp_path / "two")
 
 
-def test_same_seed_same_bits_other_seed_others(made, tmp_path):
+def test_results_are_reproducible_and_depend_on_the_seed(made, tmp_path):
     first = sha256(made / "realnet/model.safetensors")
     assert fit(made, tmp_path / "again") == first
     assert fit(made, tmp_path / "other", seed=1) != first
@@ -154,7 +154,7 @@ checkpoint.Checkpoints.save = slow
 
 
 def killed_after_first_checkpoint(call, out, monkeypatch):
-    """Run the training in a process of its own and kill -9 it once it has saved."""
+    """Run the training in a subprocess and kill -9 it after its first checkpoint."""
     job = subprocess.Popen(
         [sys.executable, "-c", JOB.format(call=call)],
         cwd=PROJECT,
@@ -172,7 +172,7 @@ def killed_after_first_checkpoint(call, out, monkeypatch):
     assert (out / "checkpoint/last.pt").is_file() and not (out / "model.safetensors").exists()
 
 
-def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_to_identical_weights(made, tmp_path, monkeypatch):
     out = tmp_path / "realnet"
     text = load(overrides={"preset": "smoke"}).section_json("realnet")
     folders = {name: str(made / name) for name in ("backbone", "afs", "sdas")}
@@ -190,7 +190,7 @@ def test_a_killed_training_resumes_to_the_same_bits(made, tmp_path, monkeypatch)
     assert (out / "history.csv").read_bytes() == (made / "realnet/history.csv").read_bytes()
 
 
-def test_a_killed_diffusion_training_resumes_to_the_same_bits(made, tmp_path, monkeypatch):
+def test_a_killed_diffusion_training_resumes_to_identical_weights(made, tmp_path, monkeypatch):
     out, manifest = tmp_path / "ddpm", made / "hex_nut/manifest.csv"
     text = load(overrides={"preset": "smoke"}).section_json("ddpm")
     call = (
@@ -213,21 +213,21 @@ def test_a_checkpoint_of_other_parameters_is_not_resumed(made, tmp_path, capsys)
     assert "starts from scratch" in capsys.readouterr().out
 
 
-def test_more_channels_than_there_are(made, tmp_path):
+def test_selecting_more_channels_than_available_is_refused(made, tmp_path):
     with pytest.raises(UserError, match=r"afs.channels\[0\] is 99"):
         select_features(
             stage("afs", afs={"channels": [99, 8, 8, 8]}),
             made / "hex_nut/manifest.csv",
             made / "backbone",
             made / "sdas",
-            *CELL,
+            *RUN,
             tmp_path,
         )
 
 
-def test_metrics_can_be_computed_again_without_the_model(made, tmp_path):
+def test_metrics_can_be_recomputed_without_the_model(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
-    evaluate(stage("evaluate"), manifest, made / "realnet", *CELL, "base", tmp_path)
+    evaluate(stage("evaluate"), manifest, made / "realnet", *RUN, "base", tmp_path)
     kept = np.load(tmp_path / "scores.npz")
     assert kept["margins"].dtype == np.float32 and kept["masks"].dtype == bool
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -240,7 +240,7 @@ def test_metrics_can_be_computed_again_without_the_model(made, tmp_path):
 
 def test_predict_gives_the_maps_of_the_evaluation(made, tmp_path):
     manifest = made / "hex_nut/manifest.csv"
-    evaluate(stage("evaluate"), manifest, made / "realnet", *CELL, "base", tmp_path / "e")
+    evaluate(stage("evaluate"), manifest, made / "realnet", *RUN, "base", tmp_path / "e")
     kept = np.load(tmp_path / "e/scores.npz")
     paths = [Path(p) for p in kept["paths"][:3]]
     params = stage("evaluate")
@@ -257,7 +257,7 @@ def test_predict_gives_the_maps_of_the_evaluation(made, tmp_path):
         assert score == pytest.approx(kept["image_scores"][index], abs=1e-5)
 
 
-def test_backbone_of_another_training_is_refused(made, tmp_path):
+def test_a_backbone_of_another_training_is_refused(made, tmp_path):
     import shutil
 
     for name in ("realnet", "backbone"):

@@ -1,4 +1,4 @@
-"""Exported pairs: those of the training, blended as written, in a layout that others read."""
+"""Exported pairs: equal to those of the training, with a manifest, in a known layout."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from realnet.interop.export_pairs import FIELDS, export_pairs
 from realnet.synthesis.sources import sdas_pool, texture_pool
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
-CELL = ("demo", "hex_nut")
+RUN = ("demo", "hex_nut")
 SIZE = 32  # of smoke
 
 
@@ -41,21 +41,21 @@ def made(tmp_path_factory):
     """A manifest, and SIA images of it."""
     root = tmp_path_factory.mktemp("pairs")
     make_demo(load(overrides={"preset": "smoke"}).data.demo, root / "raw")
-    prepare(*CELL, root / "raw", root)
+    prepare(*RUN, root / "raw", root)
     train_ddpm(stage("ddpm"), [root / "manifest.csv"], "demo", ["hex_nut"], 0, root / "ddpm")
-    make_sia(stage("sia"), root / "ddpm", root / "manifest.csv", *CELL, 0, root / "sia")
+    make_sia(stage("sia"), root / "ddpm", root / "manifest.csv", *RUN, 0, root / "sia")
     return root
 
 
 def export(made, out, count=12, seed=0, images="sia", size="model", normals=False, **overrides):
     """Export; returns the rows of the manifest."""
     inputs = {"manifest": made / "manifest.csv", "images": made / images if images else None}
-    export_pairs(job(stage(**overrides), inputs, *CELL, seed, out), count, size, normals)
+    export_pairs(job(stage(**overrides), inputs, *RUN, seed, out), count, size, normals)
     return read_csv(out / "manifest.csv")
 
 
 def files(out):
-    """All but the record, which tells the time."""
+    """All files but the record, which has times."""
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in out.rglob("*")
@@ -64,8 +64,8 @@ def files(out):
 
 
 @pytest.mark.parametrize("length", [{"steps": 5}, {"steps": None, "epochs": 2, "batch_size": 3}])
-def test_pairs_are_those_of_the_training(made, tmp_path, monkeypatch, length):
-    """A real training, of which every batch of anomalies is kept."""
+def test_pairs_equal_those_of_the_training(made, tmp_path, monkeypatch, length):
+    """Run a training and record every batch of anomalies."""
     seen, draw = [], AnomalySynthesiser.__call__
 
     def spy(self, images, *rest):
@@ -77,12 +77,12 @@ def test_pairs_are_those_of_the_training(made, tmp_path, monkeypatch, length):
     training = {"training": {**length, "select_every": None}}
     make_backbone(stage("backbone"), tmp_path / "backbone")
     given = made / "manifest.csv", tmp_path / "backbone"
-    select_features(stage("afs"), *given, made / "sia", *CELL, 0, tmp_path / "afs")
+    select_features(stage("afs"), *given, made / "sia", *RUN, 0, tmp_path / "afs")
     monkeypatch.setattr(AnomalySynthesiser, "__call__", spy)
     train_realnet(
-        *(stage(**training), *given, tmp_path / "afs", made / "sia", *CELL, 0, tmp_path / "r")
+        *(stage(**training), *given, tmp_path / "afs", made / "sia", *RUN, 0, tmp_path / "r")
     )
-    trained = [(image, mask) for image, mask in seen if mask.any()]  # here all of them change
+    trained = [(image, mask) for image, mask in seen if mask.any()]  # here every anomaly has a mask
     assert len(seen) > len(trained) > 5
     seen.clear()
     rows = export(made, tmp_path / "pairs", len(trained), **training)
@@ -92,11 +92,11 @@ def test_pairs_are_those_of_the_training(made, tmp_path, monkeypatch, length):
         assert np.array_equal(read_mask(tmp_path / "pairs" / row["mask"]), mask.numpy())
 
 
-def test_an_anomaly_is_the_blend_that_the_manifest_describes(made, tmp_path):
+def test_anomalies_equal_the_blend_in_the_manifest(made, tmp_path):
     rows = export(made, tmp_path / "out", 20)
     assert tuple(rows[0]) == FIELDS
     assert {row["source"] for row in rows} == {"sdas", "texture"}
-    pools = {"sdas": sdas_pool(made / "sia", SIZE), "texture": texture_pool(0, *CELL, SIZE)}
+    pools = {"sdas": sdas_pool(made / "sia", SIZE), "texture": texture_pool(0, *RUN, SIZE)}
     items = {item.path.as_posix(): item for item in read_manifest(made / "manifest.csv")}
     opacities = stage().synthesis.opacity
     for row in rows:
@@ -116,7 +116,7 @@ def test_an_anomaly_is_the_blend_that_the_manifest_describes(made, tmp_path):
         assert np.array_equal(image[~mask], before[~mask])
 
 
-def test_equal_seeds_equal_files_and_a_smaller_count_a_prefix(made, tmp_path):
+def test_equal_seeds_give_equal_files_and_smaller_counts_a_prefix(made, tmp_path):
     export(made, tmp_path / "a")
     export(made, tmp_path / "b")
     first = files(tmp_path / "a")
@@ -131,13 +131,13 @@ def test_equal_seeds_equal_files_and_a_smaller_count_a_prefix(made, tmp_path):
 
 
 @pytest.mark.parametrize("size", ["model", "original"])
-def test_the_folder_is_a_category_of_one_s_own(made, tmp_path, size):
+def test_the_folder_can_be_used_as_a_category(made, tmp_path, size):
     rows = export(made, tmp_path / "raw/pairs/nut", size=size, normals=True)
     prepared = prepare("pairs", "nut", tmp_path / "raw/pairs", tmp_path)
-    kinds = [row["source"] for row in rows]
+    sources = [row["source"] for row in rows]
     assert prepared["counts"] == {
         "train": {"good": 8},
-        "test": {"good": 3, **{kind: kinds.count(kind) for kind in sorted(set(kinds))}},
+        "test": {"good": 3, **{source: sources.count(source) for source in sorted(set(sources))}},
     }
     assert prepared["sizes"] == (["32x32"] if size == "model" else ["128x128"])
     (checked,) = verify(
@@ -166,8 +166,8 @@ def test_original_size(made, tmp_path):
         mask = read_mask(tmp_path / "large" / b["mask"])
         assert image.shape == before.shape == (128, 128, 3) and mask.shape == (128, 128)
         assert np.array_equal(image[~mask], before[~mask])
-        # The mask has its share and its place: its mean over 4 x 4 pixels is the small mask, but
-        # for the rim.
+        # The mask keeps its area and position: its mean over 4 x 4 pixels is the small mask, except
+        # at the rim.
         coarse = mask.reshape(32, 4, 32, 4).mean((1, 3)) >= 0.5
         little = read_mask(tmp_path / "small" / a["mask"])
         assert (coarse != little).sum() <= 0.34 * little.sum() + 1
@@ -193,7 +193,7 @@ def test_textures_of_a_folder(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "pattern"),
     [
         ({"images": None}, "synthesis.sources has sdas: give --sdas"),
         (
@@ -207,13 +207,13 @@ def test_textures_of_a_folder(made, tmp_path):
         ({"images": "nowhere"}, "nowhere/manifest.csv: no such file"),
     ],
 )
-def test_what_cannot_be_exported(made, tmp_path, keys, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_exports_are_refused(made, tmp_path, keys, pattern):
+    with pytest.raises(UserError, match=pattern):
         export(made, tmp_path / "out", **keys)
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten_and_no_other_category_taken(made, tmp_path):
+def test_nothing_is_overwritten_and_other_categories_are_refused(made, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.png").write_bytes(b"x")
     with pytest.raises(UserError, match="full: not empty"):

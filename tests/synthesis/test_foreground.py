@@ -1,4 +1,4 @@
-"""The table of foreground rules against the published one, and what the rules do."""
+"""The table of foreground rules against the published one, and the masks of the rules."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from realnet.synthesis.foreground import (
     rule_for,
 )
 
-# Method, side, channel, closing and opening of the official loader; None: the whole image.
+# (method, side, channel, closing, opening) of the official loader; None: the whole image.
 OTSU, TRIANGLE = "otsu", "triangle"
 MVTEC = {
     "bottle": (OTSU, "dark"), "cable": None, "capsule": (OTSU, "dark"), "carpet": None,
@@ -57,7 +57,7 @@ def test_table_is_the_published_one(dataset):
         assert (*found, rule.get("close", 0), rule.get("open", 0)) == expected, category
 
 
-def test_all_36_categories_and_the_demo_s_are_there():
+def test_all_36_categories_and_the_demo_are_listed():
     assert sum(map(len, OFFICIAL.values())) == 36
     for dataset, categories in KNOWN_CATEGORIES.items():
         for category in categories:
@@ -77,11 +77,11 @@ def disc(size=64, inside=220, outside=30):
 
 
 def stack(images):
-    """uint8 [N, H, W, 3] as the tensor [N, 3, H, W] that training has."""
+    """uint8 [N, H, W, 3] to the tensor [N, 3, H, W] that the training uses."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
 
 
-def test_sides_are_complements_and_channels_are_theirs():
+def test_sides_are_complements_and_channels_are_selected():
     bright = foreground(disc(), {"method": "otsu", "side": "bright"})
     dark = foreground(disc(), {"method": "otsu", "side": "dark"})
     assert bright[32, 32] and not bright[2, 2] and np.array_equal(dark, ~bright)
@@ -93,7 +93,7 @@ def test_sides_are_complements_and_channels_are_theirs():
         assert np.flatnonzero(rows.any(1)).tolist() == list(range(20 * index, 20 * index + 10))
 
 
-def test_triangle_finds_a_small_product_where_otsu_splits_the_background():
+def test_triangle_finds_a_small_product_where_otsu_fails():
     rng = np.random.default_rng(0)
     plane = np.clip(rng.normal(40, 12, (128, 128)), 0, 255)
     plane[60:66, 60:66] = 130
@@ -104,7 +104,7 @@ def test_triangle_finds_a_small_product_where_otsu_splits_the_background():
 
 
 def otsu(histogram):
-    """The threshold between classes with the largest variance, by trying all of them."""
+    """The threshold with the largest variance between classes, by exhaustive search."""
     values, best = np.arange(256), (-1.0, 0)
     for threshold in range(255):
         low, high = histogram[: threshold + 1], histogram[threshold + 1 :]
@@ -130,8 +130,8 @@ def triangle(histogram):
 
 @pytest.mark.parametrize(("method", "threshold"), [("otsu", otsu), ("triangle", triangle)])
 @pytest.mark.parametrize("seed", range(6))
-def test_thresholds_of_random_pictures_are_the_definition_s(method, threshold, seed):
-    """Two populations of grey values, of random share, mean and width: no picture of a product."""
+def test_thresholds_match_their_definitions(method, threshold, seed):
+    """Random images: a mixture of two populations of grey values."""
     rng = np.random.default_rng(seed)
     share, low, high = rng.uniform(0.05, 0.9), rng.uniform(20, 90), rng.uniform(120, 220)
     values = np.where(
@@ -142,14 +142,14 @@ def test_thresholds_of_random_pictures_are_the_definition_s(method, threshold, s
         np.repeat(plane[..., None], 3, 2), {"method": method, "side": "bright", "channel": "red"}
     )
     wanted = threshold(np.bincount(plane.ravel(), minlength=256).astype(float))
-    # OpenCV's triangle is that of Zack et al. but for one bin at the foot.
+    # OpenCV's triangle method is that of Zack et al. except for one bin at the end of the tail.
     slack = 1 if method == "triangle" else 0
     assert (plane > wanted + slack)[~found].sum() == 0 and (plane <= wanted - slack)[
         found
     ].sum() == 0
 
 
-def test_closing_fills_holes_and_opening_removes_specks_in_proportion_to_the_size():
+def test_closing_and_opening_scale_with_the_image_size():
     for size in (64, 256):
         image, unit = disc(size), size // 64
         image[size // 2 : size // 2 + unit, size // 2 : size // 2 + unit] = 30  # a hole
@@ -166,8 +166,8 @@ def test_closing_fills_holes_and_opening_removes_specks_in_proportion_to_the_siz
 
 @pytest.mark.parametrize("side", [2, 3, 6, 8, 15])
 @pytest.mark.parametrize("name", ["close", "open"])
-def test_closing_and_opening_are_scikit_image_s(side, name):
-    """Which pads images for even squares and leaves the rest to SciPy."""
+def test_closing_and_opening_match_scikit_image(side, name):
+    """scikit-image pads images for even squares and otherwise calls SciPy."""
     masks = [
         np.random.default_rng(side).random((96, 96)) > 0.7,
         pictures("mvtec_ad", "grid", "train", "good", [0], (96, 96)).products[0],
@@ -181,7 +181,7 @@ def test_closing_and_opening_are_scikit_image_s(side, name):
         )
 
 
-def test_the_mask_stays_in_place_at_every_size():
+def test_the_mask_is_not_shifted_at_any_size():
     for size in (64, 128, 256):
         for close, opened in ((12, 8), (6, 6), (15, 6)):
             image = disc(size)
@@ -225,33 +225,33 @@ def overlap(found, product):
 
 @pytest.mark.parametrize("size", [64, 256])
 @pytest.mark.parametrize("which", ON_GROUND)
-def test_automatic_finds_a_product_on_its_ground(which, size):
+def test_automatic_finds_a_product_on_plain_background(which, size):
     made = pictures(*ON_GROUND[which], "train", "good", range(3), (size, size))
     found = foregrounds(stack(made.images), AUTO).numpy()
     assert min(map(overlap, found, made.products)) > (0.97 if size == 256 else 0.93)
 
 
 @pytest.mark.parametrize(("dataset", "category"), [*TEXTURES, ("btad", "02")])
-def test_automatic_takes_all_of_a_texture(dataset, category):
+def test_automatic_takes_the_whole_image_of_a_texture(dataset, category):
     made = pictures(dataset, category, "train", "good", range(12), (128, 128))
     assert foregrounds(stack(made.images), AUTO).all()
 
 
 @pytest.mark.parametrize("light", ["vignette", "slope"])
 @pytest.mark.parametrize("which", ["bright on dark", "dark on bright", "several", "clouded ground"])
-def test_automatic_sees_through_uneven_light(which, light):
+def test_automatic_ignores_uneven_light(which, light):
     made = pictures(*ON_GROUND[which], "train", "good", range(2), (256, 256))
     y, x = np.mgrid[-1:1:256j, -1:1:256j]
     factor = 1 - 0.3 * (x * x + y * y) if light == "vignette" else 0.75 + 0.2 * x + 0.1 * y
     images = (made.images * factor[None, ..., None]).astype(np.uint8)
     for image, product in zip(images, made.products, strict=True):
         assert overlap(foreground(image, AUTO), product) > 0.97
-    if which == "clouded ground":  # one threshold for the whole image is not enough here
+    if which == "clouded ground":  # a single threshold for the whole image fails here
         otsu = foreground(images[0], {"method": "otsu", "side": "dark"})
         assert overlap(otsu, made.products[0]) < 0.8
 
 
-def test_automatic_sees_colour_where_grey_is_equal():
+def test_automatic_uses_colour_where_grey_is_equal():
     image = np.full((64, 64, 3), 128, np.uint8)
     image[20:40, 20:40] = (200, 108, 50)
     assert len(np.unique(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))) == 2
@@ -259,7 +259,7 @@ def test_automatic_sees_colour_where_grey_is_equal():
     assert found[22:38, 22:38].all() and found.mean() < 0.13
 
 
-def test_automatic_takes_all_where_nothing_stands_out():
+def test_automatic_takes_the_whole_image_where_nothing_stands_out():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     plain = np.full((64, 64, 3), 200, np.uint8)
     y, x = np.mgrid[-1:1:64j, -1:1:64j]
@@ -270,7 +270,7 @@ def test_automatic_takes_all_where_nothing_stands_out():
         assert foreground(image, AUTO).all()
 
 
-def test_automatic_decides_for_all_images_together():
+def test_automatic_decides_once_for_all_images():
     product = disc(128)
     nothing = np.full((128, 128, 3), 30, np.uint8)
     mostly = foregrounds(stack(np.stack([product, product, nothing])), AUTO).numpy()

@@ -1,4 +1,4 @@
-"""What anomalies are made of: pools, DTD and its augmentations, opacities, draws."""
+"""Sources of anomalies: pools, DTD and its augmentations, opacities, random choices."""
 
 import numpy as np
 import pytest
@@ -28,10 +28,10 @@ def noise_pool(count, size=32):
     return torch.randint(0, 256, (count, 3, size, size), generator=draw, dtype=torch.uint8)
 
 
-def drawn(params, pools, count, seed=0, level=100, covers=None, **options):
+def drawn(params, pools, count, seed=0, level=100, foreground=None, **options):
     images = torch.full((count, 3, 32, 32), level, dtype=torch.uint8)
-    covers = torch.ones(count, 32, 32, dtype=torch.bool) if covers is None else covers
-    return AnomalySynthesiser(params, pools, seed, "x", **options)(images, covers, 0)
+    foreground = torch.ones(count, 32, 32, dtype=torch.bool) if foreground is None else foreground
+    return AnomalySynthesiser(params, pools, seed, "x", **options)(images, foreground, 0)
 
 
 # --- pools ---------------------------------------------------------------------------------------
@@ -45,13 +45,13 @@ def dtd(tmp_path):
     return tmp_path
 
 
-def test_dtd_is_read_in_the_order_of_its_names(dtd):
+def test_dtd_images_are_sorted_by_name(dtd):
     pool = dtd_pool(str(dtd), 32)
     assert pool.shape == (2, 3, 32, 32) and pool.dtype == torch.uint8
     assert torch.equal(pool[0], torch.from_numpy(picture(ord("z"))).permute(2, 0, 1))
 
 
-def test_resizing_is_bilinear_and_squashes():
+def test_resizing_is_bilinear_and_ignores_the_aspect():
     ramp = np.repeat(np.arange(0, 200, 5, dtype=np.uint8)[None, :, None], 20, 0).repeat(3, 2)
     small = resized(ramp, 10)
     assert small.shape == (3, 10, 10)
@@ -79,7 +79,7 @@ def test_sdas_pool_is_checked_against_its_manifest(tmp_path):
         sdas_pool(tmp_path, 32)
 
 
-def test_only_pools_with_a_weight_are_built(dtd, monkeypatch):
+def test_only_pools_with_positive_weight_are_built(dtd, monkeypatch):
     monkeypatch.setattr(sources, "TEXTURE_POOL", 5)
     chosen = params(
         sources={"normal": 0.5, "texture": 0.5, "dtd": 0.5, "sdas": 0.0}, dtd_root=str(dtd)
@@ -94,7 +94,7 @@ def test_only_pools_with_a_weight_are_built(dtd, monkeypatch):
     assert not any(torch.equal(pools["texture"], pool) for pool in other)
 
 
-def test_foregrounds_follow_the_category():
+def test_foregrounds_depend_on_the_category():
     images = noise_pool(2)
     images[:, :, 8:24, 8:24] = 255
     images[:, :, :8] = images[:, :, 24:] = 0
@@ -109,7 +109,7 @@ def test_foregrounds_follow_the_category():
 # --- augmentations -------------------------------------------------------------------------------
 
 
-def test_every_augmentation_does_something_and_stays_an_image():
+def test_every_augmentation_changes_the_image_within_its_range():
     image = resized(picture(3), 32) // 2 + 40
     before = image.clone()
     for index, operation in enumerate(AUGMENTATIONS):
@@ -119,7 +119,7 @@ def test_every_augmentation_does_something_and_stays_an_image():
     assert torch.equal(image, before)
 
 
-def test_augmentations_against_their_formulas():
+def test_augmentations_match_their_formulas():
     image = resized(picture(4), 32)
     x = image.double()
     gamma = AUGMENTATIONS[0](image, [0.0, 1 / 3, 1.0])  # exponents 0.5, 1 and 2
@@ -127,14 +127,14 @@ def test_augmentations_against_their_formulas():
         assert (plane - 255 * (source / 255) ** exponent).abs().max() <= 1
     bright = AUGMENTATIONS[1](image, [1.0, 0.0, 0.5])  # times 1.2, minus 30
     assert (bright.double() - (x * 1.2 - 30).clamp(0, 255)).abs().max() <= 0.51
-    assert torch.equal(AUGMENTATIONS[4](image, [0.6, 0.5, 0]), image)  # solarise: every second
+    assert torch.equal(AUGMENTATIONS[4](image, [0.6, 0.5, 0]), image)  # solarise: p = 0.5
     solar = AUGMENTATIONS[4](image, [0.4, 0.5, 0])
     assert torch.equal(solar, torch.where(image >= 80, 255 - image, image))
     assert torch.equal(AUGMENTATIONS[5](image, [0, 0, 0]), image & 0xF0)
     assert torch.equal(AUGMENTATIONS[6](image, [0, 0, 0]), 255 - image)
 
 
-def test_three_different_augmentations_by_the_generator():
+def test_three_distinct_augmentations_are_sampled():
     image = resized(picture(5), 32)
     results = [augment_texture(image, torch_generator(0, i)) for i in range(20)]
     assert len({r.numpy().tobytes() for r in results}) >= 18
@@ -148,10 +148,10 @@ def test_three_different_augmentations_by_the_generator():
     assert torch.equal(results[7], expected)
 
 
-# --- draws ---------------------------------------------------------------------------------------
+# --- random choices and blending -----------------------------------------------------------------
 
 
-def test_blend_is_the_formula():
+def test_blend_matches_its_formula():
     image, patch = noise_pool(2)
     for delta in (0.0, 0.25, 0.9, 1.0):
         got = blend(image, patch, torch.tensor(delta))
@@ -160,7 +160,7 @@ def test_blend_is_the_formula():
 
 
 def test_the_official_blend_truncates():
-    """0.25 of 10 and 0.75 of 13 are 12.25, of 13 and 10 are 10.75; rounded those are 12 and 11."""
+    """0.25 x 10 + 0.75 x 13 = 12.25 and 0.25 x 13 + 0.75 x 10 = 10.75 would round to 12 and 11."""
     one, other = (
         torch.tensor([10, 13], dtype=torch.uint8),
         torch.tensor([13, 10], dtype=torch.uint8),
@@ -178,8 +178,8 @@ def test_the_official_blend_truncates():
     assert changed == {"round": True, "truncate": False}  # 100.9
 
 
-def test_opacities_fill_their_range():
-    """Image 0, patch 255: the grey level inside the mask is the opacity."""
+def test_opacities_cover_their_range_uniformly():
+    """With image 0 and patch 255 the grey level inside the mask is the opacity."""
     white = {"sdas": torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)}
     batch = drawn(params(opacity={"sdas": [0.4, 0.8]}), white, 300, level=0)
     levels = torch.stack([
@@ -191,7 +191,7 @@ def test_opacities_fill_their_range():
     assert found.mean().item() == pytest.approx(0.6, abs=0.03)
 
 
-def test_every_image_of_a_pool_is_used_alike():
+def test_pool_images_are_sampled_uniformly():
     pool = torch.arange(1, 6, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 32, 32).contiguous()
     batch = drawn(params(opacity={"sdas": [1.0, 1.0]}), {"sdas": pool}, 500, level=0)
     used = batch.images.flatten(1).amax(1)
@@ -199,8 +199,8 @@ def test_every_image_of_a_pool_is_used_alike():
     assert counts[0] <= 2 and counts[1:].min() > 60 and counts.sum() == 500
 
 
-def test_opacity_has_nothing_to_do_with_which_image_or_which_mask():
-    """Images of one grey level each; with image 0 the level inside is opacity x level."""
+def test_opacity_is_independent_of_image_and_mask():
+    """Each pool image has one grey level; with image 0 the level inside is opacity x level."""
     pool = torch.arange(55, 256, 50, dtype=torch.uint8).view(5, 1, 1, 1)
     pools = {"sdas": pool.expand(5, 3, 32, 32).contiguous()}
     chosen = drawn(params(opacity={"sdas": [1.0, 1.0]}), pools, 400, level=0)
@@ -213,8 +213,8 @@ def test_opacity_has_nothing_to_do_with_which_image_or_which_mask():
     assert (table - torch.eye(3)).abs().max() < 0.2
 
 
-def test_patches_keep_their_place():
-    """P is not moved: with opacity 1 the masked pixels are P's at the same place."""
+def test_patches_keep_their_position():
+    """P is not shifted: with opacity 1 the masked pixels are P's at the same position."""
     pool = noise_pool(1)
     batch = drawn(params(opacity={"sdas": [1.0, 1.0]}), {"sdas": pool}, 20)
     inside = batch.masks[:, None].expand_as(batch.images)
@@ -227,24 +227,26 @@ MIXED = {
 }
 
 
-def test_a_batch_of_all_sources_can_be_split_anywhere():
+def test_splitting_a_batch_changes_no_item():
     pools = {"sdas": noise_pool(3), "dtd": noise_pool(4), "texture": noise_pool(5)}
     images = noise_pool(40)
-    covers = torch.rand(40, 32, 32, generator=torch.Generator().manual_seed(1)) > 0.1
+    foreground = torch.rand(40, 32, 32, generator=torch.Generator().manual_seed(1)) > 0.1
     make = AnomalySynthesiser(params(**MIXED), pools, 0, "x")
-    whole = make(images, covers, 0)
+    whole = make(images, foreground, 0)
     for size in (1, 7):
-        parts = [make(images[i : i + size], covers[i : i + size], i) for i in range(0, 40, size)]
+        parts = [
+            make(images[i : i + size], foreground[i : i + size], i) for i in range(0, 40, size)
+        ]
         assert torch.equal(torch.cat([p.images for p in parts]), whole.images)
         assert torch.equal(torch.cat([p.masks for p in parts]), whole.masks)
-    other = AnomalySynthesiser(params(**MIXED), pools, 1, "x")(images, covers, 0)
-    named = AnomalySynthesiser(params(**MIXED), pools, 0, "y")(images, covers, 0)
-    later = make(images, covers, 40)
+    other = AnomalySynthesiser(params(**MIXED), pools, 1, "x")(images, foreground, 0)
+    named = AnomalySynthesiser(params(**MIXED), pools, 0, "y")(images, foreground, 0)
+    later = make(images, foreground, 40)
     for different in (other, named, later):
         assert not torch.equal(different.masks, whole.masks)
 
 
-def test_dtd_patches_are_augmented_anew_for_every_item():
+def test_dtd_patches_are_augmented_per_item():
     pool = noise_pool(1)
     chosen = params(sources={"dtd": 1.0}, opacity={"dtd": [1.0, 1.0]})
     batch = drawn(chosen, {"dtd": pool}, 12)
@@ -254,7 +256,7 @@ def test_dtd_patches_are_augmented_anew_for_every_item():
         assert mask.any() and torch.equal(batch.images[item][:, mask], expected[:, mask])
 
 
-def test_anomalous_only_takes_the_other_sources_equally_often():
+def test_anomalous_only_samples_the_sources_uniformly():
     pools = {
         name: torch.full((1, 3, 32, 32), value, dtype=torch.uint8)
         for name, value in (("sdas", 255), ("texture", 0))
@@ -273,19 +275,19 @@ def test_anomalous_only_takes_the_other_sources_equally_often():
     assert (ordinary.images[normal] == 100).all()
 
 
-def test_a_foreground_that_is_empty_ends_the_redraws():
-    covers = torch.ones(6, 32, 32, dtype=torch.bool)
-    covers[2] = False
-    batch = drawn(params(), {"sdas": noise_pool(2)}, 6, covers=covers)
+def test_an_empty_foreground_ends_the_redraws():
+    foreground = torch.ones(6, 32, 32, dtype=torch.bool)
+    foreground[2] = False
+    batch = drawn(params(), {"sdas": noise_pool(2)}, 6, foreground=foreground)
     assert batch.masks.flatten(1).any(1).tolist() == [True, True, False, True, True, True]
     assert (batch.images[2] == 100).all() and MAX_DRAWS > 1
 
 
-def test_inputs_stay_as_they_were():
-    images, covers = noise_pool(8), torch.ones(8, 32, 32, dtype=torch.bool)
+def test_inputs_are_not_modified():
+    images, foreground = noise_pool(8), torch.ones(8, 32, 32, dtype=torch.bool)
     pools = {"sdas": noise_pool(2)}
-    copies = images.clone(), covers.clone(), pools["sdas"].clone()
-    AnomalySynthesiser(params(), pools, 0, "x")(images, covers, 0)
+    copies = images.clone(), foreground.clone(), pools["sdas"].clone()
+    AnomalySynthesiser(params(), pools, 0, "x")(images, foreground, 0)
     assert all(
-        torch.equal(a, b) for a, b in zip(copies, (images, covers, pools["sdas"]), strict=True)
+        torch.equal(a, b) for a, b in zip(copies, (images, foreground, pools["sdas"]), strict=True)
     )

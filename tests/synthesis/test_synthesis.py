@@ -1,4 +1,4 @@
-"""Masks, foregrounds and blending."""
+"""Perlin masks, foregrounds and blending."""
 
 import math
 
@@ -25,7 +25,7 @@ OFFICIAL = Perlin(min_exponent=0, max_exponent=5, threshold=0.5, rotation=90.0, 
 
 
 def plain_field(uniforms, size, params):
-    """One pixel at a time, straight from the definition."""
+    """Perlin noise, pixel by pixel from the definition."""
     span = params.max_exponent - params.min_exponent + 1
     rows, columns = (2 ** (params.min_exponent + int(u * span)) for u in uniforms[:2])
     side = 2**params.max_exponent + 1
@@ -47,7 +47,7 @@ def plain_field(uniforms, size, params):
     return field
 
 
-def test_perlin_against_the_definition():
+def test_perlin_noise_matches_its_definition():
     params = OFFICIAL.model_copy(update={"max_exponent": 3})
     rows = torch.rand(3, uniforms_needed(params), generator=torch.Generator().manual_seed(1))
     fields = perlin_field(rows, 24, params)
@@ -60,11 +60,11 @@ def test_masks_have_the_official_statistics(turn):
     rows = torch.rand(600, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(2))
     params = OFFICIAL.model_copy(update={"turn": turn})
     areas = perlin_masks(rows, 128, params).float().mean((1, 2))
-    assert 0.035 < areas.mean() < 0.065  # 5.0 % measured on the official recipe
+    assert 0.035 < areas.mean() < 0.065  # 5.0 % measured for the official procedure
     assert 0.02 < (areas == 0).float().mean() < 0.09  # 4.6 %
 
 
-def test_rotation_turns_about_the_centre():
+def test_rotation_is_about_the_centre():
     masks = torch.rand(2, 9, 9, generator=torch.Generator().manual_seed(0)) > 0.5
     quarter = rotate(masks, torch.tensor([90.0, -90.0]))
     assert torch.equal(quarter[0], masks[0].rot90(1))
@@ -74,8 +74,8 @@ def test_rotation_turns_about_the_centre():
     assert not corner[0, 0, 0] and corner[0, 4, 4]
 
 
-def test_the_official_rotation_turns_the_field_before_the_threshold():
-    """Bilinear with zeros outside: OpenCV's, whose positions are rounded to 1/32 of a pixel."""
+def test_the_official_rotation_precedes_the_threshold():
+    """Bilinear with zero padding, as OpenCV, which rounds positions to 1/32 of a pixel."""
     rows = torch.rand(8, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(3))
     fields, degrees = perlin_field(rows, 64, OFFICIAL), (2 * rows[:, 2] - 1) * 90
     turned = rotate_field(fields, degrees)
@@ -87,24 +87,24 @@ def test_the_official_rotation_turns_the_field_before_the_threshold():
     assert torch.equal(perlin_masks(rows, 64, OFFICIAL), turned > 0.5)
 
 
-def test_both_rotations_give_nearly_the_same_masks():
+def test_both_rotations_give_similar_masks():
     rows = torch.rand(60, uniforms_needed(OFFICIAL), generator=torch.Generator().manual_seed(3))
     field = perlin_masks(rows, 256, OFFICIAL)
     mask = perlin_masks(rows, 256, OFFICIAL.model_copy(update={"turn": "mask"}))
     assert 0.85 < ((field & mask).sum() / (field | mask).sum()).item() < 1
 
 
-def test_anomaly_is_the_formula_inside_and_the_image_outside():
+def test_anomalies_match_the_formula_inside_and_the_image_outside():
     params = load().synthesis.model_copy(
         update={"sources": {"sdas": 1.0}, "opacity": {"sdas": [0.3, 0.3]}}
     )
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, 3, 32, 32), generator=draw, dtype=torch.uint8)
     patch = torch.randint(0, 256, (1, 3, 32, 32), generator=draw, dtype=torch.uint8)
-    covers = torch.rand(6, 32, 32, generator=draw) > 0.3
-    drawn = AnomalySynthesiser(params, {"sdas": patch}, 0, "x")(images, covers, 0)
+    foregrounds = torch.rand(6, 32, 32, generator=draw) > 0.3
+    drawn = AnomalySynthesiser(params, {"sdas": patch}, 0, "x")(images, foregrounds, 0)
     inside = drawn.masks[:, None].expand_as(images)
-    assert not (drawn.masks & ~covers).any() and inside.any()
+    assert not (drawn.masks & ~foregrounds).any() and inside.any()
     assert torch.equal(drawn.images[~inside], images[~inside])
     expected = (0.3 * patch.float() + 0.7 * images.float()).expand_as(images)
     assert (drawn.images.float() - expected)[inside].abs().max() <= 0.51
@@ -130,35 +130,35 @@ def batch(count):
 def test_items_do_not_depend_on_their_batch(synthesis, turn):
     perlin = synthesis.perlin.model_copy(update={"turn": turn})
     synthesis = synthesis.model_copy(update={"perlin": perlin})
-    images, covers = batch(12)
-    whole = make(synthesis)(images, covers, 5)
-    parts = [make(synthesis)(images[:4], covers[:4], 5 + i) for i in (0, 4, 8)]
+    images, foregrounds = batch(12)
+    whole = make(synthesis)(images, foregrounds, 5)
+    parts = [make(synthesis)(images[:4], foregrounds[:4], 5 + i) for i in (0, 4, 8)]
     assert torch.equal(whole.images, torch.cat([p.images for p in parts]))
     assert torch.equal(whole.masks, torch.cat([p.masks for p in parts]))
 
 
-def test_sources_come_in_their_proportions(synthesis):
-    images, covers = batch(600)
-    drawn = make(synthesis)(images, covers, 0)
+def test_sources_have_their_proportions(synthesis):
+    images, foregrounds = batch(600)
+    drawn = make(synthesis)(images, foregrounds, 0)
     brighter = (drawn.images > 100).flatten(1).any(1).float().mean()
     darker = (drawn.images < 100).flatten(1).any(1).float().mean()
     assert brighter == pytest.approx(0.25, abs=0.06) and darker == pytest.approx(0.25, abs=0.06)
-    only = make(synthesis, anomalous_only=True)(images, covers, 0)
+    only = make(synthesis, anomalous_only=True)(images, foregrounds, 0)
     assert only.masks.flatten(1).any(1).float().mean() > 0.99
 
 
-def test_empty_masks_are_drawn_again_unless_kept(synthesis):
-    images, covers = batch(400)
+def test_empty_masks_are_resampled_unless_kept(synthesis):
+    images, foregrounds = batch(400)
     keep = synthesis.model_copy(update={"empty_masks": "keep", "perlin": OFFICIAL})
     redraw = keep.model_copy(update={"empty_masks": "redraw"})
     empty = [
-        (~make(p, anomalous_only=True)(images, covers, 0).masks.flatten(1).any(1)).sum().item()
+        (~make(p, anomalous_only=True)(images, foregrounds, 0).masks.flatten(1).any(1)).sum().item()
         for p in (keep, redraw)
     ]
     assert empty[0] > 5 and empty[1] == 0
 
 
-def test_every_published_category_has_its_rule():
+def test_every_published_category_has_a_rule():
     for dataset in ("mvtec_ad", "mpdd", "btad", "visa"):
         for category in KNOWN_CATEGORIES[dataset]:
             assert rule_for("rules", dataset, category)["method"] in ("otsu", "triangle", "none")

@@ -44,9 +44,9 @@ def results(tmp_path):
         for category, value in zip(CATEGORIES, values, strict=True):
             folder = tmp_path / "evaluate/mine" / category / "seed0" / variant
             folder.mkdir(parents=True)
-            cell = {"dataset": "mine", "category": category, "seed": 0, "variant": variant}
+            identity = {"dataset": "mine", "category": category, "seed": 0, "variant": variant}
             metrics = {"image_auroc": value, "pixel_auroc": value, "pro": value}
-            text = json.dumps(cell | metrics | {"has_masks": True})
+            text = json.dumps(identity | metrics | {"has_masks": True})
             (folder / "metrics.json").write_text(text)
     return tmp_path
 
@@ -83,7 +83,7 @@ def test_a_missing_evaluation_is_named_or_left_out(results):
 
 
 @pytest.mark.parametrize(
-    ("changes", "group", "said"),
+    ("changes", "group", "message"),
     [
         ({}, "breadth", "--group breadth: no such group of variants; params.yaml has: depth"),
         ({"groups": None}, "depth", "section groups is missing"),
@@ -91,10 +91,10 @@ def test_a_missing_evaluation_is_named_or_left_out(results):
         ({"groups": {"depth": {"title": "x", "variants": ["odd"]}}}, "depth", "'odd'"),
     ],
 )
-def test_mistakes_are_one_line(results, changes, group, said):
+def test_mistakes_are_one_line(results, changes, group, message):
     with pytest.raises(UserError) as error:
         report_group(results, sections(**changes), group)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_command_writes_only_that_table(results):

@@ -12,7 +12,7 @@ TABLE = yaml.safe_load(
     (Path(realnet.datasets.__file__).parent / "published_counts.yaml").read_text(encoding="utf-8")
 )
 
-# Training images, normal and anomalous test images, kinds of defects.
+# Training images, normal and anomalous test images, defect types.
 TOTALS = {
     "mvtec_ad": {
         "bottle": (209, 20, 63, 3), "cable": (224, 58, 92, 8), "capsule": (219, 23, 109, 5),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_cells import METRICS, params, write_cell
+from small_runs import METRICS, params, write_run
 
 from realnet.evaluation.stored import load_per_image
 from realnet.metrics import (
@@ -42,7 +42,7 @@ def results(tmp_path_factory) -> Path:
         for seed in SEEDS:
             for variant in VARIANTS:
                 where = ("own", category, seed, variant)
-                write_cell(root, *where, shift=SHIFTS[variant], noise=0.3)
+                write_run(root, *where, shift=SHIFTS[variant], noise=0.3)
     return root
 
 
@@ -95,7 +95,7 @@ def test_means_over_datasets_count_each_once(tmp_path):
     datasets = {"own": ["nut", "pcb"], "other": ["cap"]}
     for dataset, categories in datasets.items():
         for category in categories:
-            write_cell(tmp_path, dataset, category)
+            write_run(tmp_path, dataset, category)
     found = gather(tmp_path, datasets=datasets, variants=["base"], seeds=(0,))
     means = [samples(found, dataset, "base", "mean", "pro") for dataset in datasets]
     assert np.array_equal(samples(found, None, "base", "mean", "pro"), np.mean(means, axis=0))
@@ -133,7 +133,7 @@ def test_seeds_with_other_test_images_have_no_common_interval(tmp_path):
     from realnet.evaluation.stored import save_per_image
 
     for seed in SEEDS:
-        folder = write_cell(tmp_path, "own", "nut", seed)
+        folder = write_run(tmp_path, "own", "nut", seed)
     old = load_per_image(folder / "per_image.npz")
     save_per_image(folder / "per_image.npz", replace(old, strata=np.full(len(old.strata), "x")))
     found = gather(tmp_path, datasets={"own": ["nut"]}, variants=["base"])
@@ -145,7 +145,7 @@ def test_undefined_metrics_have_no_interval(tmp_path):
     from realnet.evaluation.stored import save_per_image
     from realnet.metrics import per_image
 
-    folder = write_cell(tmp_path, "own", "nut")
+    folder = write_run(tmp_path, "own", "nut")
     labels = [0, 1] * 4
     bare = per_image(None, None, np.arange(8.0), labels, ["good", "bad"] * 4)
     save_per_image(folder / "per_image.npz", bare)
@@ -201,7 +201,7 @@ def test_a_shared_evaluation_is_no_comparison(results):
     assert far == alone  # and is not counted in the correction
 
 
-def test_over_all_data_sets_and_with_cells_missing(results):
+def test_differences_over_all_datasets_and_with_missing_runs(results):
     found = gather(results)
     own = paired_differences(found, VARIANTS, "pro", "own")
     assert paired_differences(found, VARIANTS, "pro") == own  # there is but one dataset
@@ -215,8 +215,8 @@ def test_over_all_data_sets_and_with_cells_missing(results):
 
 def test_variants_with_other_seeds_are_no_pairs(results, tmp_path):
     for seed in SEEDS:
-        write_cell(tmp_path, "own", "nut", seed, "base")
-    write_cell(tmp_path, "own", "nut", 0, "far")
+        write_run(tmp_path, "own", "nut", seed, "base")
+    write_run(tmp_path, "own", "nut", 0, "far")
     found = gather(tmp_path, datasets={"own": ["nut"]}, variants=["base", "far"])
     (row,) = paired_differences(found, ["base", "far"], "pro", "own")
     assert row.difference is not None and row.low is None and row.p_holm is None
@@ -250,7 +250,7 @@ def test_the_table_of_variants_has_all_of_it(results):
     assert "(see ±)" in text
 
 
-def test_intervals_stand_in_every_table_of_exact_metrics(results):
+def test_every_table_of_exact_metrics_has_intervals(results):
     found = gather(results)
     for table in (
         result_tables.main_table(found),
@@ -267,7 +267,7 @@ def test_intervals_stand_in_every_table_of_exact_metrics(results):
 
 def test_the_effect_of_the_choice_has_an_interval_over_seeds(tmp_path):
     for seed in SEEDS:
-        write_cell(tmp_path, "own", "nut", seed, official=dict.fromkeys(METRICS, 0.9))
+        write_run(tmp_path, "own", "nut", seed, official=dict.fromkeys(METRICS, 0.9))
     found = gather(tmp_path, datasets={"own": ["nut"]}, variants=["base"])
     row = rows_of(result_tables.protocols_table(found))[0]
     # 1 and 2 points; Student's t with one degree of freedom is 12.706.
@@ -277,9 +277,9 @@ def test_the_effect_of_the_choice_has_an_interval_over_seeds(tmp_path):
     assert float(row["best_minus_last_high"]) == pytest.approx(1.5 + half, abs=0.06)
 
 
-def test_results_of_before_have_no_intervals_and_a_note(tmp_path):
+def test_results_without_statistics_have_no_intervals_and_a_note(tmp_path):
     folders = [
-        write_cell(tmp_path, "own", category, variant=variant)
+        write_run(tmp_path, "own", category, variant=variant)
         for category in OWN["own"]
         for variant in ("base", "far")
     ]
@@ -375,7 +375,7 @@ def test_best_is_bold_and_second_underlined():
         ([0.9004, 0.9, 0.8, 0.7], [1, 1, 2, 0]),
     ],
 )
-def test_places(values, expected):
+def test_ranks(values, expected):
     columns = [Column("k", "K", "text"), Column("x", "X", "percent")]
     rows = [["k", Stat(value, None, 1)] for value in values]
     table = Table("T", columns, [rows], [], 1, ("k",))

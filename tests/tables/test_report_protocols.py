@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from test_report import METRICS, matrix, protocols, rows_of, write_cell, write_results
+from test_report import METRICS, matrix, protocols, rows_of, write_results, write_run
 
 from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
@@ -43,7 +43,7 @@ def rewritten(files, change):
 # --- what the tables say -------------------------------------------------------------------------
 
 
-def test_the_worth_of_the_choice_is_the_same_metric_best_minus_last(tmp_path):
+def test_the_effect_of_selection_is_best_minus_last_of_one_metric(tmp_path):
     write_results(tmp_path, WHOLE)
     report(tmp_path, matrix(datasets=WHOLE))
     rows = rows_of(tmp_path, "protocols")
@@ -56,7 +56,7 @@ def test_the_worth_of_the_choice_is_the_same_metric_best_minus_last(tmp_path):
         assert official - strict == pytest.approx(shift, abs=0.051)
 
 
-def test_the_paper_stands_beside_the_reference_under_its_own_protocol(tmp_path):
+def test_the_papers_numbers_are_beside_the_reference_in_their_protocol(tmp_path):
     write_results(tmp_path, WHOLE)
     report(tmp_path, matrix(datasets=WHOLE))
     for row in rows_of(tmp_path, "protocols"):
@@ -141,8 +141,8 @@ def test_undefined_under_a_protocol_is_not_missing(tmp_path):
         "official_best": None,
     }
     for seed in (0, 1):
-        cell = bare | {"has_masks": False, "protocols": found}
-        write_cell(tmp_path, "bolts_m8", "left_half", seed, "base", **cell)
+        content = bare | {"has_masks": False, "protocols": found}
+        write_run(tmp_path, "bolts_m8", "left_half", seed, "base", **content)
     report(tmp_path, matrix())
     line = next(row for row in text(tmp_path, "bolts_m8").splitlines() if "left_half" in row)
     assert [field.strip() for field in line.split("|")[2:-1]] == ["90.0 ± 0.0", *["n/a"] * 5]

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from small_cells import METRICS, params, write_cell
+from small_runs import METRICS, params, write_run
 
 from realnet.config.params import PROJECT, load
 from realnet.datasets.categories import KNOWN_CATEGORIES
@@ -58,7 +58,7 @@ PAPER = {"image_auroc": 0.961, "pixel_auroc": 0.979, "pro": 0.9}
         (math.nan, None, (90.0, 99.0), NOT_RUN),
     ],
 )
-def test_a_number(ours, images, another, expected):
+def test_verdict_of_a_number(ours, images, another, expected):
     assert judge_number(96.1, ours, images, another) == expected
 
 
@@ -77,7 +77,7 @@ def test_a_number(ours, images, another, expected):
         (math.nan, 0.01, NOT_RUN),
     ],
 )
-def test_a_claim(difference, p, expected):
+def test_verdict_of_a_claim(difference, p, expected):
     assert judge_claim(difference, p, 0.95) == expected
 
 
@@ -128,13 +128,13 @@ def judged(tmp_path, text, **wanted):
     return [v for v in verdicts(found) if all(getattr(v, k) == value for k, value in fields)]
 
 
-def btad(tmp_path, change: float, seeds=(0,), spread: float = 0.0, pixel: float = 0.0):
+def btad(tmp_path, change: float, seeds=(0,), std: float = 0.0, pixel: float = 0.0):
     """All of BTAD with official numbers that differ from the paper's by ``change``."""
     for category in BTAD["btad"]:
         for seed in seeds:
-            official = {m: v + change + spread * (seed - 1) for m, v in PAPER.items()}
+            official = {m: v + change + std * (seed - 1) for m, v in PAPER.items()}
             official["pixel_auroc"] += pixel
-            write_cell(tmp_path, "btad", category, seed, official=official)
+            write_run(tmp_path, "btad", category, seed, official=official)
     return judged(tmp_path, params(BTAD, ["base"], seeds), kind="number", dataset="btad")
 
 
@@ -165,7 +165,7 @@ def test_a_number_far_from_the_papers_is_not(tmp_path):
 def test_higher_than_the_paper_by_more_than_the_noise_is_noted(tmp_path):
     published_value = published.number("btad", "mean", "pixel_auroc").value
     for category in BTAD["btad"]:
-        write_cell(tmp_path, "btad", category, shift=6.0, official=dict.fromkeys(METRICS, 0.999))
+        write_run(tmp_path, "btad", category, shift=6.0, official=dict.fromkeys(METRICS, 0.999))
     pixel = judged(tmp_path, params(BTAD, ["base"]), kind="number", dataset="btad")[1]
     assert pixel.ours > published_value + TOLERANCE
     assert pixel.verdict == FAILED and "ours is higher" in pixel.note
@@ -173,15 +173,15 @@ def test_higher_than_the_paper_by_more_than_the_noise_is_noted(tmp_path):
 
 def test_within_what_one_more_training_may_give(tmp_path):
     """Three seeds 10 points apart: their mean is off by 20, within the noise of training."""
-    for spread, expected in ((0.1, NOISE), (0.001, FAILED)):
-        pixel = btad(tmp_path, 0.0, seeds=(0, 1, 2), spread=spread, pixel=-0.2)[1]
+    for std, expected in ((0.1, NOISE), (0.001, FAILED)):
+        pixel = btad(tmp_path, 0.0, seeds=(0, 1, 2), std=std, pixel=-0.2)[1]
         assert pixel.verdict == expected
         assert "one more training" in pixel.note and "one seed" not in pixel.note
 
 
 def test_without_all_categories_there_is_no_verdict(tmp_path):
     for category in BTAD["btad"]:
-        write_cell(tmp_path, "btad", category, official=PAPER)
+        write_run(tmp_path, "btad", category, official=PAPER)
     found = judged(tmp_path, params({"btad": ["01", "02"]}, ["base"]), kind="number")
     assert {v.verdict for v in found} == {NOT_RUN}
     assert [v.note for v in found if v.dataset == "btad"] == ["only 2 of 3 categories"] * 2
@@ -191,15 +191,15 @@ def test_without_all_categories_there_is_no_verdict(tmp_path):
 def test_missing_runs_or_protocols_are_not_run(tmp_path):
     text = params(BTAD, ["base"])
     for category in BTAD["btad"][:2]:
-        write_cell(tmp_path, "btad", category, official=PAPER)
+        write_run(tmp_path, "btad", category, official=PAPER)
     assert {v.verdict for v in judged(tmp_path, text, dataset="btad", kind="number")} == {NOT_RUN}
-    write_cell(tmp_path, "btad", "03")  # evaluated without protocols
+    write_run(tmp_path, "btad", "03")  # evaluated without protocols
     (note,) = {v.note for v in judged(tmp_path, text, dataset="btad", kind="number")}
     assert note == "not evaluated under the paper's protocol"
 
 
 def test_every_published_number_has_one_verdict(tmp_path):
-    write_cell(tmp_path, "own", "nut")
+    write_run(tmp_path, "own", "nut")
     found = judged(tmp_path, params({"own": ["nut"]}, ["base"]), kind="number")
     known = {
         (dataset, metric)
@@ -221,8 +221,8 @@ def claimed(tmp_path, shift, seeds=(0,), datasets=BTAD, noise=0.3, **wanted):
         for category in categories:
             for seed in seeds:
                 where = (dataset, category, seed)
-                write_cell(tmp_path, *where, "base", shift=max(shift, 0), noise=noise)
-                write_cell(tmp_path, *where, "rrs_max", shift=max(-shift, 0), noise=noise)
+                write_run(tmp_path, *where, "base", shift=max(shift, 0), noise=noise)
+                write_run(tmp_path, *where, "rrs_max", shift=max(-shift, 0), noise=noise)
     text = params(datasets, ["base", "rrs_max"], seeds, bootstrap=400)
     return judged(tmp_path, text, kind="claim", claim=MAX, **wanted)
 
@@ -247,7 +247,7 @@ def test_p_values_are_corrected_over_the_claims_of_the_dataset(tmp_path):
     raw = {v.metric: v.p for v in claimed(tmp_path, 0.05)}
     for category in BTAD["btad"]:  # two more claims on BTAD, one of them with two equal metrics
         for variant, shift in (("rrs_mean", 0.0), ("two_blocks", 0.4)):
-            write_cell(tmp_path, "btad", category, variant=variant, shift=shift, noise=0.3)
+            write_run(tmp_path, "btad", category, variant=variant, shift=shift, noise=0.3)
     text = params(BTAD, ["base", "rrs_max", "rrs_mean", "two_blocks"], bootstrap=400)
     found = [v for v in judged(tmp_path, text, kind="claim") if v.p is not None]
     assert len(found) == 5
@@ -267,8 +267,8 @@ def test_seeds_that_disagree_make_a_claim_within_noise(tmp_path):
     """Each seed's networks differ clearly, in opposite directions; images alone would decide."""
     for category in BTAD["btad"]:
         for seed, better in enumerate((2.0, 0.0, 0.6)):
-            write_cell(tmp_path, "btad", category, seed, "base", shift=better)
-            write_cell(tmp_path, "btad", category, seed, "rrs_max", shift=0.3)
+            write_run(tmp_path, "btad", category, seed, "base", shift=better)
+            write_run(tmp_path, "btad", category, seed, "rrs_max", shift=0.3)
     text = params(BTAD, ["base", "rrs_max"], (0, 1, 2), bootstrap=400)
     several = judged(tmp_path, text, claim=MAX, metric="pixel_auroc")[0]
     first = judged(
@@ -283,8 +283,8 @@ def test_seeds_that_disagree_make_a_claim_within_noise(tmp_path):
 def test_the_papers_difference_is_printed_beside_ours(tmp_path):
     datasets = {"mpdd": list(KNOWN_CATEGORIES["mpdd"])}
     for category in datasets["mpdd"]:
-        write_cell(tmp_path, "mpdd", category, variant="sdas", shift=1.5)
-        write_cell(tmp_path, "mpdd", category, variant="dtd")
+        write_run(tmp_path, "mpdd", category, variant="sdas", shift=1.5)
+        write_run(tmp_path, "mpdd", category, variant="dtd")
     text = params(datasets, ["sdas", "dtd"])
     (found,) = judged(tmp_path, text, kind="claim", verdict=REPRODUCED)
     assert found.paper == 2.88 and found.certainty == "medium"
@@ -295,8 +295,8 @@ def test_without_a_variant_sdas_the_base_is_it(tmp_path):
     """As in the preset `paper`, whose base is trained on SDAS images alone."""
     datasets = {"mpdd": list(KNOWN_CATEGORIES["mpdd"])}
     for category in datasets["mpdd"]:
-        write_cell(tmp_path, "mpdd", category, variant="base", shift=1.5)
-        write_cell(tmp_path, "mpdd", category, variant="dtd")
+        write_run(tmp_path, "mpdd", category, variant="base", shift=1.5)
+        write_run(tmp_path, "mpdd", category, variant="dtd")
     statement = "Training on SDAS images beats training on DTD textures."
     (found,) = judged(tmp_path, params(datasets, ["base", "dtd"]), claim=statement)
     assert found.variants == ("base", "dtd") and found.verdict == REPRODUCED
@@ -307,7 +307,7 @@ def test_without_a_variant_sdas_the_base_is_it(tmp_path):
     assert found.verdict == NOT_RUN and "variant sdas" in found.note
 
 
-def test_other_data_are_judged_in_kind_under_other_names(tmp_path):
+def test_own_data_get_in_kind_verdicts_with_their_own_labels(tmp_path):
     found = claimed(tmp_path, 1.5, datasets={"own": ["nut", "pcb"]}, dataset="own")
     assert [v.verdict for v in found] == ["in kind: holds"] * 2
     paper = claimed(tmp_path, 1.5, datasets={"own": ["nut", "pcb"]}, dataset="any")
@@ -320,9 +320,9 @@ def test_other_data_are_judged_in_kind_under_other_names(tmp_path):
     assert labels == {"in kind: within seed noise", "in kind: does not hold"}
 
 
-def test_in_kind_other_variants_may_stand_in_and_are_named(tmp_path):
+def test_in_kind_verdicts_name_substitute_variants(tmp_path):
     for variant, shift in (("base", 1.5), ("texture", 0.0)):
-        write_cell(tmp_path, "own", "nut", variant=variant, shift=shift)
+        write_run(tmp_path, "own", "nut", variant=variant, shift=shift)
     text = params({"own": ["nut"]}, ["base", "texture"], declared=["sdas", "dtd"])
     (found,) = judged(tmp_path, text, kind="claim", dataset="own")
     assert found.variants == ("base", "texture")
@@ -330,7 +330,7 @@ def test_in_kind_other_variants_may_stand_in_and_are_named(tmp_path):
     # Not for verdicts on the paper.
     for category in KNOWN_CATEGORIES["mpdd"]:
         for variant in ("base", "texture"):
-            write_cell(tmp_path, "mpdd", category, variant=variant)
+            write_run(tmp_path, "mpdd", category, variant=variant)
     text = params({"mpdd": "all"}, ["base", "texture"], declared=["sdas", "dtd"])
     assert {v.verdict for v in judged(tmp_path, text, kind="claim")} == {NOT_RUN}
 
@@ -338,9 +338,9 @@ def test_in_kind_other_variants_may_stand_in_and_are_named(tmp_path):
 def test_variants_outside_the_experiment_count_once_they_are_evaluated(tmp_path):
     """As `snakemake ablations` evaluates them; ignored if files are listed."""
     text = params({"own": ["nut"]}, ["base"], declared=["rrs_max"])
-    listed = [write_cell(tmp_path, "own", "nut") / "metrics.json"]
+    listed = [write_run(tmp_path, "own", "nut") / "metrics.json"]
     assert not judged(tmp_path, text, dataset="own", kind="claim")
-    write_cell(tmp_path, "own", "nut", variant="rrs_max", shift=1.5)
+    write_run(tmp_path, "own", "nut", variant="rrs_max", shift=1.5)
     found = judged(tmp_path, text, dataset="own", kind="claim")
     assert {v.verdict for v in found} == {"in kind: does not hold"}
     results = collect(tmp_path, matrix_of(text), listed)
@@ -371,12 +371,12 @@ def test_claims_name_existing_variants():
 
 def test_the_effect_of_the_choice_has_an_interval_over_seeds(tmp_path):
     for seed in (0, 1, 2):
-        write_cell(tmp_path, "own", "nut", seed, official=PAPER)
+        write_run(tmp_path, "own", "nut", seed, official=PAPER)
     found = judged(tmp_path, params({"own": ["nut"]}, ["base"], (0, 1, 2)), kind="selection")
     assert {v.verdict for v in found} == {INFORMATION}
     exact, official = found[0], found[3]
     assert "exact" in exact.claim and "official" in official.claim
-    # 1, 2 and 3 points by small_cells; the official ones always 0.2.
+    # 1, 2 and 3 points by small_runs; the official ones always 0.2.
     assert exact.ours == pytest.approx(2) and official.ours == pytest.approx(0.2)
     assert exact.interval == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
     one = judged(tmp_path, params({"own": ["nut"]}, ["base"], (0,)), kind="selection")

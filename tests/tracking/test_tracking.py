@@ -55,7 +55,7 @@ def stage(folder: Path, name: str, params: dict, inputs: dict[str, Path]) -> Non
     )
 
 
-def cell(root, seed, variant, image_auroc, **more):
+def write_run(root, seed, variant, image_auroc, **more):
     """The files of an evaluation and of the training before it."""
     losses = [{"step": i, "loss": 1 / (i + 1), "lr": 0.1} for i in range(3)]
     model = root / f"realnet/demo/nut/seed{seed}/{variant}"
@@ -118,8 +118,8 @@ def results(tmp_path, monkeypatch, empty):
     stage(ddpm, "ddpm", {"ddpm": {"steps": 3}}, inputs)
     losses = [{"step": i, "loss": 1 / (i + 1), "lr": 0.1} for i in range(3)]
     write_csv(ddpm / "history.csv", losses, ["step", "loss", "lr"])
-    cell(root, 0, "base", 0.9)
-    cell(root, 0, "texture", 0.8)
+    write_run(root, 0, "base", 0.9)
+    write_run(root, 0, "texture", 0.8)
     return root
 
 
@@ -142,7 +142,7 @@ def active():
     return dict(zip(names, runs, strict=True))
 
 
-BASE, CELL = "demo/base", "demo/base/nut/seed0"
+BASE, RUN = "demo/base", "demo/base/nut/seed0"
 TEXTURE = "demo/texture/nut/seed0"
 
 
@@ -154,8 +154,8 @@ def test_a_run_shows_the_content_of_its_files(results):
     follow(results, PARAMS, Path("receipt.json"))
     there, _ = client()
     runs = active()
-    assert set(runs) == {BASE, CELL, "demo/texture", TEXTURE}
-    run = runs[CELL]
+    assert set(runs) == {BASE, RUN, "demo/texture", TEXTURE}
+    run = runs[RUN]
     assert run.data.metrics["image_auroc"] == 0.9
     assert "pro" not in run.data.metrics  # undefined is not a number
     assert run.data.params["training.lr"] == "0.1"
@@ -181,7 +181,7 @@ def test_a_run_shows_the_content_of_its_files(results):
 def test_runs_are_children_of_their_variant(results):
     follow(results, PARAMS)
     runs = active()
-    for parent, child in ((BASE, CELL), ("demo/texture", TEXTURE)):
+    for parent, child in ((BASE, RUN), ("demo/texture", TEXTURE)):
         assert runs[child].data.tags["mlflow.parentRunId"] == runs[parent].info.run_id
         assert "mlflow.parentRunId" not in runs[parent].data.tags
         assert runs[parent].info.start_time > runs[child].info.start_time  # so it is listed first
@@ -200,7 +200,7 @@ def test_a_variant_has_the_parameters_that_differ_between_variants(results):
 
 
 def test_means_and_standard_deviations_over_seeds(results):
-    cell(results, 1, "base", 0.7)
+    write_run(results, 1, "base", 0.7)
     text = json.dumps(json.loads(PARAMS) | {"experiment": EXPERIMENT | {"seeds": [0, 1]}})
     follow(results, text)
     found = active()[BASE].data.metrics
@@ -228,7 +228,7 @@ def test_a_run_has_the_metrics_of_each_protocol(results):
     follow(results, PARAMS)
     there, _ = client()
     runs = active()
-    run = runs[CELL]
+    run = runs[RUN]
     found = {name: value for name, value in run.data.metrics.items() if "official" in name}
     assert found == {"official_best/step": 2.0, "official_best/image_auroc_official": 0.95}
     assert not any(name.startswith("strict") for name in run.data.metrics)
@@ -287,10 +287,10 @@ def test_tracking_is_idempotent_and_a_new_result_replaces_its_run(results):
 def test_an_unchanged_run_is_moved_to_its_new_parent(results):
     follow(results, PARAMS)
     before = active()
-    cell(results, 1, "base", 0.7)
+    write_run(results, 1, "base", 0.7)
     follow(results, json.dumps(json.loads(PARAMS) | {"experiment": EXPERIMENT | {"seeds": [0, 1]}}))
     after = active()
-    assert after[CELL].info.run_id == before[CELL].info.run_id
+    assert after[RUN].info.run_id == before[RUN].info.run_id
     assert after[BASE].info.run_id != before[BASE].info.run_id
     for seed in (0, 1):
         child = after[f"demo/base/nut/seed{seed}"]
@@ -315,7 +315,7 @@ def test_a_shared_model_has_one_curve(results):
     follow(results, PARAMS)
     there, _ = client()
     runs = active()
-    assert len(there.get_metric_history(runs[CELL].info.run_id, "ddpm/loss")) == 3
+    assert len(there.get_metric_history(runs[RUN].info.run_id, "ddpm/loss")) == 3
     assert there.get_metric_history(runs[TEXTURE].info.run_id, "ddpm/loss") == []
     assert len(there.get_metric_history(runs[TEXTURE].info.run_id, "realnet/loss")) == 3
 
@@ -323,10 +323,10 @@ def test_a_shared_model_has_one_curve(results):
 def test_an_interrupted_run_is_replaced(results):
     follow(results, PARAMS)
     there, _ = client()
-    broken = active()[CELL].info.run_id
+    broken = active()[RUN].info.run_id
     there.delete_tag(broken, "realnet.fingerprint")  # which is written last
     follow(results, PARAMS)
-    assert active()[CELL].info.run_id != broken
+    assert active()[RUN].info.run_id != broken
 
 
 def test_the_page_opens_with_the_selected_columns_and_charts(results):
@@ -351,7 +351,7 @@ def test_the_page_opens_with_the_selected_columns_and_charts(results):
     assert {"realnet/loss", "on_test/image_auroc", "ddpm/loss"} <= {c["metricKey"] for c in lines}
     # Every other metric is there as a deleted chart, or MLflow would draw them all.
     drawn = {c.get("metricKey") for c in states["cells"]["compareRunCharts"]}
-    assert set(active()[CELL].data.metrics) - {"on_test/key"} <= drawn
+    assert set(active()[RUN].data.metrics) - {"on_test/key"} <= drawn
     runs = there.search_runs([experiment], filter_string=states["variants"]["searchFilter"])
     assert {run.info.run_name for run in runs} == {BASE, "demo/texture"}
 
@@ -374,7 +374,7 @@ def test_an_invalid_store_is_reported_in_one_line(results, monkeypatch):
 
 def test_a_server_that_does_not_answer_is_reported_in_one_line(results, monkeypatch):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))  # bound, but without a server
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(UserError, match="no answer; the results do not depend on it") as error:
             follow(results, PARAMS)

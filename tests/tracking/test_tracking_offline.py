@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from small_cells import params, write_cell
+from small_runs import params, write_run
 from typer.testing import CliRunner
 
 from realnet.cli import app
@@ -23,7 +23,7 @@ from realnet.tracking.client import StoreError
 
 CATEGORIES = ["nut", "plate", "disc"]
 PARAMS = params({"own": CATEGORIES}, ["base", "texture"])
-CELLS = {f"own/{v}/{c}/seed0" for c in CATEGORIES for v in ("base", "texture")}
+RUNS = {f"own/{v}/{c}/seed0" for c in CATEGORIES for v in ("base", "texture")}
 RECEIPT = Path("results/tracking/runs.json")
 
 
@@ -33,14 +33,14 @@ def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for category in CATEGORIES:
         for variant in ("base", "texture"):
-            path = write_cell(tmp_path / "results", "own", category, 0, variant)
+            path = write_run(tmp_path / "results", "own", category, 0, variant)
             folder = path if path.is_dir() else path.parent
             names = ("manifest.csv", "model.json")
             record = {"stage": "evaluate", "params": {}, "device": "cpu", "git_commit": None}
             record["inputs"] = {n.partition(".")[0]: {"path": n, "sha256": "0"} for n in names}
             record |= {"wall_s": 1.0, "peak_memory_mb": 9, "finished": "2026-01-02T03:04:05+00:00"}
             write_json(folder / "stage.json", record)
-            (folder / "per_image.npz").unlink()  # for intervals, which are not looked at here
+            (folder / "per_image.npz").unlink()  # for intervals, which are not tested here
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
     return tmp_path / "results"
 
@@ -53,7 +53,7 @@ def shown() -> list[str]:
     experiment = client.get_experiment_by_name("test")
     runs = client.search_runs([experiment.experiment_id])
     assert all({"image_auroc", "pixel_auroc", "pro"} <= set(run.data.metrics) for run in runs)
-    return sorted(name for run in runs if (name := run.info.run_name) in CELLS)
+    return sorted(name for run in runs if (name := run.info.run_name) in RUNS)
 
 
 def follow() -> None:
@@ -68,7 +68,7 @@ def test_eight_concurrent_writers_create_one_store():
     for job in jobs:
         job.join(240)
     assert [job.exitcode for job in jobs] == [0] * 8
-    assert shown() == sorted(CELLS)
+    assert shown() == sorted(RUNS)
     with sqlite3.connect("store.db") as store:
         assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert store.execute("SELECT name FROM experiments WHERE name = 'test'").fetchall() == [
@@ -78,7 +78,7 @@ def test_eight_concurrent_writers_create_one_store():
 
 def test_pending_results_are_logged_by_the_printed_command(monkeypatch, capsys):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))  # bound, but without a server
         address = f"http://me:secret@127.0.0.1:{taken.getsockname()[1]}"
         with monkeypatch.context() as away:
             away.setenv("MLFLOW_TRACKING_URI", address)
@@ -95,8 +95,8 @@ def test_pending_results_are_logged_by_the_printed_command(monkeypatch, capsys):
     assert "secret" not in message + RECEIPT.read_text() and "runs" not in read_json(RECEIPT)
     done = CliRunner().invoke(app, command.split()[1:])
     assert done.exit_code == 0, done.output
-    assert shown() == sorted(CELLS)
-    assert len(read_json(RECEIPT)["runs"]) == len(CELLS) + 2  # and the variants
+    assert shown() == sorted(RUNS)
+    assert len(read_json(RECEIPT)["runs"]) == len(RUNS) + 2  # and the variants
     assert reminder(RECEIPT) is None
     track_pending(RECEIPT)
     assert "nothing is pending" in capsys.readouterr().out
@@ -114,12 +114,12 @@ def damaged(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("obstruct", "reason"),
     [(locked, "locked"), (damaged, "not a database")],
     ids=["locked", "damaged"],
 )
-def test_a_file_that_cannot_be_written(monkeypatch, spoil, reason, tmp_path):
-    kept = spoil(tmp_path / "store.db")
+def test_a_file_that_cannot_be_written(monkeypatch, obstruct, reason, tmp_path):
+    kept = obstruct(tmp_path / "store.db")
     monkeypatch.setattr("realnet.tracking.client.usable.__defaults__", (0.2,))
     track(Path("results"), PARAMS, RECEIPT, models="none", later=True)
     assert reason in read_json(RECEIPT)["pending"]["reason"]
@@ -128,7 +128,7 @@ def test_a_file_that_cannot_be_written(monkeypatch, spoil, reason, tmp_path):
     else:
         Path("store.db").unlink()
     track_pending(RECEIPT)
-    assert shown() == sorted(CELLS)
+    assert shown() == sorted(RUNS)
 
 
 def test_a_second_writer_times_out_and_its_results_are_pending(monkeypatch, tmp_path):
@@ -137,7 +137,7 @@ def test_a_second_writer_times_out_and_its_results_are_pending(monkeypatch, tmp_
         track(Path("results"), PARAMS, RECEIPT, models="none", later=True)
     assert "another `realnet track`" in read_json(RECEIPT)["pending"]["reason"]
     track_pending(RECEIPT)
-    assert shown() == sorted(CELLS)
+    assert shown() == sorted(RUNS)
 
 
 def test_an_invalid_address_is_an_error_and_nothing_is_pending(monkeypatch):
@@ -194,7 +194,7 @@ def test_a_server_killed_while_writing(monkeypatch, tmp_path):
         assert len(seen) >= 3 and "pending" in read_json(RECEIPT)
         job = start()
         track_pending(RECEIPT)
-        assert shown() == sorted(CELLS)
+        assert shown() == sorted(RUNS)
         before = json.loads(RECEIPT.read_text())["runs"]
         track(Path("results"), PARAMS, RECEIPT, models="none")
         assert json.loads(RECEIPT.read_text())["runs"] == before

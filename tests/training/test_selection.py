@@ -1,4 +1,4 @@
-"""The official choice of a checkpoint, and what the evaluation says of both checkpoints."""
+"""Official selection of a checkpoint, and evaluation of the last and the best checkpoint."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from builders import evaluate, make_backbone, select_features, train_realnet
 from scipy.special import expit
-from test_training import CELL, FIELDS, SIZE, add, stage
+from test_training import FIELDS, RUN, SIZE, add, stage
 
 from realnet.compute.runtime import start
 from realnet.config.params import load
@@ -23,7 +23,10 @@ from realnet.metrics.official import official_metrics
 from realnet.training import checkpoint_selection as selection
 
 STEPS = 6
-CONSTANT = {"lr_schedule": "constant", "checkpoint_every": 2}  # so that lengths can be compared
+CONSTANT = {
+    "lr_schedule": "constant",
+    "checkpoint_every": 2,
+}  # independent of the length of the training
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def made(tmp_path_factory):
     write_csv(root / "spots.csv", spots, FIELDS)
     make_backbone(stage("backbone"), root / "backbone")
     select_features(
-        stage("afs"), root / "manifest.csv", root / "backbone", None, *CELL, root / "afs"
+        stage("afs"), root / "manifest.csv", root / "backbone", None, *RUN, root / "afs"
     )
     fit(root, root / "every", select_every=1)
     return root
@@ -54,7 +57,7 @@ def made(tmp_path_factory):
 def fit(root, out, manifest="manifest.csv", processes=1, **training):
     compute = {"processes": processes}
     params = stage("realnet", training=CONSTANT | {"steps": STEPS} | training, compute=compute)
-    train_realnet(params, root / manifest, root / "backbone", root / "afs", None, *CELL, out)
+    train_realnet(params, root / manifest, root / "backbone", root / "afs", None, *RUN, out)
     return safetensors.torch.load_file(out / "model.safetensors")
 
 
@@ -67,12 +70,12 @@ def equal(one, other):
     return all(torch.equal(one[key], other[key]) for key in one)
 
 
-# --- the training does not notice -----------------------------------------------------------------
+# --- selection does not affect the training ------------------------------------------------------
 
 
 @pytest.mark.parametrize("ranking_norm", [True, False])
-def test_the_last_weights_are_the_same_bits_with_and_without(made, tmp_path, ranking_norm):
-    """Statistics of BatchNorm included, which are among the weights."""
+def test_selection_does_not_change_the_last_weights(made, tmp_path, ranking_norm):
+    """Including the statistics of BatchNorm, which are saved with the weights."""
     model = {"rrs": {"ranking_norm": ranking_norm}}
     seen = {}
     for every in (None, 1):
@@ -81,18 +84,18 @@ def test_the_last_weights_are_the_same_bits_with_and_without(made, tmp_path, ran
         )
         out = tmp_path / str(every)
         inputs = made / "manifest.csv", made / "backbone", made / "afs", None
-        train_realnet(params, *inputs, *CELL, out)
+        train_realnet(params, *inputs, *RUN, out)
         seen[every] = safetensors.torch.load_file(out / "model.safetensors"), torch.get_rng_state()
         assert sha256(out / "history.csv") == sha256(tmp_path / "None/history.csv")
-    assert len(rows_of(tmp_path / "1")) == STEPS  # it did look, at every step
+    assert len(rows_of(tmp_path / "1")) == STEPS  # evaluated at every step
     assert any("running_mean" in key for key in seen[1][0])
     assert equal(seen[None][0], seen[1][0])
     assert torch.equal(seen[None][1], seen[1][1])
     assert not (tmp_path / "None/best.safetensors").exists()
 
 
-def test_two_processes_choose_as_one_does(made, tmp_path):
-    """Only the first one looks, and the other waits for it."""
+def test_two_processes_select_the_same_checkpoint_as_one(made, tmp_path):
+    """Only the main process evaluates; the other waits for it."""
     one = fit(made, tmp_path / "one", select_every=4)
     two = fit(made, tmp_path / "two", processes=2, select_every=4)
     for key, value in one.items():
@@ -103,10 +106,10 @@ def test_two_processes_choose_as_one_does(made, tmp_path):
         assert a["pixel_auroc"] == pytest.approx(b["pixel_auroc"], abs=0.01)
 
 
-# --- what is chosen ------------------------------------------------------------------------------
+# --- which checkpoint is selected ----------------------------------------------------------------
 
 
-def test_rows_are_the_official_metrics_of_the_weights_at_that_step(made, tmp_path):
+def test_selection_csv_has_the_official_metrics_of_each_step(made, tmp_path):
     items = [item for item in read_manifest(made / "manifest.csv") if item.split == "test"]
     images, masks = load_images(items, SIZE), load_masks(items, SIZE)
     runtime = start(stage("evaluate").compute)
@@ -125,7 +128,7 @@ def test_rows_are_the_official_metrics_of_the_weights_at_that_step(made, tmp_pat
         assert row["key"] == pytest.approx((row["image_auroc"] + row["pixel_auroc"]) / 2)
 
 
-def test_the_best_weights_are_those_of_a_training_that_ends_there(made, tmp_path):
+def test_the_best_weights_equal_those_of_a_shorter_training(made, tmp_path):
     rows = rows_of(made / "every")
     best = [row for row in rows if row["is_best"]]
     assert len(best) == 1 and best[0]["key"] == max(row["key"] for row in rows)
@@ -139,7 +142,7 @@ def test_the_best_weights_are_those_of_a_training_that_ends_there(made, tmp_path
 
 @pytest.fixture
 def keys(monkeypatch):
-    """Lets a test say what is found at each step, so that the best one comes early."""
+    """A function that sets the metrics of each evaluation, so that an early step is the best."""
 
     def script(values):
         left = iter(values)
@@ -148,7 +151,7 @@ def keys(monkeypatch):
     return script
 
 
-def test_of_equal_ones_the_later_is_kept(made, tmp_path, keys):
+def test_of_equal_checkpoints_the_later_is_kept(made, tmp_path, keys):
     keys([0.5, 0.9, 0.7, 0.9, 0.8, 0.6])
     fit(made, tmp_path / "tie", select_every=1)
     assert [row["is_best"] for row in rows_of(tmp_path / "tie")] == [0, 0, 0, 1, 0, 0]
@@ -157,8 +160,8 @@ def test_of_equal_ones_the_later_is_kept(made, tmp_path, keys):
 
 
 @pytest.mark.parametrize("broken_at", [4, 5])
-def test_a_killed_training_keeps_the_best_so_far(made, tmp_path, keys, monkeypatch, broken_at):
-    """Killed at step 5, after the checkpoint at 4, or while looking at 4, before it."""
+def test_a_killed_training_keeps_the_best_checkpoint(made, tmp_path, keys, monkeypatch, broken_at):
+    """Killed at step 5, after the checkpoint at 4, or while evaluating at 4, before it."""
     found = [0.5, 0.9, 0.9, 0.3, 0.2, 0.1]
     keys(found)
     whole = fit(made, tmp_path / "whole", select_every=1)
@@ -174,11 +177,11 @@ def test_a_killed_training_keeps_the_best_so_far(made, tmp_path, keys, monkeypat
     with pytest.raises(KeyboardInterrupt):
         fit(made, tmp_path / "killed", select_every=1)
     left = sorted(p.name for p in (tmp_path / "killed").rglob("*") if p.is_file())
-    assert left == ["last.pt", "lock"]  # nothing half-written
-    # A copy, since the lock is held for as long as the process of the tests lives.
+    assert left == ["last.pt", "lock"]  # no partial files
+    # A copy, since the process of the tests holds the lock until it exits.
     shutil.copytree(tmp_path / "killed", tmp_path / "again")
     monkeypatch.setattr(selection.BestOnTest, "look", look)
-    keys(found[4:] if broken_at == 5 else found[2:])  # goes on from 4, or from 2
+    keys(found[4:] if broken_at == 5 else found[2:])  # resumes from 4, or from 2
     resumed = fit(made, tmp_path / "again", select_every=1)
     assert equal(whole, resumed)
     for name in ("best.safetensors", "selection.csv", "history.csv"):
@@ -186,8 +189,8 @@ def test_a_killed_training_keeps_the_best_so_far(made, tmp_path, keys, monkeypat
     assert read_json(tmp_path / "again/model.json")["best"]["step"] == 3
 
 
-def test_how_often(made, tmp_path):
-    """In steps or, where the length is in epochs, in epochs; always after the last step."""
+def test_selection_interval(made, tmp_path):
+    """In steps or, if the length is in epochs, in epochs; always after the last step."""
     fit(made, tmp_path / "steps", select_every=4)
     assert [row["step"] for row in rows_of(tmp_path / "steps")] == [4, 6]
     fit(made, tmp_path / "rare", select_every=100)
@@ -198,7 +201,7 @@ def test_how_often(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("manifest", "said"),
+    ("manifest", "message"),
     [
         ("bare.csv", "the test images have no masks"),
         ("train.csv", "there are no test images"),
@@ -206,28 +209,28 @@ def test_how_often(made, tmp_path):
         ("spots.csv", "no test image is normal"),
     ],
 )
-def test_without_both_classes_nothing_is_chosen_and_it_is_said(
-    made, tmp_path, capsys, manifest, said
+def test_without_both_classes_selection_is_skipped_with_a_notice(
+    made, tmp_path, capsys, manifest, message
 ):
     for name in ("best.safetensors", "selection.csv"):  # of an earlier training
         (tmp_path / name).write_text("old")
     fit(made, tmp_path, manifest, steps=2, select_every=1)
     lines = [line for line in capsys.readouterr().out.splitlines() if "select_every" in line]
-    assert len(lines) == 1 and said in lines[0]
+    assert len(lines) == 1 and message in lines[0]
     assert read_json(tmp_path / "model.json")["best"] is None
     assert not (tmp_path / "best.safetensors").exists()
     assert not (tmp_path / "selection.csv").exists()
 
 
-# --- both checkpoints, evaluated -----------------------------------------------------------------
+# --- evaluation of both checkpoints --------------------------------------------------------------
 
 
 def scored(made, model, out):
-    evaluate(stage("evaluate"), made / "manifest.csv", model, *CELL, "base", out)
+    evaluate(stage("evaluate"), made / "manifest.csv", model, *RUN, "base", out)
     return read_json(out / "metrics.json")
 
 
-def test_four_protocols_from_one_run(made, tmp_path):
+def test_one_run_gives_four_protocols(made, tmp_path):
     metrics = scored(made, made / "every", tmp_path)
     found = metrics["protocols"]
     assert set(found) == {"strict_last", "strict_best", "official_last", "official_best"}
@@ -240,10 +243,10 @@ def test_four_protocols_from_one_run(made, tmp_path):
         name: load_detector(made / "every", runtime, name).margins(images, runtime, 16).numpy()
         for name in ("last", "best")
     }
-    assert np.abs(kept["margins"] - margins["last"]).max() == 0  # maps: of the last alone
+    assert np.abs(kept["margins"] - margins["last"]).max() == 0  # maps of the last checkpoint only
     assert np.abs(margins["best"] - margins["last"]).max() > 0
     step = read_json(made / "every/model.json")["best"]["step"]
-    assert step < STEPS  # else the two could not be told apart here
+    assert step < STEPS  # else the two would be the same here
     for name, (checkpoint, steps) in {
         "last": ("last", STEPS),
         "best": ("best_on_test", step),
@@ -270,7 +273,7 @@ def test_four_protocols_from_one_run(made, tmp_path):
     assert found["official_best"]["image_auroc_official"] == rows[step]["image_auroc"]
 
 
-def test_without_a_choice_there_is_no_best_protocol(made, tmp_path):
+def test_without_selection_there_is_no_best_protocol(made, tmp_path):
     fit(made, tmp_path / "model", select_every=None)
     found = scored(made, tmp_path / "model", tmp_path / "out")["protocols"]
     assert found["strict_best"] is None and found["official_best"] is None
@@ -283,7 +286,7 @@ def test_without_a_choice_there_is_no_best_protocol(made, tmp_path):
 def test_official_metrics_need_masks(made, tmp_path):
     fit(made, tmp_path / "model", "bare.csv", select_every=1)
     evaluate(
-        stage("evaluate"), made / "bare.csv", tmp_path / "model", *CELL, "base", tmp_path / "out"
+        stage("evaluate"), made / "bare.csv", tmp_path / "model", *RUN, "base", tmp_path / "out"
     )
     found = read_json(tmp_path / "out/metrics.json")["protocols"]
     assert found["strict_last"]["image_auroc"] is not None
@@ -292,7 +295,7 @@ def test_official_metrics_need_masks(made, tmp_path):
     assert found["official_best"] is None
 
 
-def test_other_bytes_than_the_recorded_ones_are_refused(made, tmp_path):
+def test_weights_that_differ_from_their_digest_are_refused(made, tmp_path):
     fit(made, tmp_path / "model", steps=2, select_every=2)
     with (tmp_path / "model/best.safetensors").open("ab") as file:
         file.write(b"x")
@@ -303,7 +306,7 @@ def test_other_bytes_than_the_recorded_ones_are_refused(made, tmp_path):
 # --- parameters ----------------------------------------------------------------------------------
 
 
-def test_only_the_pool_of_the_image_score_and_only_where_used_retrains():
+def test_the_image_score_window_retrains_only_where_selection_uses_it():
     def given(**overrides):
         return load(overrides=overrides).section_json("realnet")
 
@@ -321,7 +324,7 @@ def test_only_the_pool_of_the_image_score_and_only_where_used_retrains():
     assert params.shared_variant("afs", "pool") == "base"
 
 
-def test_presets_choose_as_the_official_code_does():
+def test_presets_select_checkpoints_as_the_official_code():
     paper = load(overrides={"preset": "paper"}).training
     assert (paper.epochs, paper.select_every) == (1000, 5)
     with pytest.raises(UserError, match=r"training\.select_every"):

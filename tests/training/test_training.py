@@ -1,4 +1,4 @@
-"""RealNet's training data, loss weights and draws, and the evaluation of what was trained."""
+"""RealNet's training batches, losses and random numbers, and the evaluation of its models."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ from realnet.synthesis.pools import NormalImages, build_pools, training_foregrou
 from realnet.synthesis.synthesiser import AnomalySynthesiser
 
 SIZE = 32
-CELL = ("mine", "cloth", 0)
+RUN = ("mine", "cloth", 0)
 FIELDS = ["path", "split", "label", "defect", "mask_path", "width", "height", "sha256"]
 FIELDS += ["mask_sha256"]
 
@@ -37,7 +37,7 @@ def stage(name, **overrides):
 
 
 def add(rows, root, name, split, defect=None):
-    """One image of noise; a defect is a white square, with its mask."""
+    """Add an image of noise; a defect is a white square, with its mask."""
     rng = np.random.default_rng(len(rows))
     pixels = rng.integers(90, 160, (SIZE, SIZE, 3), dtype=np.uint8)
     row = dict.fromkeys(FIELDS, "") | {"path": root / name, "split": split, "label": 0}
@@ -66,7 +66,7 @@ def made(tmp_path_factory):
     write_csv(root / "manifest.csv", rows, FIELDS)
     make_backbone(stage("backbone"), root / "backbone")
     folders = root / "manifest.csv", root / "backbone", None
-    select_features(stage("afs"), *folders, *CELL, root / "afs")
+    select_features(stage("afs"), *folders, *RUN, root / "afs")
     fit(root, root / "model")
     return root
 
@@ -74,7 +74,7 @@ def made(tmp_path_factory):
 def fit(root, out, manifest="manifest.csv", synthesis=None, compute=None, **training):
     overrides = {"training": training, "synthesis": synthesis or {}, "compute": compute or {}}
     params = stage("realnet", **overrides)
-    train_realnet(params, root / manifest, root / "backbone", root / "afs", None, *CELL, out)
+    train_realnet(params, root / manifest, root / "backbone", root / "afs", None, *RUN, out)
     return safetensors.torch.load_file(out / "model.safetensors")
 
 
@@ -82,10 +82,10 @@ def history(out, column):
     return [float(row[column]) for row in read_csv(out / "history.csv")]
 
 
-# --- what a step sees ----------------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_features_of_the_anomalies_of_their_originals_and_masks(made):
+def test_a_batch_has_features_of_anomalies_and_originals_and_masks(made):
     params = stage("realnet")
     normal = load_images(
         [i for i in read_manifest(made / "manifest.csv") if i.split == "train"], 32
@@ -101,7 +101,7 @@ def test_a_batch_is_features_of_the_anomalies_of_their_originals_and_masks(made)
     drawn = make(normal[chosen], foregrounds[chosen], 40)
     assert torch.equal(masks, drawn.masks)
     changed = masks.flatten(1).any(1)
-    assert 0 < changed.sum() < 8  # both kinds of item are here
+    assert 0 < changed.sum() < 8  # normal and anomalous items
     expected = select(extractor(drawn.images.float() / 255))
     before = select(extractor(normal[chosen].float() / 255))
     for found, kept, a, b in zip(anomalous, original, expected, before, strict=True):
@@ -109,16 +109,18 @@ def test_a_batch_is_features_of_the_anomalies_of_their_originals_and_masks(made)
         assert torch.equal(found[~changed], kept[~changed])
         assert (found[changed] - kept[changed]).flatten(1).abs().amax(1).min() > 1e-3
     again = data.batch(chosen, 40)[1]
-    assert all(torch.equal(a, b) for a, b in zip(original, again, strict=True))  # cache unharmed
+    assert all(
+        torch.equal(a, b) for a, b in zip(original, again, strict=True)
+    )  # the cache is not modified
 
 
-def test_every_step_draws_other_anomalies(made, tmp_path):
-    """One image, weights that hardly move: what differs between steps is the anomaly."""
+def test_every_step_has_new_anomalies(made, tmp_path):
+    """With one image and nearly constant weights only the anomaly differs between steps."""
     options = {"lr": 1e-12, "warmup_steps": 0, "batch_size": 1}
     fit(made, tmp_path, "one.csv", {"sources": {"texture": 1.0}}, **options)
     losses = history(tmp_path, "loss_segmentation")
     assert len({round(loss, 7) for loss in losses}) == len(losses) == 6
-    # The target stays phi(I): against a reconstruction of zero, its mean square, whatever A is.
+    # The target is phi(I): for a reconstruction of zero the loss is its mean square, for any A.
     image = load_images(read_manifest(made / "one.csv"), SIZE).float() / 255
     select = FeatureSelector(
         stage("realnet").model.blocks, load_selection(made / "afs"), SIZE, True
@@ -127,7 +129,7 @@ def test_every_step_draws_other_anomalies(made, tmp_path):
     assert history(tmp_path, "loss_reconstruction") == pytest.approx([squares] * 6, rel=1e-5)
 
 
-def test_weights_of_the_two_losses(made, tmp_path):
+def test_loss_weights(made, tmp_path):
     plain = {"weight_decay": 0.0, "steps": 2}
     both = fit(made, tmp_path / "both", **plain)
     head = [key for key in both if key.startswith("discriminate.") and key.endswith("weight")]
@@ -147,7 +149,7 @@ def test_weights_of_the_two_losses(made, tmp_path):
 
 
 def test_epochs_end_with_a_short_batch(made, tmp_path):
-    """Six images in batches of four: two steps per epoch, and other batches than with steps."""
+    """Six images in batches of four: two steps per epoch; batches differ from those of `steps`."""
     epochs = {"steps": None, "epochs": 3, "batch_size": 4}
     by_epochs = fit(made, tmp_path / "epochs", **epochs)
     by_steps = fit(made, tmp_path / "steps", steps=6, batch_size=4)
@@ -155,7 +157,7 @@ def test_epochs_end_with_a_short_batch(made, tmp_path):
     assert not all(torch.equal(by_epochs[key], by_steps[key]) for key in by_steps)
     again = fit(made, tmp_path / "whole", steps=6, batch_size=6)
     whole = fit(made, tmp_path / "pass", steps=None, epochs=6, batch_size=6)
-    assert all(torch.equal(whole[key], again[key]) for key in again)  # where it ends evenly
+    assert all(torch.equal(whole[key], again[key]) for key in again)  # equal if batches fit
     official = stage("realnet", training={"steps": None, "epochs": 1000, "batch_size": 16}).training
     assert [steps_of(official, n) for n in (54, 209, 1000)] == [4000, 14000, 63000]
     for wrong in ({"epochs": 3}, {"steps": None}):
@@ -163,7 +165,7 @@ def test_epochs_end_with_a_short_batch(made, tmp_path):
             stage("realnet", training=wrong)
 
 
-def test_recomputed_activations_give_the_same_gradients_on_less_memory(made, tmp_path):
+def test_activation_checkpointing_gives_the_same_gradients_in_less_memory(made, tmp_path):
     kept = fit(made, tmp_path / "kept")
     again = fit(made, tmp_path / "again", gradient_checkpointing=True)
     assert kept.keys() == again.keys()
@@ -199,14 +201,14 @@ def test_bf16_stays_near_fp32_and_channels_last_changes_rounding(made, tmp_path)
         assert losses[0] == pytest.approx(losses[1], rel=tolerance)
 
 
-def test_learning_lowers_the_loss(made, tmp_path):
+def test_training_lowers_the_loss(made, tmp_path):
     fit(made, tmp_path, steps=40, checkpoint_every=100)
     losses = history(tmp_path, "loss_reconstruction")
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_a_result_that_cannot_be_written_keeps_the_checkpoint(made, tmp_path):
-    """A folder in the history's place: no model is written either, and a rerun can go on."""
+def test_a_failed_write_keeps_the_checkpoint(made, tmp_path):
+    """With a folder in place of history.csv no model is written either, and a rerun resumes."""
     (tmp_path / "history.csv").mkdir(parents=True)
     with pytest.raises(OSError, match="history"):
         fit(made, tmp_path)
@@ -214,7 +216,7 @@ def test_a_result_that_cannot_be_written_keeps_the_checkpoint(made, tmp_path):
     assert not (tmp_path / "model.safetensors").exists()
 
 
-# --- what was trained, and its evaluation --------------------------------------------------------
+# --- models and their evaluation -----------------------------------------------------------------
 
 
 def test_model_file_describes_itself(made):
@@ -257,9 +259,9 @@ def test_results_folder_can_be_moved(made, tmp_path):
         load_detector(tmp_path / "elsewhere/model", runtime)
 
 
-def test_metrics_are_those_of_the_stored_scores(made, tmp_path):
+def test_metrics_match_the_stored_scores(made, tmp_path):
     manifest = made / "manifest.csv"
-    evaluate(stage("evaluate"), manifest, made / "model", *CELL, "base", tmp_path)
+    evaluate(stage("evaluate"), manifest, made / "model", *RUN, "base", tmp_path)
     kept, metrics = np.load(tmp_path / "scores.npz"), read_json(tmp_path / "metrics.json")
     wanted = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro"}
     identity = {"dataset": "mine", "category": "cloth", "seed": 0, "variant": "base"}
@@ -289,7 +291,7 @@ def test_metrics_without_anomalies_are_null(made, tmp_path):
     write_csv(tmp_path / "good.csv", rows, FIELDS)
     out = tmp_path / "out"
     with pytest.warns(UndefinedMetricWarning):
-        evaluate(stage("evaluate"), tmp_path / "good.csv", made / "model", *CELL, "base", out)
+        evaluate(stage("evaluate"), tmp_path / "good.csv", made / "model", *RUN, "base", out)
     metrics = read_json(out / "metrics.json")
     assert metrics["image_auroc"] is None and metrics["pro"] is None
     assert os.path.getsize(out / "qualitative.png") > 500

@@ -1,4 +1,4 @@
-"""What the Snakefile asks of workflow/scripts/dag.py."""
+"""Functions of workflow/scripts/dag.py, and the jobs that Snakemake plans."""
 
 import importlib.util
 import re
@@ -22,29 +22,29 @@ SPEC.loader.exec_module(dag)
 
 
 def test_overrides_keep_their_types():
-    """Snakemake hands nested values of --config over as text."""
+    """Snakemake passes nested values of --config as text."""
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())
     given = {"training": {"steps": "5", "grad_clip": "null"}, "preset": "smoke"}
     params = dag.settings(values, given)
     assert (params.training.steps, params.training.grad_clip) == (5, None)
 
 
-def test_all_is_spelt_out():
+def test_all_is_expanded_to_categories():
     assert dag.matrix(load(PROJECT / "params.yaml"))["demo"] == (
         *("circuit_board", "hex_nut", "woven_fabric"),
     )
 
 
 @pytest.mark.parametrize(
-    ("datasets", "said"),
+    ("datasets", "errors"),
     [
         ({"demo": ["nut"]}, "one of circuit_board, hex_nut"),
         ({"nowhere": "all"}, "data/raw/nowhere"),
     ],
 )
-def test_an_unknown_category_or_data_set(datasets, said):
+def test_an_unknown_category_or_dataset_is_refused(datasets, errors):
     params = load(PROJECT / "params.yaml", {"experiment": {"datasets": datasets}})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=errors):
         dag.matrix(params)
 
 
@@ -65,7 +65,7 @@ def settings(root, **overrides):
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """A category of each kind of layout, and files among them that are no images."""
+    """A category of each layout, with some files that are not images."""
     root = tmp_path_factory.mktemp("raw")
     make_tree("mvtec_ad", root / "mvtec_ad", ["bottle", "toothbrush"], counts=2)
     make_tree("btad", root / "btad", ["01"], counts=2)
@@ -97,7 +97,7 @@ def test_raw_files_are_the_images_masks_and_split_table(raw, dataset, category, 
     assert all(Path(path).is_file() for path in found)
 
 
-def test_raw_files_are_named_from_the_projects_folder(raw, tmp_path, monkeypatch):
+def test_raw_files_are_relative_to_the_project(raw, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/raw").symlink_to(raw)
     monkeypatch.setattr(dag, "PROJECT", tmp_path)
@@ -105,14 +105,14 @@ def test_raw_files_are_named_from_the_projects_folder(raw, tmp_path, monkeypatch
     assert found and all(path.startswith("data/raw/btad/01/") for path in found)
 
 
-def test_a_tree_is_walked_once(raw):
+def test_a_dataset_is_listed_once(raw):
     dag._list_once.cache_clear()
     for _ in range(3):
         dag.raw_files(settings(raw), "mvtec_ad", "toothbrush")
     assert dag._list_once.cache_info().misses == 1
 
 
-def test_where_the_images_are_gone_the_manifest_names_them(tmp_path, monkeypatch):
+def test_raw_files_come_from_the_manifest_if_the_images_are_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(dag, "PROJECT", tmp_path)
     row = {"path": "data/raw/mpdd/tubes/a.png", "split": "test", "label": 1, "defect": "bent"}
     row |= {"mask_path": "data/raw/mpdd/tubes/a_mask.png", "sha256": "", "mask_sha256": ""}
@@ -124,7 +124,7 @@ def test_where_the_images_are_gone_the_manifest_names_them(tmp_path, monkeypatch
     assert dag.raw_files(params, "mpdd", "tubes") == [row["path"], row["mask_path"]]
 
 
-def test_a_category_that_is_not_there(raw):
+def test_a_missing_category_is_refused(raw):
     with pytest.raises(UserError, match="no category 'nut'; one of circuit_board"):
         dag.raw_files(settings(raw), "demo", "nut")
     with pytest.raises(UserError, match="mvtec_ad: no category 'tubes'; one of bottle, cable"):
@@ -133,7 +133,7 @@ def test_a_category_that_is_not_there(raw):
         dag.raw_files(settings(raw), "mvtec_ad", "cable")
 
 
-def test_all_of_an_own_data_set(raw, tmp_path, monkeypatch):
+def test_all_categories_of_an_own_dataset(raw, tmp_path, monkeypatch):
     everything = {"experiment": {"datasets": {"plates": "all"}}}
     with pytest.raises(UserError, match="no training images where its layout expects them"):
         dag.matrix(settings(raw, **everything))
@@ -151,12 +151,12 @@ def test_a_dataset_cannot_have_the_name_of_a_table(name):
         dag.matrix(params)
 
 
-# --- what Snakemake plans ------------------------------------------------------------------------
+# --- planned jobs --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def plan(raw, tmp_path_factory):
-    """``snakemake -n`` in a copy without results: (rule -> jobs, the lines of a user's mistake)."""
+    """``snakemake -n`` in a copy without results: (rule -> jobs, lines of user errors)."""
     root = tmp_path_factory.mktemp("copy")
     for name in ("realnet", "workflow"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -174,9 +174,9 @@ def plan(raw, tmp_path_factory):
         table = done.stdout.rpartition("Job stats:")[2].partition("\n\n")[0]
         jobs = {k: int(n) for k, n in re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.MULTILINE)}
         jobs.pop("total", None)
-        said = [line for line in done.stdout.splitlines() if line.startswith("realnet: ")]
-        assert bool(jobs) != bool(said), done.stdout
-        return jobs, said
+        errors = [line for line in done.stdout.splitlines() if line.startswith("realnet: ")]
+        assert bool(jobs) != bool(errors), done.stdout
+        return jobs, errors
 
     return run
 
@@ -197,12 +197,12 @@ def test_one_category_with_its_table_by_config(plan):
     assert jobs == ONE_CELL | {"make_report": 1}
 
 
-def test_a_model_for_a_whole_data_set_needs_all_that_are_listed(plan):
+def test_a_joint_model_needs_all_listed_categories(plan):
     target, whole = "results/evaluate/visa/pcb1/seed0/base/metrics.json", "ddpm={scope: dataset}"
     jobs, _ = plan(target, whole, "experiment={datasets: {visa: [candle, pcb1]}}")
     assert jobs == ONE_CELL | {"prepare": 2}
-    _, said = plan(target, whole, "experiment={datasets: {visa: [candle]}}")
-    assert len(said) == 1 and "add pcb1 to experiment.datasets" in said[0]
+    _, errors = plan(target, whole, "experiment={datasets: {visa: [candle]}}")
+    assert len(errors) == 1 and "add pcb1 to experiment.datasets" in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -213,25 +213,25 @@ def test_a_model_for_a_whole_data_set_needs_all_that_are_listed(plan):
         ("results/afs/demo/hex_nut/seed0/bse/afs.json", "no variant 'bse'; known: base"),
     ],
 )
-def test_a_result_that_there_cannot_be_is_one_line(plan, target, named):
-    jobs, said = plan(target)
-    assert not jobs and len(said) == 1 and named in said[0], said
+def test_an_impossible_result_is_one_line(plan, target, named):
+    jobs, errors = plan(target)
+    assert not jobs and len(errors) == 1 and named in errors[0], errors
 
 
-def test_dvc_keeps_every_output_in_place():
+def test_dvc_persists_every_output():
     stages = yaml.safe_load(Path(PROJECT, "dvc.yaml").read_text())["stages"]
     for stage in stages.values():
         for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
             assert next(iter(out.values()))["persist"] is True
 
 
-def test_a_category_named_01_survives_the_command_line():
+def test_category_01_stays_a_string_on_the_command_line():
     overrides = {"experiment": {"datasets": {"btad": ["01"]}}, "sdas": {"steps": "7"}}
     found = dag.settings(yaml.safe_load((PROJECT / "params.yaml").read_text()), overrides)
     assert found.experiment.datasets["btad"] == ["01"] and found.sdas.steps == 7
 
 
-def test_weights_to_start_from_are_looked_for_until_the_model_is_made(tmp_path, monkeypatch):
+def test_initial_weights_are_checked_until_the_model_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(dag, "PROJECT", tmp_path)
     overrides = {"preset": "smoke", "ddpm": {"init": "weights/x"}}
     params, cells = load(PROJECT / "params.yaml", overrides), {"demo": ("hex_nut",)}

@@ -1,4 +1,4 @@
-"""Links, files, tests and commands that the pages name exist."""
+"""Links, files, tests and commands that the documentation names exist."""
 
 import ast
 import re
@@ -19,13 +19,13 @@ BLOCK = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 
 
 def anchors(page):
-    """Of the headings, as GitHub derives them."""
+    """Anchors of the headings, as GitHub derives them."""
     heads = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text("utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_relative_links_lead_somewhere(page):
+def test_relative_links_have_targets(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text("utf-8"))):
         if target.startswith("http"):
             continue
@@ -44,7 +44,7 @@ def test_files_of_the_project_exist(page):
         assert (PROJECT / path).exists(), path
 
 
-def test_tests_named_on_the_page_of_reliability_exist_and_run_in_make_test():
+def test_tests_named_in_reliability_md_run_in_make_test():
     text = (PROJECT / "docs/reliability.md").read_text("utf-8")
     named = set(re.findall(r"`(\w+/test_\w+\.py)`", text))
     assert len(named) > 10
@@ -83,7 +83,7 @@ def test_commands_and_their_options_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_targets_of_make_exist(page):
+def test_make_targets_exist(page):
     makefile = (PROJECT / "Makefile").read_text("utf-8")
     for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,4 +1,4 @@
-"""dvc.yaml and .gitignore: what DVC must see to call a layer current, or data tracked."""
+"""dvc.yaml and .gitignore: the dependencies of each layer, and the tracked data."""
 
 import subprocess
 
@@ -9,23 +9,23 @@ from realnet.config.params import PROJECT
 from realnet.registry import params_of
 
 STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
-# Of the results; `code` reads no parameters, and `sia` runs nothing.
+# Layers with results; `code` reads no parameters, and `sia` runs nothing.
 LAYERS = [name for name in STAGES if name not in ("code", "sia")]
 
 
 @pytest.mark.parametrize("stage", LAYERS)
 def test_dvc_depends_on_every_parameter_that_a_stage_reads(stage):
-    """Of a section that is named in parts (`data.demo`), any part counts."""
+    """Of a section that is listed in parts (`data.demo`), any part counts."""
     named = {name.partition(".")[0] for name in STAGES[stage]["params"]}
     assert set(params_of(stage).model_fields) <= named, (
         f"dvc.yaml, stage {stage}: params lack a section"
     )
-    assert "preset" in named  # it is laid over all of them
+    assert "preset" in named  # it may override all of them
 
 
-def test_dvc_finds_data_sets_and_git_ignores_the_data(tmp_path, monkeypatch):
-    """DVC reads .gitignore in its own way, and does not enter a folder that it takes for ignored:
-    then `dvc push` and `dvc status` know nothing of a data set and say that all is well."""
+def test_dvc_finds_datasets_and_git_ignores_the_data(tmp_path, monkeypatch):
+    """DVC interprets .gitignore differently and skips folders that it considers ignored: then
+    `dvc push` and `dvc status` ignore a dataset and report no problem."""
     from dvc.repo import Repo
 
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)

@@ -50,7 +50,7 @@ def test_every_table_has_its_columns_in_every_row():
             assert len(row) == len(head) and all(row), row
 
 
-def test_every_test_is_there():
+def test_every_named_test_exists():
     named = set(TEST.findall(TEXT))
     assert len(named) > 60
     assert len(named) == len(set(re.findall(r"test_\w+\.py::\w+", TEXT)))
@@ -68,7 +68,7 @@ def test_every_difference_has_a_test():
 
 
 @pytest.mark.parametrize(("key", "value"), settings())
-def test_every_key_is_one_and_may_have_that_value(paper, key, value):
+def test_every_key_exists_and_accepts_the_value(paper, key, value):
     model = Params
     for part in key.split("."):
         assert issubclass(model, BaseModel) and part in model.model_fields, key
@@ -88,7 +88,7 @@ def test_every_key_is_one_and_may_have_that_value(paper, key, value):
     assert value_of(params.model_dump(), key) == yaml.safe_load(value)
 
 
-def test_the_preset_is_official_where_it_says_so(paper):
+def test_the_paper_preset_has_the_official_values(paper):
     count = 0
     for head, rows in tables():
         if "`paper`" not in head:
@@ -103,7 +103,7 @@ def test_the_preset_is_official_where_it_says_so(paper):
     assert count > 40
 
 
-def test_the_demo_is_official_where_it_says_so_and_only_there():
+def test_the_demo_has_exactly_the_listed_official_values():
     demo = load(PROJECT / "params.yaml").model_dump()
     checked = 0
     for head, rows in tables():

@@ -1,4 +1,4 @@
-"""The registry of stages agrees with the rules, with `dvc.yaml` and with who reads it."""
+"""The registry of stages agrees with the rules, with `dvc.yaml` and with its readers."""
 
 import re
 
@@ -23,7 +23,7 @@ def outputs(stage: str) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def test_a_rule_writes_the_files_of_its_stage_to_its_folder(stage):
     wanted = {f"{stage.folder}/{name}" for name in (stage.result, *stage.files, *stage.figures)}
-    shards = {path for path in outputs(stage.name) if "{shard}" in path}  # of sia, job by job
+    shards = {path for path in outputs(stage.name) if "{shard}" in path}  # one job of sia each
     assert outputs(stage.name) - shards == wanted
 
 
@@ -34,19 +34,19 @@ def test_every_rule_names_its_code_in_the_registry():
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def test_a_layer_of_dvc_depends_on_the_results_of_upstream_stages(stage):
-    if stage.name == "sia":  # runs nothing: it records what is there
+    if stage.name == "sia":  # runs nothing: it records existing files
         return
     found = {dep.split("/")[1] for dep in LAYERS[stage.name]["deps"] if dep.startswith("results/")}
     assert found == set(stage.upstream)
 
 
-def test_stages_come_after_those_that_they_read():
+def test_stages_are_in_topological_order():
     names = list(STAGES)
     for stage in STAGES.values():
         assert all(names.index(before) < names.index(stage.name) for before in stage.upstream)
 
 
-def test_sections_are_those_of_the_parameters():
+def test_sections_match_the_parameters():
     for stage in STAGES.values():
         assert {*stage.sections, *stage.chosen_by} <= set(Params.model_fields)
     used = frozenset().union(*(depends_on(name) for name in STAGES))

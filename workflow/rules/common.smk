@@ -11,7 +11,7 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-# The project beside this Snakefile comes first, whatever else the environment has installed.
+# The project beside this Snakefile takes precedence over an installed one.
 sys.path[:0] = [str(workflow.basedir), f"{workflow.basedir}/workflow/scripts"]
 
 import accept
@@ -281,7 +281,7 @@ def report_cfg(*sections):
 
 def of_group(name):
     """Input function: `name` of every evaluation of the group's variants. Checks the files that
-    they need, which is not done for groups that nobody requests."""
+    they need, but only for requested groups."""
 
     def files(wildcards):
         group = P.groups.get(wildcards.ablation)

@@ -76,7 +76,7 @@ rule track:
         TRACKED,
 
 
-# Renders whatever has been evaluated; trains nothing and needs neither data nor models.
+# Renders all existing evaluations; trains nothing and needs neither data nor models.
 rule tables:
     log:
         "results/logs/tables.log",

@@ -1,8 +1,8 @@
-"""The embedded demo set: three procedural categories, rendered as an inspection camera sees them.
+"""The built-in demo dataset: three procedural categories, rendered like inspection images.
 
-Nothing here knows how training anomalies are made (see :mod:`realnet.synthesis`): the defects are
-modelled as what happened to the object (a gouge, a missing yarn, a part in the wrong place) and
-rendered with it. No mask or texture comes from a noise function thresholded over the image.
+It shares nothing with the synthetic training anomalies (:mod:`realnet.synthesis`): defects are
+modelled as damage of the object (a gouge, a missing yarn, a misplaced part) and rendered with it.
+No mask or texture is a thresholded noise image.
 """
 
 from realnet.datasets.demo.render import Sample, defect_types, render

@@ -1,7 +1,7 @@
-"""What the three renderers share: coordinates, distance fields, light, and the camera.
+"""Common functions of the three renderers: coordinates, distance fields, light, and camera.
 
-Lengths are in units ``u``: the field of view is 128 u wide and high whatever the image's size.
-Colours are linear light, float32 ``[S, S, 3]``; a height map is ``[S, S]`` in u, up is positive.
+Lengths are in units ``u``: the field of view is 128 x 128 u for every image size. Colours are
+linear light, float32 ``[S, S, 3]``; a height map is ``[S, S]`` in u, positive upwards.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Defect:
     """A defect type of a category."""
 
     about: str  # what happened to the object
-    largest: float | None = None  # part of the image it may cover, where larger than usual
-    closing: float = 1.0  # u: unchanged spots up to twice as wide inside it belong to it
+    largest: float | None = None  # largest fraction of the image, if larger than usual
+    closing: float = 1.0  # radius in u: unchanged spots inside up to twice as wide belong to it
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def make_frame(size: int) -> Frame:
     return Frame(pixels, *np.meshgrid(axis, axis))
 
 
-# --- random textures (on lattices of fixed size: a larger image shows the same) -------------------
+# --- random textures (on lattices of fixed size, so they do not depend on the image size) ---------
 
 
 def smooth_noise(rng: np.random.Generator, frame: Frame, scale: float) -> Array:
@@ -82,7 +82,7 @@ def grain(rng: np.random.Generator, frame: Frame, blur: float = 0.0) -> Array:
 
 
 def rotate(x: Array, y: Array, degrees: float) -> tuple[Array, Array]:
-    """Coordinates in a system turned by ``degrees`` (clockwise on the screen)."""
+    """Coordinates in a frame rotated by ``degrees`` (clockwise on the screen)."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return (x * c + y * s).astype(np.float32), (y * c - x * s).astype(np.float32)
 
@@ -104,7 +104,7 @@ def stroke(
     best = np.full(frame.x.shape, 1e3, np.float32)
     along = np.zeros(frame.x.shape, np.float32)
     count = len(points) - 1
-    margin = 12.0  # beyond it a distance is only known to be large
+    margin = 12.0  # distances are exact up to this; beyond it they are only large
     for k in range(count):
         (ax, ay), (bx, by) = points[k], points[k + 1]
         x0, x1 = np.clip(
@@ -132,7 +132,7 @@ def stroke(
 
 
 def puddle(frame: Frame, centres: Array, radii: Array, merge: float = 4.0) -> Array:
-    """Distance (approximate) to drops that run into each other: a smooth union of discs."""
+    """Approximate distance to merged drops: a smooth union of discs."""
     total = np.zeros(frame.x.shape, np.float32)
     for (cx, cy), r in zip(centres, radii, strict=True):
         d = np.hypot(frame.x - cx, frame.y - cy) - r
@@ -155,8 +155,8 @@ def polygon(frame: Frame, points: Array) -> Array:
     return np.where(inside, -best, best).astype(np.float32)
 
 
-def cover(distance: Array, softness: float = 0.6) -> Array:
-    """How much of a pixel a shape covers (0..1), with an edge ``softness`` u wide."""
+def coverage(distance: Array, softness: float = 0.6) -> Array:
+    """Coverage (0..1) of pixels by a shape, with an edge ``softness`` u wide."""
     return np.clip(0.5 - distance / np.float32(softness), 0, 1).astype(np.float32)
 
 
@@ -219,17 +219,20 @@ def gloss(n: tuple[Array, Array, Array], light: Light, sharpness: float) -> Arra
     return light.strength * np.power(np.maximum(cosine, 0), np.float32(sharpness))
 
 
-def shadow(coverage: Array, frame: Frame, light: Light, height: float, blur: float) -> Array:
-    """Part (0..1, ``[S, S]``) of the key light that an object ``height`` u tall keeps away."""
+def shadow(alpha: Array, frame: Frame, light: Light, height: float, blur: float) -> Array:
+    """Fraction (0..1, ``[S, S]``) of the key light that an object ``height`` u tall blocks.
+
+    ``alpha``: coverage of the pixels by the object.
+    """
     shift = height / max(light.z, 0.2) / frame.pitch
     matrix = np.array([[1, 0, -light.x * shift], [0, 1, -light.y * shift]], np.float32)
     size = (frame.pixels, frame.pixels)
-    moved = cv2.warpAffine(coverage, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.warpAffine(alpha, matrix, size, borderMode=cv2.BORDER_REPLICATE)
     return cv2.GaussianBlur(moved, (0, 0), blur / frame.pitch)
 
 
 def over(below: Array, colour: Array | Sequence[float], alpha: Array) -> Array:
-    """``colour`` (``[S, S, 3]``, or three numbers) laid over an image with opacity ``alpha``."""
+    """Blend ``colour`` (``[S, S, 3]`` or three numbers) over an image with opacity ``alpha``."""
     top = np.asarray(colour, np.float32)
     return below + (top - below) * alpha[..., None]
 
@@ -244,7 +247,7 @@ def tint(colour: Sequence[float], shade: Array) -> Array:
 
 @dataclass(frozen=True)
 class Exposure:
-    """One shot: gains of the three channels, and sensor noise of unit variance ``[H, W, 3]``."""
+    """Gains of the three channels, and sensor noise of unit variance ``[H, W, 3]``."""
 
     gain: Array
     noise: Array
@@ -256,7 +259,7 @@ def make_exposure(rng: np.random.Generator, size: int) -> Exposure:
 
 
 def develop(linear: Array, frame: Frame, shot: Exposure, focus: float = 0.42) -> Array:
-    """The picture before noise, float32 ``[H, W, 3]`` in 0..1 display values.
+    """The image before noise, float32 ``[H, W, 3]`` in display values 0..1.
 
     Defocus (Gaussian, ``focus`` u), a little veiling glare, vignetting, area sampling on the
     sensor, a soft shoulder for highlights and the sRGB-like gamma 2.2.

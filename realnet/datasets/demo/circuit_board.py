@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from realnet.datasets.demo import canvas
-from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, cover, ramp
+from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, coverage, ramp
 from realnet.datasets.demo.circuit_parts import (
     INK,
     PARTS,
@@ -34,7 +34,7 @@ MASK_ON_COPPER = (0.020, 0.125, 0.058)
 COPPER = (0.52, 0.25, 0.12)
 LAMINATE = (0.36, 0.33, 0.20)
 
-# Copper tracks, u; runs at 0, 45 and 90 degrees like a router's.
+# Copper tracks in u, at 0, 45 and 90 degrees.
 TRACKS = (
     [(13, 15), (13, 8), (24, 8), (33, 17), (33, 28)],
     [(13, 29), (20, 33), (27, 33)],
@@ -145,8 +145,8 @@ def _bare_board(frame: Frame, dx: float, dy: float, angle: float, cloud: Array) 
     for x, y in VIAS:
         window, lx, ly = surface.local(x, y, 0, 4)
         r = np.hypot(lx, ly)
-        surface.put(window, cover(r - 1.55), (0.42, 0.33, 0.16), 0.4, 0.5)
-        surface.put(window, cover(r - 0.75), (0.012, 0.012, 0.010), 0.0, 0.0)
+        surface.put(window, coverage(r - 1.55), (0.42, 0.33, 0.16), 0.4, 0.5)
+        surface.put(window, coverage(r - 0.75), (0.012, 0.012, 0.010), 0.0, 0.0)
     for text, x, y in SILK:
         window, lx, ly = surface.local(x, y, 0, 9)
         surface.put(window, 0.9 * lettering(text, lx, ly, 5.0), INK, 0.04)
@@ -155,8 +155,8 @@ def _bare_board(frame: Frame, dx: float, dy: float, angle: float, cloud: Array) 
     for x, y, radius in HOLES:
         window, lx, ly = surface.local(x, y, 0, radius + 5)
         r = np.hypot(lx, ly)
-        surface.put(window, cover(r - radius - 2.2), (0.45, 0.36, 0.18), 0.35, 0.4)
-        surface.put(window, cover(r - radius), (0.016, 0.016, 0.017), 0.0, -1.5)
+        surface.put(window, coverage(r - radius - 2.2), (0.45, 0.36, 0.18), 0.35, 0.4)
+        surface.put(window, coverage(r - radius), (0.016, 0.016, 0.017), 0.0, -1.5)
     return surface
 
 
@@ -174,7 +174,7 @@ def _line(image: Array, surface: Surface, points: list, width: float) -> None:
 
 
 def _pour(surface: Surface, tracks: Array) -> Array:
-    """A copper area that keeps clear of the tracks."""
+    """A copper pour with clearance to the tracks."""
     image = np.zeros_like(tracks)
     pixels = surface.place(np.array(POUR, np.float64)) / surface.frame.pitch - 0.5
     cv2.fillPoly(image, [np.rint(pixels * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
@@ -184,12 +184,12 @@ def _pour(surface: Surface, tracks: Array) -> Array:
 
 
 def _light(surface: Surface, light: canvas.Light, grain: Array) -> Array:
-    """Shade the surface: diffuse, highlights, and each layer's shadow on what lies below it."""
+    """Shade the surface: diffuse light, highlights, and shadows of each layer on lower ones."""
     frame = surface.frame
     n = canvas.normals(cv2.GaussianBlur(surface.height, (0, 0), 0.4 / frame.pitch), frame)
     bright = np.ones_like(surface.height)
-    for tall, coverage in sorted(surface.tall.items()):
-        dark = canvas.shadow(coverage, frame, light, tall * 0.62, 0.5 + 0.16 * tall)
+    for tall, layer in sorted(surface.tall.items()):
+        dark = canvas.shadow(layer, frame, light, tall * 0.62, 0.5 + 0.16 * tall)
         below = ramp(tall - surface.height, 0.3, 1.6)
         bright *= 1 - 0.62 * dark * below
     shade = canvas.diffuse(n, light) * bright * (1 + 0.035 * grain)
@@ -197,7 +197,7 @@ def _light(surface: Surface, light: canvas.Light, grain: Array) -> Array:
     return (surface.colour * shade[..., None] + shine[..., None]).astype(np.float32)
 
 
-# --- what can happen to a board -------------------------------------------------------------------
+# --- defects --------------------------------------------------------------------------------------
 
 
 def _choose(parts: list[Part], draw: np.random.Generator, kinds: tuple[str, ...]) -> int:
@@ -241,7 +241,7 @@ _SWAPS = {
 
 
 def _scratch(surface: Surface, draw: np.random.Generator) -> None:
-    """Before the parts are placed: the laminate shows, or bright copper where there is some."""
+    """Scratch before the parts are drawn: exposes the laminate, or copper where there is some."""
     at, a = draw.uniform(18, 110, 2), draw.uniform(0, np.pi)
     length = draw.uniform(17, 30)
     t = np.linspace(-1, 1, 8)
@@ -251,14 +251,14 @@ def _scratch(surface: Surface, draw: np.random.Generator) -> None:
     d, along = canvas.stroke(surface.frame, line, half)
     skips = ramp(np.sin(along * draw.uniform(14, 26) + draw.uniform(0, 6)), -0.95, -0.6)
     whole = (slice(None), slice(None))
-    alpha = (cover(d, 0.9) * (0.55 + 0.45 * skips)).astype(np.float32)
+    alpha = (coverage(d, 0.9) * (0.55 + 0.45 * skips)).astype(np.float32)
     bare = canvas.over(
         np.broadcast_to(np.array(LAMINATE, np.float32), surface.colour.shape).copy(),
         COPPER,
         surface.copper,
     )
     surface.put(whole, 0.9 * alpha, bare, 0.16)
-    burr = cover(np.abs(d - 0.8) - 0.4, 0.8) * (1 - alpha)
+    burr = coverage(np.abs(d - 0.8) - 0.4, 0.8) * (1 - alpha)
     surface.put(whole, 0.35 * burr, (0.10, 0.20, 0.13), 0.1)
     surface.height -= 0.35 * alpha
 
@@ -279,7 +279,7 @@ def _solder_bridge(surface: Surface, parts: list[Part], draw: np.random.Generato
         total += np.exp(np.clip(-(np.hypot(lx - cx, ly - cy) - radius) / 0.9, -30, 30))
     d = -0.9 * np.log(np.maximum(total, 1e-12))
     dome = 1.0 + 1.9 * np.sqrt(np.clip(-d / 2.4, 0, 1))
-    surface.put(window, cover(d, 0.7), SOLDER, 0.75, dome.astype(np.float32))
+    surface.put(window, coverage(d, 0.7), SOLDER, 0.75, dome.astype(np.float32))
 
 
 def _burn(surface: Surface, parts: list[Part], draw: np.random.Generator, grain: Array) -> None:

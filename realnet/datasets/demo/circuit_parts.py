@@ -1,4 +1,4 @@
-"""The parts of the circuit board: where they sit, and how each kind is built up."""
+"""The parts of the circuit board: positions, and the drawing of each component type."""
 
 import functools
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from realnet.datasets.demo import canvas
-from realnet.datasets.demo.canvas import Array, Frame, box, cover
+from realnet.datasets.demo.canvas import Array, Frame, box, coverage
 
 EPOXY = (0.020, 0.020, 0.022)
 TIN = (0.40, 0.40, 0.39)
@@ -19,7 +19,7 @@ ALUMINIUM = (0.44, 0.45, 0.46)
 
 @dataclass(frozen=True)
 class Part:
-    """A component: centre and size in u, ``turn`` in degrees, ``text`` printed on it."""
+    """A component: centre and size in u, rotation ``turn`` in degrees, printed ``text``."""
 
     name: str
     kind: str
@@ -49,12 +49,12 @@ PARTS = (
 )
 SMALL = ("resistor", "ceramic", "diode", "tantalum")
 HEIGHTS = {"qfp": 2.6, "soic": 3.0, "can": 8.5, "crystal": 4.5, "header": 7.5, "tantalum": 3.4}
-LOW = 2.0  # height of the other kinds
+DEFAULT_HEIGHT = 2.0  # of the other component types
 
 
 @dataclass
 class Surface:
-    """What the camera sees, before light: built up part by part."""
+    """Material and relief of the board before lighting; parts are drawn on it one by one."""
 
     frame: Frame
     dx: float  # board's pose
@@ -70,7 +70,7 @@ class Surface:
     def local(
         self, x: float, y: float, turn: float, reach: float
     ) -> tuple[tuple[slice, slice], Array, Array]:
-        """A window around board position (x, y), with coordinates centred there and turned."""
+        """A window around board position (x, y), with coordinates centred there and rotated."""
         cx, cy = self.place(np.array([[x, y]]))[0]
         pitch, pixels = self.frame.pitch, self.frame.pixels
         x0, x1 = np.clip([(cx - reach) / pitch, (cx + reach) / pitch], 0, pixels).astype(int)
@@ -97,14 +97,14 @@ class Surface:
         shine: float,
         height: Array | float | None = None,
     ) -> None:
-        """Lay a material over the window; ``height`` replaces the relief there."""
+        """Blend a material over the window; ``height`` replaces the relief there."""
         self.colour[window] = canvas.over(self.colour[window], colour, alpha)
         self.shine[window] += (np.float32(shine) - self.shine[window]) * alpha
         if height is not None:
             self.height[window] += (height - self.height[window]) * alpha
 
-    def casts(self, window: tuple[slice, slice], alpha: Array, height: float) -> None:
-        """Note that a component stands here."""
+    def add_caster(self, window: tuple[slice, slice], alpha: Array, height: float) -> None:
+        """Register a component that casts a shadow."""
         layer = self.tall.setdefault(height, np.zeros_like(self.height))
         layer[window] = np.maximum(layer[window], alpha)
         self.parts[window] = np.maximum(self.parts[window], alpha)
@@ -154,25 +154,25 @@ def draw_pads(surface: Surface, part: Part) -> None:
     for x, y, w, h in leads(part):
         d = box(lx - np.float32(x), ly - np.float32(y), w, h, 0.4)
         bump = 0.18 + 0.35 * np.clip(-d / 1.2, 0, 1)
-        surface.put(window, cover(d), SOLDER, 0.35, bump)
+        surface.put(window, coverage(d), SOLDER, 0.35, bump)
     if part.kind in SMALL:
         frame = np.abs(box(lx, ly, part.w / 2 + 2.9, part.h / 2 + 2.0, 0.8)) - 0.32
         corner = (np.abs(lx) > part.w * 0.28).astype(np.float32)
-        surface.put(window, cover(frame, 0.7) * corner * 0.9, INK, 0.03)
+        surface.put(window, coverage(frame, 0.7) * corner * 0.9, INK, 0.03)
     elif part.kind == "can":
         frame = np.abs(box(lx, ly, part.w / 2 + 1.6, part.h / 2 + 1.6, 3)) - 0.32
-        surface.put(window, cover(frame, 0.7) * 0.9, INK, 0.03)
+        surface.put(window, coverage(frame, 0.7) * 0.9, INK, 0.03)
 
 
 def draw_part(surface: Surface, part: Part, shade: float) -> None:
     """The component itself. ``shade``: factor on its colours (its batch)."""
     window, lx, ly = surface.local(part.x, part.y, part.turn, max(part.w, part.h) / 2 + 9)
-    tall = HEIGHTS.get(part.kind, LOW)
+    tall = HEIGHTS.get(part.kind, DEFAULT_HEIGHT)
     body = _BUILD[part.kind](surface, window, lx, ly, part, shade, tall)
-    surface.casts(window, body, tall)
+    surface.add_caster(window, body, tall)
 
 
-def _slab(d: Array, tall: float, bevel: float) -> Array:
+def _bevelled(d: Array, tall: float, bevel: float) -> Array:
     """Height of a body with bevelled edges."""
     return np.float32(tall) - np.float32(0.9) * np.clip(bevel + d, 0, bevel)
 
@@ -191,13 +191,13 @@ def _package(surface, window, lx, ly, part, shade, tall) -> Array:
             d = box(
                 lx - np.float32(x), ly - np.float32(y - np.sign(y) * 0.6), w - 0.3, h - 0.5, 0.3
             )
-        surface.put(window, cover(d, 0.5), TIN, 0.55, 1.0 + 0.3 * np.clip(-d, 0, 0.6))
+        surface.put(window, coverage(d, 0.5), TIN, 0.55, 1.0 + 0.3 * np.clip(-d, 0, 0.6))
     w, h = part.w / 2, part.h / 2
     d = box(lx, ly, w, h, 0.8)
-    alpha = cover(d)
-    surface.put(window, alpha, _scaled(EPOXY, shade), 0.07, _slab(d, tall, 1.1))
+    alpha = coverage(d)
+    surface.put(window, alpha, _scaled(EPOXY, shade), 0.07, _bevelled(d, tall, 1.1))
     dot = np.hypot(lx + w - 3.6, ly + h - 3.6) - 1.35
-    surface.put(window, cover(dot, 0.7), _scaled(EPOXY, 0.5), 0.14, tall - 0.4)
+    surface.put(window, coverage(dot, 0.7), _scaled(EPOXY, 0.5), 0.14, tall - 0.4)
     size = 5.6 if part.kind == "qfp" else 4.2
     turned = (lx, ly) if part.kind == "qfp" else (ly, -lx)
     text = lettering(part.text, turned[0], turned[1], size)
@@ -210,34 +210,36 @@ def _chip(surface, window, lx, ly, part, shade, tall) -> Array:
     """Two-terminal chips: resistor and ceramic capacitor."""
     w, h = part.w / 2, part.h / 2
     d = box(lx, ly, w, h, 0.5)
-    alpha = cover(d)
-    for s in (-1, 1):  # solder creeps up the ends
+    alpha = coverage(d)
+    for s in (-1, 1):  # solder fillets at the ends
         foot = box(lx - np.float32(s * (w + 0.8)), ly, 1.3, h * 0.92, 0.6)
-        surface.put(window, cover(foot), SOLDER, 0.5, np.clip(-foot, 0, 1) * 1.2 + 0.4)
+        surface.put(window, coverage(foot), SOLDER, 0.5, np.clip(-foot, 0, 1) * 1.2 + 0.4)
     if part.kind == "resistor":
-        surface.put(window, alpha, _scaled((0.022, 0.022, 0.026), shade), 0.10, _slab(d, tall, 0.6))
+        surface.put(
+            window, alpha, _scaled((0.022, 0.022, 0.026), shade), 0.10, _bevelled(d, tall, 0.6)
+        )
         text = lettering(part.text, lx, ly, 3.6)
         surface.put(window, text * alpha * 0.9, (0.5, 0.5, 0.5), 0.05)
     else:
         colour = _scaled((0.27, 0.185, 0.105), shade)
-        surface.put(window, alpha, colour, 0.10, _slab(d, tall, 0.9))
-    caps = cover(np.float32(w - 2.1) - np.abs(lx), 0.6) * alpha
+        surface.put(window, alpha, colour, 0.10, _bevelled(d, tall, 0.9))
+    caps = coverage(np.float32(w - 2.1) - np.abs(lx), 0.6) * alpha
     surface.put(window, caps, TIN, 0.5)
     return alpha
 
 
-def _moulded(surface, window, lx, ly, part, shade, tall) -> Array:
+def _moulded_part(surface, window, lx, ly, part, shade, tall) -> Array:
     """Moulded diode (black, white band) and tantalum capacitor (yellow, brown bar)."""
     w, h = part.w / 2, part.h / 2
     for s in (-1, 1):
         foot = box(lx - np.float32(s * (w + 0.5)), ly, 1.8, h * 0.55, 0.4)
-        surface.put(window, cover(foot), TIN, 0.5, 0.9)
+        surface.put(window, coverage(foot), TIN, 0.5, 0.9)
     d = box(lx, ly, w, h, 0.7)
-    alpha = cover(d)
+    alpha = coverage(d)
     diode = part.kind == "diode"
     colour = (0.030, 0.028, 0.028) if diode else (0.46, 0.27, 0.05)
-    surface.put(window, alpha, _scaled(colour, shade), 0.08, _slab(d, tall, 1.0))
-    bar = cover(np.abs(lx + w - 2.6) - (0.85 if diode else 1.0), 0.6) * alpha
+    surface.put(window, alpha, _scaled(colour, shade), 0.08, _bevelled(d, tall, 1.0))
+    bar = coverage(np.abs(lx + w - 2.6) - (0.85 if diode else 1.0), 0.6) * alpha
     surface.put(window, bar, (0.50, 0.50, 0.48) if diode else (0.10, 0.04, 0.015), 0.06)
     if part.text:
         text = lettering(part.text, lx - 1.2, ly, 3.8)
@@ -246,28 +248,28 @@ def _moulded(surface, window, lx, ly, part, shade, tall) -> Array:
 
 
 def _can(surface, window, lx, ly, part, shade, tall) -> Array:
-    """Aluminium electrolytic capacitor on its plastic base, minus side black."""
+    """Aluminium electrolytic capacitor on a plastic base, negative side black."""
     base = box(lx, ly, part.w / 2, part.h / 2, 3.0)
-    surface.put(window, cover(base), _scaled(EPOXY, 1.2), 0.08, 1.6)
+    surface.put(window, coverage(base), _scaled(EPOXY, 1.2), 0.08, 1.6)
     r = np.hypot(lx, ly)
     d = r - np.float32(part.w / 2 - 0.9)
-    alpha = cover(d)
+    alpha = coverage(d)
     rim = np.exp(-np.square((d + 1.6) / 0.8))
-    lid = _slab(d, tall, 1.4) - 0.35 * cover(d + 2.6, 1.0)
+    lid = _bevelled(d, tall, 1.4) - 0.35 * coverage(d + 2.6, 1.0)
     surface.put(window, alpha, _scaled(ALUMINIUM, 0.75 * shade), 0.30, lid + 0.25 * rim)
-    minus = cover(lx + np.float32(part.w * 0.17), 0.6) * cover(d + 1.9)
+    minus = coverage(lx + np.float32(part.w * 0.17), 0.6) * coverage(d + 1.9)
     surface.put(window, minus, (0.018, 0.018, 0.022), 0.08)
     text = lettering(part.text, lx - 3.4, ly, 5.0)
     surface.put(window, text * alpha * 0.85, (0.02, 0.02, 0.02), 0.05)
-    return np.maximum(alpha, cover(base))
+    return np.maximum(alpha, coverage(base))
 
 
 def _crystal(surface, window, lx, ly, part, shade, tall) -> Array:
     d = box(lx, ly, part.w / 2, part.h / 2, part.h / 2 - 0.2)
-    flange = cover(d - 0.9)
+    flange = coverage(d - 0.9)
     surface.put(window, flange, _scaled(ALUMINIUM, 0.7), 0.3, 1.0)
     dome = np.float32(tall) - 1.1 * np.square(np.clip(1 + d / 2.6, 0, 1))
-    alpha = cover(d)
+    alpha = coverage(d)
     surface.put(window, alpha, _scaled(ALUMINIUM, 0.72 * shade), 0.35, dome)
     text = lettering(part.text, lx, ly, 4.6)
     surface.put(window, text * alpha * 0.7, (0.10, 0.10, 0.10), 0.1)
@@ -277,13 +279,15 @@ def _crystal(surface, window, lx, ly, part, shade, tall) -> Array:
 def _header(surface, window, lx, ly, part, shade, tall) -> Array:
     """A white pin header with six contacts."""
     d = box(lx, ly, part.w / 2, part.h / 2, 0.8)
-    alpha = cover(d)
-    surface.put(window, alpha, _scaled((0.50, 0.48, 0.42), shade), 0.07, _slab(d, tall, 1.0))
+    alpha = coverage(d)
+    surface.put(window, alpha, _scaled((0.50, 0.48, 0.42), shade), 0.07, _bevelled(d, tall, 1.0))
     for x in (np.arange(6) - 2.5) * 9.2:
         well = box(lx - np.float32(x), ly + 0.4, 3.4, 3.9, 0.5)
-        surface.put(window, cover(well), (0.115, 0.11, 0.10), 0.03, tall - 3.0)
+        surface.put(window, coverage(well), (0.115, 0.11, 0.10), 0.03, tall - 3.0)
         pin = box(lx - np.float32(x), ly + 0.2, 1.35, 2.1, 0.3)
-        surface.put(window, cover(pin), (0.44, 0.34, 0.16), 0.5, tall - 1.5 + np.clip(-pin, 0, 0.7))
+        surface.put(
+            window, coverage(pin), (0.44, 0.34, 0.16), 0.5, tall - 1.5 + np.clip(-pin, 0, 0.7)
+        )
     return alpha
 
 
@@ -292,8 +296,8 @@ _BUILD = {
     "soic": _package,
     "resistor": _chip,
     "ceramic": _chip,
-    "diode": _moulded,
-    "tantalum": _moulded,
+    "diode": _moulded_part,
+    "tantalum": _moulded_part,
     "can": _can,
     "crystal": _crystal,
     "header": _header,

@@ -1,4 +1,4 @@
-"""Writing the demo set to a folder in MVTec-AD layout, all of it or nothing."""
+"""Atomic writing of the demo dataset to a folder in MVTec-AD layout."""
 
 import shutil
 import tempfile
@@ -16,14 +16,14 @@ from realnet.core.progress import progress
 from realnet.datasets.categories import DEMO_CATEGORIES
 from realnet.datasets.demo.render import Sample, defect_types, render
 
-GENERATOR = 1  # raised when the same parameters give other pictures
+GENERATOR = 1  # increased when the same parameters give other images
 
 
 def make_demo(settings: DemoData, out: str | Path) -> dict[str, Any]:
-    """Render the demo set to ``out``, replacing a demo set that is there; returns ``dataset.json``.
+    """Render the demo dataset to ``out``, replacing an existing one; returns ``dataset.json``.
 
-    Rendered into a hidden folder beside ``out`` that is renamed at the end, so an interrupted run
-    leaves no half set. UserError: ``out`` holds something else than a demo set.
+    It is rendered to a hidden folder beside ``out`` that is renamed at the end, so an interrupted
+    run leaves no incomplete dataset. Raises UserError if ``out`` is not a demo dataset.
     """
     out = Path(out)
     _check_replaceable(out)
@@ -59,18 +59,18 @@ def make_demo(settings: DemoData, out: str | Path) -> dict[str, Any]:
 
 
 def plan(category: str, settings: DemoData) -> Iterator[tuple[str, int, str | None]]:
-    """The images of a category: (folder of split and type, index in it, defect type or None)."""
+    """The images of a category: (folder of split and defect type, index, defect type or None)."""
     for index in range(settings.train):
         yield "train/good", index, None
     for index in range(settings.test_good):
         yield "test/good", index, None
-    for kind, count in _per_kind(category, settings.test_defective).items():
+    for defect, count in _defect_counts(category, settings.test_defective).items():
         for index in range(count):
-            yield f"test/{kind}", index, kind
+            yield f"test/{defect}", index, defect
 
 
 def describe(settings: DemoData) -> dict[str, Any]:
-    """What ``dataset.json`` says: where the set comes from and what it holds."""
+    """Content of ``dataset.json``: generator, seed, and counts of images."""
     return {
         "name": "demo",
         "generator": GENERATOR,
@@ -80,7 +80,7 @@ def describe(settings: DemoData) -> dict[str, Any]:
             category: {
                 "train": settings.train,
                 "test_good": settings.test_good,
-                "test_defective": _per_kind(category, settings.test_defective),
+                "test_defective": _defect_counts(category, settings.test_defective),
             }
             for category in DEMO_CATEGORIES
         },
@@ -88,30 +88,31 @@ def describe(settings: DemoData) -> dict[str, Any]:
 
 
 def contact_sheet(settings: DemoData, zoom: int = 2) -> np.ndarray:
-    """uint8 RGB: per category a row of normal images, of defects, and of outlined defects."""
+    """uint8 RGB image: per category a row of normal images, of defects, and of outlined defects."""
     rows = []
     for category in DEMO_CATEGORIES:
-        counts = _per_kind(category, settings.test_defective)
-        kinds = [kind for kind, count in counts.items() if count]
+        counts = _defect_counts(category, settings.test_defective)
+        defects = [defect for defect, count in counts.items() if count]
         seed, size = settings.seed, settings.image_size
         good = [
             render(category, "train/good", index, seed=seed, size=size)
             for index in range(min(settings.train, len(counts)))
         ]
         bad = [
-            render(category, f"test/{kind}", 0, seed=seed, size=size, defect=kind) for kind in kinds
+            render(category, f"test/{defect}", 0, seed=seed, size=size, defect=defect)
+            for defect in defects
         ]
         rows.append(_row([_tile(s, zoom) for s in good], [f"{category}: good"], len(counts)))
-        rows.append(_row([_tile(s, zoom) for s in bad], kinds, len(counts)))
+        rows.append(_row([_tile(s, zoom) for s in bad], defects, len(counts)))
         rows.append(_row([_tile(s, zoom, outline=True) for s in bad], [], len(counts)))
     return np.concatenate(rows)
 
 
-def _per_kind(category: str, total: int) -> dict[str, int]:
+def _defect_counts(category: str, total: int) -> dict[str, int]:
     """``total`` defective images per defect type, as evenly as possible, earlier names first."""
-    kinds = defect_types(category)
-    each, more = divmod(total, len(kinds))
-    return {kind: each + (k < more) for k, kind in enumerate(kinds)}
+    defects = defect_types(category)
+    each, more = divmod(total, len(defects))
+    return {defect: each + (k < more) for k, defect in enumerate(defects)}
 
 
 def _tile(sample: Sample, zoom: int, outline: bool = False) -> np.ndarray:
@@ -136,7 +137,7 @@ def _row(tiles: list[np.ndarray], labels: list[str], columns: int) -> np.ndarray
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse to delete what is no demo set (a workflow may have removed some of its files)."""
+    """Refuse to replace other folders (Snakemake may have removed some files of a demo dataset)."""
     if not out.exists():
         return
     if not out.is_dir():

@@ -1,4 +1,4 @@
-"""A machined hexagon nut on a rubber belt, seen from above lit softly from the upper left."""
+"""A machined hexagon nut on a rubber belt, seen from above, lit softly from the upper left."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from realnet.datasets.demo import canvas
-from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, cover, ramp
+from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, coverage, ramp
 
 DEFECTS = {
     "chip": Defect("a piece has broken off a corner and left a coarse fracture"),
@@ -20,16 +20,16 @@ DEFECTS = {
 APOTHEM = 44.0  # half of the distance across flats, u
 BORE = 19.5  # radius at the mouth of the thread
 CHAMFER = 4.0  # width of the countersink
-THREAD = 4.6  # how far the thread reaches in
+THREAD = 4.6  # depth of the thread
 TOP = 9.0  # height of the face above the belt
 STEEL = (0.34, 0.35, 0.36)
 
 
 @dataclass
 class _Body:
-    """The nut's state: what a defect may change before it is lit."""
+    """State of the nut that a defect may change before lighting."""
 
-    x: Array  # coordinates turned with the nut, its centre at the origin
+    x: Array  # coordinates rotated with the nut, its centre at the origin
     y: Array
     outline: Array  # distance to the hexagon
     bore_x: float
@@ -71,16 +71,16 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
         _DAMAGE[defect.type](body, frame, defect.rng, grain)
 
     belt = _belt(frame, belt_grain, belt_phase)
-    solid = cover(body.outline)
+    solid = coverage(body.outline)
     bx, by = x - np.float32(body.bore_x), y - np.float32(body.bore_y)
     r = np.hypot(bx, by)
-    hole = cover(r - (BORE - THREAD))
+    hole = coverage(r - (BORE - THREAD))
     blocked = canvas.shadow(solid * (1 - hole), frame, light, TOP, 2.6)
     contact = cv2.GaussianBlur(solid, (0, 0), 3.0 / frame.pitch)
     ground = belt * (light.strength * (1 - 0.72 * blocked) * (1 - 0.35 * contact))[..., None]
-    # Down the bore only a little light reaches the belt.
+    # Only a little light reaches the belt through the bore.
     depth = 0.18 + 0.22 * ramp(-(bx * light.x + by * light.y) / BORE, -0.2, 1.0)
-    ground = ground + (belt * depth[..., None] - ground) * cover(r - BORE)[..., None]
+    ground = ground + (belt * depth[..., None] - ground) * coverage(r - BORE)[..., None]
 
     metal = _metal(body, frame, light, grain, cloud, rings, r, bx, by)
     return canvas.over(ground, metal, solid * (1 - hole))
@@ -114,7 +114,7 @@ def _metal(
     bx: Array,
     by: Array,
 ) -> Array:
-    """The lit metal: turned face, chamfers, thread."""
+    """The lit metal: machined face, chamfers, thread."""
     centre = np.hypot(body.x, body.y)
     height = TOP - 0.62 * np.maximum(centre - APOTHEM * 0.985, 0)  # the corners' conical chamfer
     height = height - 0.9 * np.maximum(BORE + CHAMFER - r, 0)
@@ -124,14 +124,14 @@ def _metal(
     height = (height + body.relief).astype(np.float32)
     n = canvas.normals(height, frame)
 
-    # Turning marks: fine rings around the axis, which also spread highlights across themselves.
+    # Turning marks: fine rings around the axis that also stretch highlights across the rings.
     mark = np.interp(centre * 3.2, np.arange(256), rings).astype(np.float32)
     face = ramp(r, BORE + CHAMFER - 0.4, BORE + CHAMFER + 0.6) * body.polish
     unit = np.maximum(centre, 1)
     tx, ty = -body.y / unit, body.x / unit
     half = np.array([light.x, light.y, light.z + 1], np.float32)
     half /= np.linalg.norm(half)
-    # `n` is in image coordinates, the marks turn with the nut: the light's few degrees do not show.
+    # `n` is in image coordinates, the marks in those of the nut: a few degrees are not visible.
     off = tx * half[0] + ty * half[1]
     sheen = np.exp(-(off**2) / (2 * 0.13**2)) * np.clip(n[2] * 3 - 2, 0, 1)
     shade = canvas.diffuse(n, light) * (1 + (0.045 * mark + 0.015 * cloud) * face + 0.03 * grain)
@@ -146,12 +146,12 @@ def _metal(
     return canvas.over(colour, film, body.stain).astype(np.float32)
 
 
-# --- what can happen to a nut ---------------------------------------------------------------------
+# --- defects --------------------------------------------------------------------------------------
 
 
 def _place(body: _Body, frame: Frame, points: Array) -> Array:
     """Points from the nut's coordinates to the image's."""
-    # The rotation's inverse, read off the coordinate fields themselves.
+    # Invert the rotation with the gradients of the coordinate fields.
     mid = frame.pixels // 2
     ex = (body.x[mid, mid + 1] - body.x[mid, mid]) / frame.pitch
     ey = (body.y[mid, mid + 1] - body.y[mid, mid]) / frame.pitch
@@ -173,8 +173,8 @@ def _scratch(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array)
     points = _polar(inner + (outer - inner) * t + bend, start + sweep * t)
     half = draw.uniform(0.85, 1.25) * (0.55 + 0.45 * np.sin(np.pi * np.clip(t * 0.9 + 0.08, 0, 1)))
     d, along = canvas.stroke(frame, _place(body, frame, points), half)
-    core = cover(d, 0.9) * (0.93 + 0.05 * np.sin(along * 23) + 0.05 * grain)
-    burr = cover(np.abs(d - 0.7) - 0.45, 0.8)
+    core = coverage(d, 0.9) * (0.93 + 0.05 * np.sin(along * 23) + 0.05 * grain)
+    burr = coverage(np.abs(d - 0.7) - 0.45, 0.8)
     body.relief += -1.1 * core + 0.45 * burr
     body.albedo *= 1 + (draw.choice([1.7, 1.1, -0.62]) * core)
     body.polish *= 1 - 0.75 * core
@@ -196,15 +196,15 @@ def _crack(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) -
     turns = heading + draw.normal(0, 0.3, 5)
     branch = points[fork] + np.concatenate([[[0, 0]], steps * _polar(1.0, turns)])
     d2, _ = canvas.stroke(frame, _place(body, frame, branch), np.linspace(0.85, 0.4, 6))
-    line = cover(np.minimum(d, d2), 0.8)
-    body.relief -= 0.9 * cover(np.minimum(d, d2) - 0.2, 1.2)
+    line = coverage(np.minimum(d, d2), 0.8)
+    body.relief -= 0.9 * coverage(np.minimum(d, d2) - 0.2, 1.2)
     body.albedo *= 1 - 0.9 * line
     body.polish *= 1 - line
 
 
 def _chip(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) -> None:
     corner = np.radians(60 * draw.integers(0, 6)) + draw.uniform(-0.12, 0.12)
-    reach = draw.uniform(8.5, 13.5)  # how far the break cuts into the corner
+    reach = draw.uniform(8.5, 13.5)  # depth of the fracture at the corner
     tip = APOTHEM / np.cos(np.radians(30))
     along = np.linspace(-1, 1, 8)
     depth = tip - reach * (1 - 0.35 * along**2) + draw.normal(0, 0.9, 8)
@@ -216,9 +216,9 @@ def _chip(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) ->
     d = canvas.polygon(frame, _place(body, frame, ring))
     facets = np.sin(body.x * 1.1 + 1.7 * np.sin(body.y * 0.6)) * np.sin(body.y * 1.3)
     broken = np.maximum(-d, 0)
-    body.fracture = np.maximum(body.fracture, cover(d, 0.8))
-    body.relief += (-0.75 * broken + 0.35 * facets * cover(d)).astype(np.float32)
-    body.relief += 0.22 * grain * cover(d)
+    body.fracture = np.maximum(body.fracture, coverage(d, 0.8))
+    body.relief += (-0.75 * broken + 0.35 * facets * coverage(d)).astype(np.float32)
+    body.relief += 0.22 * grain * coverage(d)
     body.outline = np.maximum(body.outline, -(d + draw.uniform(3.0, 5.0)) + 0.25 * facets)
 
 
@@ -234,8 +234,8 @@ def _rust(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) ->
         aa = angle + draw.normal(0, spread * 1.5) / radius
         size = draw.uniform(0.5, 1.9)
         d = np.hypot(body.x - rr * np.cos(aa), body.y - rr * np.sin(aa)) - size
-        bare *= 1 - 0.8 * cover(d, 1.3)
-        halo *= 1 - 0.10 * cover(d - 1.5, 4.0)
+        bare *= 1 - 0.8 * coverage(d, 1.3)
+        halo *= 1 - 0.10 * coverage(d - 1.5, 4.0)
     strength = draw.uniform(0.7, 1.0)
     pits = (1 - bare) * strength
     dark = np.clip(pits + 0.18 * grain * pits, 0, 1)[..., None]
@@ -255,7 +255,7 @@ def _dent(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) ->
     pit = np.square(np.clip(1 - d * d, 0, 1))
     rim = np.exp(-np.square((d - 1.08) / 0.16))
     body.relief += (-draw.uniform(2.2, 3.2) * pit + 0.38 * rim).astype(np.float32)
-    body.polish *= 1 - 0.7 * cover(d - 1, 0.3)
+    body.polish *= 1 - 0.7 * coverage(d - 1, 0.3)
     body.albedo *= 1 - 0.14 * pit
 
 

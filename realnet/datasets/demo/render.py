@@ -1,4 +1,4 @@
-"""One image of the demo set, with its exact mask."""
+"""Rendering of one image of the demo dataset with its exact mask."""
 
 import math
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from realnet.datasets.demo.canvas import (
 
 _SCENES = {"circuit_board": circuit_board, "hex_nut": hex_nut, "woven_fabric": woven_fabric}
 
-VISIBLE = 0.025  # change of a channel, in display values 0..1, that counts as visible
-CLEAR = 0.10  # a defect has to change some of its pixels by at least this
-SMALLEST, LARGEST = 0.003, 0.055  # part of the image that a defect may cover
+VISIBLE = 0.025  # visible change of a channel, in display values 0..1
+CLEAR = 0.10  # a quarter of a defect's pixels must change by at least this
+SMALLEST, LARGEST = 0.003, 0.055  # fraction of the image that a defect may cover
 _ATTEMPTS = 12
 
 
 @dataclass(frozen=True)
 class Sample:
-    """``image`` uint8 ``[H, W, 3]`` RGB; ``mask`` bool ``[H, W]``, True where the defect shows."""
+    """``image`` uint8 ``[H, W, 3]`` RGB; ``mask`` bool ``[H, W]``, True at the defect."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -45,30 +45,30 @@ def defect_types(category: str) -> tuple[str, ...]:
 def render(
     category: str, split: str, index: int, *, seed: int, size: int, defect: str | None = None
 ) -> Sample:
-    """Render image ``index`` of ``split``; it depends on these arguments and nothing else.
+    """Render image ``index`` of ``split``; it depends only on these arguments.
 
-    A defective image is the defect-free image of the same ``(seed, category, split, index)``, bit
-    for bit and noise included, outside its mask. The mask is where the noise-free pictures of the
-    two differ by more than ``VISIBLE``, with pinholes closed. A draw whose defect is invisible, too
-    small or too large is drawn again.
+    Outside its mask a defective image is identical, including the noise, to the defect-free image
+    of the same ``(seed, category, split, index)``. The mask is where the noise-free images of both
+    differ by more than ``VISIBLE``, with small holes closed. A defect that is invisible, too small
+    or too large is sampled again, at most ``_ATTEMPTS`` times; then the best attempt is used.
     """
-    kinds = defect_types(category)
-    if defect is not None and defect not in kinds:
-        raise UserError(f"{category} has no defect {defect!r}; known: {', '.join(kinds)}")
+    known = defect_types(category)
+    if defect is not None and defect not in known:
+        raise UserError(f"{category} has no defect {defect!r}; known: {', '.join(known)}")
     scene, names = _SCENES[category], ("demo", category, split, index)
     frame = make_frame(size)
     shot = make_exposure(numpy_generator(seed, *names, "exposure"), size)
     good = develop(scene.paint(frame, numpy_generator(seed, *names)), frame, shot)
     if defect is None:
         return Sample(digitise(good, shot), np.zeros((size, size), bool))
-    kind = scene.DEFECTS[defect]
-    largest = kind.largest or LARGEST
+    defect_type = scene.DEFECTS[defect]
+    largest = defect_type.largest or LARGEST
     best: tuple[float, np.ndarray, np.ndarray] = math.inf, good, np.zeros((size, size), bool)
     for attempt in range(_ATTEMPTS):
         one = DefectInstance(defect, numpy_generator(seed, *names, defect, attempt))
         flawed = scene.paint(frame, numpy_generator(seed, *names), one)
         bad = develop(flawed, frame, shot)
-        mask, area, contrast = _compare(good, bad, kind.closing)
+        mask, area, contrast = _compare(good, bad, defect_type.closing)
         if SMALLEST <= area <= largest and contrast >= CLEAR:
             break
         badness = abs(np.log((area + 1e-6) / 0.012)) + max(0.0, CLEAR - contrast) * 20
@@ -83,7 +83,7 @@ def render(
 
 
 def _compare(good: np.ndarray, bad: np.ndarray, closing: float) -> tuple[np.ndarray, float, float]:
-    """The mask of what differs, its part of the image, and the contrast of its stronger half."""
+    """(mask of the difference, its fraction of the image, upper quartile of its contrast)."""
     change = np.abs(bad - good).max(axis=-1)
     pixels_per_u = good.shape[0] / FIELD
     radius = max(1, round(closing * pixels_per_u))
@@ -93,7 +93,7 @@ def _compare(good: np.ndarray, bad: np.ndarray, closing: float) -> tuple[np.ndar
     mask = np.zeros(change.shape, bool)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
     for k in range(1, count):
-        if stats[k, cv2.CC_STAT_AREA] >= 6 * pixels_per_u**2:  # specks are rounding, not defects
+        if stats[k, cv2.CC_STAT_AREA] >= 6 * pixels_per_u**2:  # smaller specks are rounding errors
             mask |= labels == k
     if not mask.any():
         return mask, 0.0, 0.0

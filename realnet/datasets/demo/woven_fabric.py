@@ -1,4 +1,4 @@
-"""A plain-woven technical fabric, one camera field of a web, lit at an angle."""
+"""A plain-woven technical fabric, one field of view of a web, lit at an angle."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from realnet.datasets.demo import canvas
-from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, cover, ramp
+from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, coverage, ramp
 
 DEFECTS = {
     "colour_thread": Defect("a yarn of another dye lot was woven in", largest=0.08),
@@ -18,19 +18,19 @@ DEFECTS = {
     "stain": Defect("oil has dripped onto the web"),
 }
 
-PITCH = 12.8  # distance between neighbouring yarns, u: ten of each in the field
-YARNS = 14  # yarns kept per direction: the field and some more at its edges
-RADIUS = 3.4  # of a yarn's cross-section, as height
-WAVE = 2.0  # how far a yarn rises and falls over its neighbours
+PITCH = 12.8  # distance of neighbouring yarns in u: ten per direction in the field
+YARNS = 14  # yarns per direction, including some outside the field
+RADIUS = 3.4  # height of a yarn's cross-section
+WAVE = 2.0  # amplitude of a yarn over its neighbours
 WARP = (0.46, 0.41, 0.32)  # ecru
 WEFT = (0.33, 0.335, 0.31)  # a greyer, thinner yarn
 
 
 @dataclass
 class _Cloth:
-    """The fabric's state: what a defect may change before it is lit."""
+    """State of the fabric that a defect may change before lighting."""
 
-    x: Array  # coordinates in the cloth: a displacement of these moves yarns
+    x: Array  # coordinates in the cloth: displacing them moves yarns
     y: Array
     warp_gone: Array  # 0..1, where a warp (weft) yarn is missing
     weft_gone: Array
@@ -40,7 +40,7 @@ class _Cloth:
         default_factory=list
     )  # (set, yarn, rgb, where)
     fibres: list[tuple[Array, tuple[float, ...]]] = field(default_factory=list)
-    slack: Array | None = None  # 0..1: yarns lie straight there, no neighbour to bend over
+    slack: Array | None = None  # 0..1: yarns are straight there, without a crossing yarn
 
 
 def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None = None) -> Array:
@@ -75,8 +75,8 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
     weft = weft - 30 * cloth.weft_gone
     floor = np.float32(-6.0)
     top = np.maximum(np.maximum(warp, weft), floor)
-    is_warp = cover(weft - warp, 0.5)
-    bare = cover(np.maximum(warp, weft) - floor - 0.6, 1.0)
+    is_warp = coverage(weft - warp, 0.5)
+    bare = coverage(np.maximum(warp, weft) - floor - 0.6, 1.0)
 
     # Twisted fibres run across the yarn at an angle.
     a = np.sin(2 * np.pi * (cloth.y / 3.3 + s * 1.5) + twist[0][i])
@@ -102,40 +102,40 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
     for points, fibre_rgb in cloth.fibres:
         half = np.linspace(0.75, 0.4, len(points))
         d, _ = canvas.stroke(frame, points, half)
-        dark = canvas.shadow(cover(d), frame, light, 1.6, 0.8)
+        dark = canvas.shadow(coverage(d), frame, light, 1.6, 0.8)
         picture = picture * (1 - 0.5 * dark)[..., None]
-        picture = canvas.over(picture, fibre_rgb, 0.9 * cover(d, 0.9))
+        picture = canvas.over(picture, fibre_rgb, 0.9 * coverage(d, 0.9))
     return picture.astype(np.float32)
 
 
 def _yarn(position: Array) -> tuple[Array, Array]:
-    """Index of the yarn (clipped to the table) and the place in it, -0.5..0.5."""
+    """Index of the yarn (clipped to the table) and position across it, -0.5..0.5."""
     cell = np.floor(position / np.float32(PITCH))
     inside = position / np.float32(PITCH) - cell - np.float32(0.5)
     return np.clip(cell.astype(np.int32) + 2, 0, YARNS - 1), inside.astype(np.float32)
 
 
 def _profile(place: Array, width: Array) -> Array:
-    """Height of a yarn's round back; falls away steeply beside it."""
+    """Height of a yarn's round surface; decreases steeply beside it."""
     q = 2 * place / width
     return RADIUS * np.sqrt(np.maximum(1 - q * q, 0)) - 9 * np.maximum(np.abs(q) - 1, 0)
 
 
-# --- what can happen to a fabric ------------------------------------------------------------------
+# --- defects --------------------------------------------------------------------------------------
 
 
 def _fray(cloth: _Cloth, frame: Frame, draw: np.random.Generator, d: Array, rough: float) -> None:
-    """Take away the yarns inside ``d`` (distance, u); each yarn ends at a length of its own."""
+    """Remove the yarns inside ``d`` (distance, u); each yarn has its own end."""
     i, _ = _yarn(cloth.x)
     j, _ = _yarn(cloth.y)
     ends = draw.normal(0, rough, (2, YARNS)).astype(np.float32)
     wisp = 0.7 * np.sin(cloth.x * 2.1) * np.sin(cloth.y * 1.9)  # fibres of one yarn differ too
-    cloth.warp_gone = np.maximum(cloth.warp_gone, cover(d + ends[0][i] + wisp, 1.2))
-    cloth.weft_gone = np.maximum(cloth.weft_gone, cover(d + ends[1][j] - wisp, 1.2))
+    cloth.warp_gone = np.maximum(cloth.warp_gone, coverage(d + ends[0][i] + wisp, 1.2))
+    cloth.weft_gone = np.maximum(cloth.weft_gone, coverage(d + ends[1][j] - wisp, 1.2))
 
 
 def _wisp(draw: np.random.Generator, at: Array, heading: float, length: float) -> Array:
-    """A loose fibre: a curl of six points."""
+    """A loose fibre: a curved polyline of six points."""
     turns = heading + np.cumsum(draw.normal(0, 0.35, 5))
     steps = np.stack([np.cos(turns), np.sin(turns)], axis=1) * length / 5
     return np.concatenate([[at], at + np.cumsum(steps, axis=0)])
@@ -149,7 +149,7 @@ def _hole(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
     at, size = _centre(draw, 26), draw.uniform(6.0, 10.5)
     offsets = draw.normal(0, size * 0.35, (3, 2))
     d = canvas.puddle(frame, at + offsets, size * draw.uniform(0.5, 0.8, 3), merge=2.0)
-    pull = np.exp(-np.square(np.maximum(d, 0) / 7)) * 0.9  # the edge is drawn apart
+    pull = np.exp(-np.square(np.maximum(d, 0) / 7)) * 0.9  # the edge is pulled apart
     away = np.hypot(frame.x - at[0], frame.y - at[1]) + 1e-3
     cloth.x += (-pull * (frame.x - at[0]) / away).astype(np.float32)
     cloth.y += (-pull * (frame.y - at[1]) / away).astype(np.float32)
@@ -196,7 +196,7 @@ def _missing_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> N
         cloth.weft_gone = np.maximum(cloth.weft_gone, here)
     middle = (yarn - 2 + 0.5) * PITCH
     away = across - middle
-    # The neighbours close in on the gap, and yarns that crossed the lost one lie straight.
+    # The neighbours move into the gap, and yarns that crossed the missing one are straight.
     closing = (1.3 * span * np.tanh(away / 4) * np.exp(-np.square(away / 9))).astype(np.float32)
     if gone == "warp":
         cloth.x += closing
@@ -218,7 +218,7 @@ def _colour_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> No
     )
     rgb = np.array(dyes[draw.integers(len(dyes))], np.float32)
     where = np.ones_like(along)
-    if draw.random() < 0.5:  # the wrong yarn was knotted in on the way
+    if draw.random() < 0.5:  # the wrong yarn starts at a knot
         start = draw.uniform(35, 93)
         where = ramp((along - start) * draw.choice([-1, 1]), -1, 1)
     cloth.dye.append((which, yarn, rgb, where.astype(np.float32)))
@@ -237,12 +237,12 @@ def _stain(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
     size = draw.uniform(6.5, 12.0)
     centres = at + draw.normal(0, size * 0.55, (count, 2))
     d = canvas.puddle(frame, centres, size * draw.uniform(0.45, 1.0, count), merge=1.8)
-    # A yarn wicks the oil along itself.
+    # Oil spreads along the yarns.
     d = d + 0.9 * np.sin(cloth.x * 2 * np.pi / PITCH) * np.sin(cloth.y * 2 * np.pi / PITCH)
     tone = np.array([[0.42, 0.36, 0.27], [0.35, 0.35, 0.36], [0.62, 0.47, 0.25]], np.float32)
     absorbed = tone[draw.integers(3)] ** np.float32(draw.uniform(0.75, 1.15))
     rim = 0.45 * np.exp(-np.square((d + 0.9) / 1.3))
-    amount = np.clip(cover(d, 2.6) * (0.75 + rim), 0, 1)
+    amount = np.clip(coverage(d, 2.6) * (0.75 + rim), 0, 1)
     cloth.stain *= 1 - amount[..., None] * (1 - absorbed)
 
 
@@ -260,7 +260,7 @@ def _fold(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
     cloth.y += (pull * across[1]).astype(np.float32)
     cloth.relief += (draw.uniform(3.2, 5.0) * ridge).astype(np.float32)
     crest = reach * np.exp(-np.square(q / 0.9))
-    cloth.stain *= (1 - 0.18 * crest)[..., None]  # rubbed along the crest
+    cloth.stain *= (1 - 0.18 * crest)[..., None]  # abraded along the crest
 
 
 _DAMAGE: dict[str, Callable[[_Cloth, Frame, np.random.Generator], None]] = {

@@ -46,7 +46,7 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a server, as far as its headers tell."""
+    """A file on a server, according to its headers."""
 
     url: str
     etag: str | None
@@ -130,7 +130,7 @@ def _transfer(
 
 
 def _attempt(url: str, part: Path, label: str, size: int | None, checkable: bool) -> bool:
-    """One request. True: went on from an earlier piece. False: from the first byte."""
+    """One request. True: resumed a partial file. False: started from the first byte."""
     known = _read_state(part, url)
     have = _length(part) if known and (known.validator or checkable) else 0
     if known and have and have == known.size:
@@ -162,7 +162,7 @@ def _attempt(url: str, part: Path, label: str, size: int | None, checkable: bool
                 if have:
                     print(f"{label}: the server sends the file from its beginning", flush=True)
                 have = 0
-                _forget(part)  # first: an old piece must never stand beside a new state
+                _forget(part)  # first: an old partial file must never have a new state
                 io.write_json(_state(part), asdict(remote))
             if total is not None:
                 require_room(part.parent, 2 * total - have, f"{label}, packed and unpacked")

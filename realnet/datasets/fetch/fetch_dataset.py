@@ -45,13 +45,14 @@ def fetch(
     limits: Limits | None = None,
     pause: Callable[[float], object] = time.sleep,
 ) -> Path:
-    """Get a dataset's archive, check it and unpack it to ``root/<dataset>``; returns that folder.
+    """Get a dataset's archive, check and extract it to ``root/<dataset>``; return the folder.
 
     ``given``: a file or an http(s) address instead of the published addresses; ``sha256``: its
-    hash, if it is not the published archive. ``ask``: how to ask for the licence, None if nobody
-    can be asked. The folder appears at once and whole, or not at all; one that exists is never
-    touched. What was accepted and fetched goes to ``root/<dataset>.fetch.json``. UserError: all
-    that can go wrong, with what to do.
+    hash, if it is not the published archive. ``ask``: asks to accept the licence; None if not
+    interactive. The folder is created atomically; an existing one is never changed. Licence and
+    archive are recorded in ``root/<dataset>.fetch.json``.
+
+    Raises UserError with a remedy for every failure.
     """
     table = sources() if table is None else table
     if dataset not in table:

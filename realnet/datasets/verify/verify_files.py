@@ -1,4 +1,4 @@
-"""What `realnet data verify` looks at in a single file: read once, hashed, decoded, judged."""
+"""Checks of `realnet data verify` on a single file, which is read once, hashed and decoded."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Folders of evaluated cells with real statistics of images, small enough to make many."""
+"""Small result folders of evaluated runs with real per-image statistics."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def params(datasets: dict, variants: list[str], seeds=(0,), declared=(), bootstr
     )
 
 
-def write_cell(
+def write_run(
     results: Path,
     dataset: str,
     category: str,
@@ -40,9 +40,10 @@ def write_cell(
     noise: float = 0.0,
     official: dict | None = None,
 ) -> Path:
-    """Test images alike for all seeds and variants of a category; ``shift`` makes defects easier.
+    """Write an evaluated run; all seeds and variants of a category have the same test images.
 
-    ``noise``: how much this cell's scores differ from those of the other cells beside that.
+    ``shift`` is added to the scores of defects. ``noise``: standard deviation of what this run
+    alone adds to its scores.
     ``official``: metrics under the protocol official_best.
     """
     common = np.random.default_rng([len(dataset), *map(ord, category)])
@@ -54,12 +55,12 @@ def write_cell(
     margins = (margins + (0.5 + shift) * masks).astype(np.float32)
     labels = np.arange(IMAGES) % 2
     scores = margins.mean((1, 2)) + (0.02 + 0.1 * shift) * labels
-    kinds = [
+    defects = [
         "good" if not label else ("hole", "crack")[k % 4 // 2] for k, label in enumerate(labels)
     ]
     folder = results / "evaluate" / dataset / category / f"seed{seed}" / variant
     folder.mkdir(parents=True, exist_ok=True)
-    save_per_image(folder / "per_image.npz", per_image(margins, masks, scores, labels, kinds))
+    save_per_image(folder / "per_image.npz", per_image(margins, masks, scores, labels, defects))
     values = {"image_auroc": image_auroc(scores, labels)} | pixel_metrics(margins, masks)
     values |= {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
     if official:
