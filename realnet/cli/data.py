@@ -46,10 +46,10 @@ def data_fetch(
     ] = False,
 ) -> None:
     """Download a published dataset, check it and unpack it to ROOT/DATASET."""
-    from realnet.datasets.fetch.fetch_dataset import fetch
+    from realnet.datasets.fetch.fetch_dataset import Request, fetch
 
     ask = input if sys.stdin.isatty() else None
-    fetch(dataset, root, given, accept_licence, sha256, keep_archive, ask)
+    fetch(dataset, root, Request(given, accept_licence, sha256, keep_archive), ask=ask)
 
 
 @app.command("cache")

@@ -52,20 +52,18 @@ def predict(
     """Score images with a trained model: a heat map and a score for each."""
     from realnet.config.params import stage_params
     from realnet.config.stage_params import EvaluateParams
+    from realnet.evaluation.predict import PredictOptions
     from realnet.evaluation.predict import predict as run
 
     stage = stage_params(params, EvaluateParams)
-    done = run(
-        model,
-        images,
-        out,
-        stage.compute,
-        pool,
+    options = PredictOptions(
+        pool=pool,
+        default_pool=stage.evaluate.image_score_pool,
         raw=raw,
         margins=margins,
-        default_pool=stage.evaluate.image_score_pool,
         batch_size=stage.evaluate.batch_size,
     )
+    done = run(model, images, out, stage.compute, options)
     for path, score in done.scores:
         print(f"{score:.4f}  {path}")
     for line in done.unreadable:
@@ -142,6 +140,7 @@ def import_ddpm(
     seed: SeedOption = 0,
 ) -> None:
     """Import a guided-diffusion (ADM) model, e.g. 256x256_diffusion.pt."""
+    from realnet.interop.adm import Classes
     from realnet.interop.adm import import_ddpm as run
 
     print(
@@ -150,9 +149,7 @@ def import_ddpm(
             out,
             image_size=image_size,
             head_channels=head_channels,
-            dataset=dataset,
-            categories=category or (),
-            classes=classes,
+            classes=Classes(dataset, tuple(category or ()), classes),
             seed=seed,
         )
     )
@@ -169,6 +166,7 @@ def import_classifier(
     seed: SeedOption = 0,
 ) -> None:
     """Import a guided-diffusion classifier, e.g. 256x256_classifier.pt."""
+    from realnet.interop.adm import Classes
     from realnet.interop.adm import import_classifier as run
 
     print(
@@ -176,9 +174,7 @@ def import_classifier(
             checkpoint,
             out,
             head_channels=head_channels,
-            dataset=dataset,
-            categories=category or (),
-            classes=classes,
+            classes=Classes(dataset, tuple(category or ()), classes),
             seed=seed,
         )
     )

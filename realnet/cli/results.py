@@ -264,9 +264,10 @@ def runs(
     ] = None,
 ) -> None:
     """Leaderboard from MLflow: means of variants, or single runs; percent."""
-    from realnet.tracking.board import leaderboard
+    from realnet.tracking.board import Filter, leaderboard
 
-    print(leaderboard(experiment, dataset, variant, category, sort, limit, every, json))
+    only = Filter(dataset, variant, category)
+    print(leaderboard(experiment, only, sort, limit, every, json))
 
 
 @params_app.command("show")

@@ -28,17 +28,26 @@ class Predictions:
     unreadable: list[str] = field(default_factory=list)  # one line per image, with the reason
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """How images are scored, and which maps are written beside the heat maps.
+
+    pool: side of the averaged window in pixels; None: that of the model, else ``default_pool``.
+    """
+
+    pool: int | None = None
+    default_pool: int = 16
+    raw: bool = False
+    margins: bool = False
+    batch_size: int = 16
+
+
 def predict(
     model: Path,
     images: Sequence[Path],
     out: Path,
     compute: Compute,
-    pool: int | None = None,
-    *,
-    raw: bool = False,
-    margins: bool = False,
-    default_pool: int = 16,
-    batch_size: int = 16,
+    options: PredictOptions | None = None,
 ) -> Predictions:
     """Write ``<name>_heatmap.png`` per image and ``scores.csv`` (path, score, name).
 
@@ -48,35 +57,35 @@ def predict(
     the map is saturated. For a PatchCore model both are its map of distances.
 
     Each image is resized to S x S, ignoring its aspect ratio; the heat map has the size of the
-    image. The score is the maximum of the map after averaging ``pool`` x ``pool`` windows:
-    ``pool``, else that of the model (imported models have the official 16), else ``default_pool``.
-    Names: see :func:`result_names`.
+    image. The score is the maximum of the map after averaging ``pool`` x ``pool`` windows (imported
+    models have the official 16). Names: see :func:`result_names`.
     An image that cannot be read is skipped and reported. Precision ``auto`` means fp32 here, also
     on a GPU: it costs little, and bf16 is visible in a map.
     """
+    options = options or PredictOptions()
     if compute.precision == "auto":
         compute = compute.model_copy(update={"precision": "fp32"})
     images = list(dict.fromkeys(images))
     names = result_names(images)
     runtime = start(compute)
     detector = load(model, runtime)
-    pool = pool or detector.info.image_score_pool or default_pool
+    pool = options.pool or detector.info.image_score_pool or options.default_pool
     if pool > detector.image_size:
         raise UserError(f"a window of {pool} pixels does not fit maps of {detector.image_size}")
     done, rows = Predictions(), []
     readable = _read(zip(names, images, strict=True), done.unreadable)
-    while batch := list(itertools.islice(readable, batch_size)):
+    while batch := list(itertools.islice(readable, options.batch_size)):
         pixels = torch.stack([_squashed(picture, detector) for _, _, picture in batch])
         with as_user_error(MetricInputError):
-            found, scores = detector.predict(pixels, runtime, batch_size, pool)
+            found, scores = detector.predict(pixels, runtime, options.batch_size, pool)
         maps = detector.maps(found).numpy()
         for (name, path, picture), margin, level, score in zip(
             batch, found.numpy(), maps, scores, strict=True
         ):
             write_png(out / f"{name}_heatmap.png", overlay(picture, margin, detector.heat))
-            if raw:
+            if options.raw:
                 _save(out / f"{name}.npy", level)
-            if margins:
+            if options.margins:
                 _save(out / f"{name}_margin.npy", margin)
             done.scores.append((path, float(score)))
             rows.append({"path": path, "score": float(score), "name": name})

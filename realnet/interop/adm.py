@@ -6,7 +6,8 @@ nothing is written unless every key has found its place. Only what belongs to si
 exchanged, and that is said: the class embedding, and a classifier's last layer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +47,63 @@ SCHEDULE = {
 LABELS, PROJECTION = "label_emb.weight", ("out.2.c_proj.weight", "out.2.c_proj.bias")
 
 
+@dataclass(frozen=True)
+class Classes:
+    """What the classes of a checkpoint are.
+
+    dataset, categories: the names, in the order of the classes (those of a known dataset need not
+    be listed). Without names the weights can only initialise a training.
+    count: how many classes the result has; None: as many as the checkpoint.
+
+    Raises:
+        UserError: names that do not agree with each other or with the number of classes.
+    """
+
+    dataset: str | None = None
+    categories: tuple[str, ...] = ()
+    count: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """One category per class; empty: unknown."""
+        if self.categories:
+            if len(set(self.categories)) < len(self.categories):
+                raise UserError(f"--category: each once, got {', '.join(self.categories)}")
+            return list(self.categories)
+        if self.dataset is None:
+            return []
+        if self.dataset not in KNOWN_CATEGORIES:
+            raise UserError(
+                f"--dataset: {self.dataset!r} is none of {', '.join(KNOWN_CATEGORIES)}; give"
+                " --category for each of its classes, in their order"
+            )
+        return list(KNOWN_CATEGORIES[self.dataset])
+
+    def wanted(self, rows: int, where: str) -> int:
+        """The number of classes of the result, where the checkpoint ``where`` has ``rows``."""
+        wanted, names = rows if self.count is None else self.count, self.names
+        if names and len(names) != wanted:
+            found = f"{where} has {rows} class{'es' if rows > 1 else ''}"
+            hint = f"; --classes {len(names)} would exchange its class layer"
+            if self.count is not None:
+                found, hint = f"--classes is {self.count}", ""
+            raise UserError(f"{found}, but {len(names)} are named: {', '.join(names)}{hint}")
+        return wanted
+
+
 def import_ddpm(
     checkpoint: Path,
     out: Path,
     *,
-    dataset: str | None = None,
-    categories: Sequence[str] = (),
-    classes: int | None = None,
+    classes: Classes | None = None,
     image_size: int = 256,
     head_channels: int = 64,
     seed: int = 0,
 ) -> str:
     """Write ``out`` as the stage `ddpm` does; returns one line on what was imported.
 
-    dataset, categories: what the classes are, in their order (a known dataset's need not be
-    listed). Without them the weights are only to start a training from.
-    classes: as many rows as the class embedding is to have, drawn from N(0, 1) with ``seed`` where
-    that is not the checkpoint's own number; 1 leaves it out.
+    classes: names and number. Another number than the checkpoint's reinitialises the class
+    embedding from N(0, 1) with ``seed``; 1 omits it.
     image_size: pixels. head_channels: of an attention head. Neither is in the tensors.
     UserError: not such a checkpoint, a key missing, left over or of another shape, or names and
     classes that do not agree.
@@ -76,9 +117,9 @@ def import_ddpm(
             f"{where}: {sizes.inputs} channels in and {sizes.outputs} out; expected 3 in, and 3 or"
             " (with variances) 6 out"
         )
-    names = _class_names(dataset, categories)
-    rows = sizes.classes or 1
-    wanted = _wanted(classes, names, rows, where)
+    classes = classes or Classes()
+    names, rows = classes.names, sizes.classes or 1
+    wanted = classes.wanted(rows, where)
     _check_size(image_size, sizes, where)
     params = Ddpm.model_validate(
         _published().ddpm.model_dump()
@@ -110,7 +151,7 @@ def import_ddpm(
             state[LABELS] = torch.randn(shape, generator=draw)
             done = f"class embedding of {rows} classes replaced by {wanted} reinitialised"
     _fill(model, state, sizes, head_channels, where, prefix="unet.")
-    config = {"ddpm": params.model_dump(), "image_size": image_size, "dataset": dataset}
+    config = {"ddpm": params.model_dump(), "image_size": image_size, "dataset": classes.dataset}
     config |= {"categories": names, "classes": wanted}
     given = {"head_channels": head_channels, "seed": seed}
     _write(out, "import-ddpm", model, config, checkpoint, given)
@@ -121,9 +162,7 @@ def import_classifier(
     checkpoint: Path,
     out: Path,
     *,
-    dataset: str | None = None,
-    categories: Sequence[str] = (),
-    classes: int | None = None,
+    classes: Classes | None = None,
     head_channels: int = 64,
     seed: int = 0,
 ) -> str:
@@ -139,8 +178,9 @@ def import_classifier(
             f"{where}: misses {POSITIONS[1]}: no classifier with attention pooling; for a diffusion"
             " model use realnet import-ddpm"
         )
-    names = _class_names(dataset, categories)
-    wanted = _wanted(classes, names, sizes.outputs, where)
+    classes = classes or Classes()
+    names = classes.names
+    wanted = classes.wanted(sizes.outputs, where)
     side = round((state[POSITIONS[1]].shape[-1] - 1) ** 0.5)
     image_size = side * 2 ** (len(sizes.widths) - 1)
     params = Classifier.model_validate(
@@ -160,7 +200,7 @@ def import_classifier(
         done = f"last layer of {sizes.outputs} classes replaced by {wanted} reinitialised"
     _fill(model, state, sizes, head_channels, where)
     config = {"classifier": params.model_dump(), "schedule": SCHEDULE, "image_size": image_size}
-    config |= {"dataset": dataset, "categories": names, "classes": wanted}
+    config |= {"dataset": classes.dataset, "categories": names, "classes": wanted}
     given = {"head_channels": head_channels, "seed": seed}
     _write(out, "import-classifier", model, config, checkpoint, given)
     return _summary(model, sizes, done, names, out)
@@ -190,33 +230,6 @@ def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
         if not value.isfinite().all():
             raise UserError(f"{checkpoint}: {key} has values that are not finite numbers")
     return state
-
-
-def _class_names(dataset: str | None, categories: Sequence[str]) -> list[str]:
-    if categories:
-        if len(set(categories)) < len(categories):
-            raise UserError(f"--category: each once, got {', '.join(categories)}")
-        return list(categories)
-    if dataset is None:
-        return []
-    if dataset not in KNOWN_CATEGORIES:
-        raise UserError(
-            f"--dataset: {dataset!r} is none of {', '.join(KNOWN_CATEGORIES)}; give --category for"
-            " each of its classes, in their order"
-        )
-    return list(KNOWN_CATEGORIES[dataset])
-
-
-def _wanted(classes: int | None, names: list[str], rows: int, where: str) -> int:
-    """Number of classes of the result."""
-    wanted = rows if classes is None else classes
-    if names and len(names) != wanted:
-        found = f"{where} has {rows} class{'es' if rows > 1 else ''}"
-        hint = f"; --classes {len(names)} would exchange its class layer" if classes is None else ""
-        if classes is not None:
-            found = f"--classes is {classes}"
-        raise UserError(f"{found}, but {len(names)} are named: {', '.join(names)}{hint}")
-    return wanted
 
 
 def _check_size(image_size: int, sizes: Sizes, where: str) -> None:

@@ -106,7 +106,7 @@ def _train(job: Job[RealNetParams]) -> None:
             steps,
             per_epoch=-(-len(normal) // params.training.batch_size),
         )
-    history = _optimise(model, params.training, data, runtime, checkpoints, choice, seed, names)
+    history = _optimise(model, job, data, runtime, checkpoints, choice)
     if not runtime.is_main:
         return
 
@@ -215,15 +215,14 @@ def steps_of(params: Training, images: int) -> int:
 
 def _optimise(
     model: RealNet,
-    params: Training,
+    job: Job[RealNetParams],
     data: _Data,
     runtime: Runtime,
     checkpoints: Checkpoints,
     selection: BestOnTest | None,
-    seed: int,
-    names: tuple[str, ...],
 ) -> list[dict[str, float]]:
     """The loop of paper sec. 3.3 / official `train_realnet`; returns the loss history."""
+    params, names = job.params.training, ("realnet", job.dataset, job.category)
     norms = share_statistics(model, runtime)
     optimiser = runtime.adamw(model.parameters(), params.lr, params.weight_decay)
     steps = steps_of(params, len(data.normal))
@@ -237,7 +236,7 @@ def _optimise(
     model.train()
     forward = runtime.compiled(parallel(model, runtime))
     batch_of = shuffled_epochs(
-        len(data.normal), params.batch_size, seed, *names, short_last=params.epochs is not None
+        len(data.normal), params.batch_size, job.seed, *names, short_last=params.epochs is not None
     )
     for step in fit.steps():
         mine = share(batch_of(step), runtime)

@@ -1,6 +1,7 @@
 """`realnet runs`: the leaderboard, read from MLflow."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,18 @@ SPREAD = ("/low", "/high", "/std")
 NAMED = ("dataset", "variant", "category", "seed")
 
 
+@dataclass(frozen=True)
+class Filter:
+    """Only the runs with these values; None: any."""
+
+    dataset: str | None = None
+    variant: str | None = None
+    category: str | None = None
+
+
 def leaderboard(
     experiment: str | None = None,
-    dataset: str | None = None,
-    variant: str | None = None,
-    category: str | None = None,
+    only: Filter | None = None,
     sort: str = HEADLINE[0],
     limit: int = 20,
     every: bool = False,
@@ -52,9 +60,10 @@ def leaderboard(
         raise UserError(
             f"MLflow at {without_password(uri)}: it has no runs; `realnet track` writes them"
         )
-    for name, value in {"dataset": dataset, "variant": variant, "category": category}.items():
+    only = only or Filter()
+    for name, value in vars(only).items():
         runs = _having(runs, name, value)
-    level = "cell" if every or (category or "mean") != "mean" else "variant"
+    level = "cell" if every or (only.category or "mean") != "mean" else "variant"
     runs = [run for run in runs if run.data.tags["level"] == level]
     known = sorted({name for run in runs for name in run.data.metrics})
     if sort not in known:

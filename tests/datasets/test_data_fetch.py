@@ -19,7 +19,7 @@ from webserver import serving
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.fetch.archives import Licence, Source, sources
-from realnet.datasets.fetch.fetch_dataset import fetch
+from realnet.datasets.fetch.fetch_dataset import Request, fetch
 
 SOURCE = Source(
     title="BTAD",
@@ -56,8 +56,10 @@ def published(server, zipped):
 @pytest.fixture
 def run(tmp_path):
     def run(source: Source, given: str | None = None, **how):
-        how = {"accept_licence": True, "pause": lambda seconds: None} | how
-        return fetch("btad", tmp_path / "raw", given, table={"btad": source}, **how)
+        names = {"accept_licence", "sha256", "keep_archive"} & set(how)
+        request = Request(given, **{"accept_licence": True} | {k: how.pop(k) for k in names})
+        how = {"pause": lambda seconds: None} | how
+        return fetch("btad", tmp_path / "raw", request, table={"btad": source}, **how)
 
     return run
 
@@ -276,7 +278,7 @@ def test_concurrent_fetches_are_refused(run, zipped, tmp_path):
 
 def test_an_unknown_dataset_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no such published dataset; there are mvtec_ad, .*dtd\."):
-        fetch("mvtec", tmp_path)
+        fetch("mvtec", tmp_path, Request())
 
 
 # --- the table and the command -------------------------------------------------------------------

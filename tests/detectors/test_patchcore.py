@@ -26,7 +26,7 @@ from realnet.detectors.patch_memory import (
     random_projection,
 )
 from realnet.detectors.patchcore import FILE, PatchCoreDetector
-from realnet.evaluation.predict import predict
+from realnet.evaluation.predict import PredictOptions, predict
 from realnet.models.features import build_network, write_backbone
 
 
@@ -299,7 +299,9 @@ def test_evaluation_has_exact_metrics_and_no_official_ones(made, tmp_path):
 def test_predict_with_a_patchcore_model(made, tmp_path):
     given = [made / "08.png", made / "13.png"]
     compute = stage("evaluate").compute
-    done = predict(made / "model", given, tmp_path, compute, raw=True, default_pool=4)
+    done = predict(
+        made / "model", given, tmp_path, compute, PredictOptions(raw=True, default_pool=4)
+    )
     (_, normal), (_, defective) = done.scores
     assert defective > normal
     found, _ = detector(made / "model")

@@ -12,7 +12,7 @@ from reference.official_realnet import OfficialRealNet, randomise, save_official
 from realnet.config.params import load
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, write_json
-from realnet.evaluation.predict import predict, result_names
+from realnet.evaluation.predict import PredictOptions, predict, result_names
 from realnet.interop.realnet_checkpoint import import_realnet
 
 COMPUTE = load().compute.model_copy(update={"device": "cpu", "precision": "fp32"})
@@ -67,7 +67,13 @@ def test_ambiguous_output_names_are_refused():
 def test_output_files_and_their_content(model, tmp_path):
     paths = [picture(tmp_path / folder / "1.png", i) for i, folder in enumerate("abc")]
     out = tmp_path / "out"
-    done = predict(model, [*paths, paths[0]], out, COMPUTE, raw=True, margins=True, batch_size=2)
+    done = predict(
+        model,
+        [*paths, paths[0]],
+        out,
+        COMPUTE,
+        PredictOptions(raw=True, margins=True, batch_size=2),
+    )
     names = ["a_1", "b_1", "c_1"]
     ends = (".npy", "_heatmap.png", "_margin.npy")
     assert files(out) == sorted([*(n + e for n in names for e in ends), "scores.csv"])
@@ -89,8 +95,8 @@ def test_output_files_and_their_content(model, tmp_path):
 
 def test_a_map_does_not_depend_on_its_batch(model, tmp_path):
     paths = [picture(tmp_path / f"{i}.png", i) for i in range(3)]
-    predict(model, paths, tmp_path / "together", COMPUTE, margins=True)
-    predict(model, paths[2:], tmp_path / "alone", COMPUTE, margins=True)
+    predict(model, paths, tmp_path / "together", COMPUTE, PredictOptions(margins=True))
+    predict(model, paths[2:], tmp_path / "alone", COMPUTE, PredictOptions(margins=True))
     assert files(tmp_path / "alone") == ["2_heatmap.png", "2_margin.npy", "scores.csv"]
     both = [np.load(tmp_path / where / "2_margin.npy") for where in ("together", "alone")]
     assert np.allclose(*both, atol=1e-5)
@@ -98,21 +104,27 @@ def test_a_map_does_not_depend_on_its_batch(model, tmp_path):
 
 def test_window_of_the_image_score(model, tmp_path):
     path = picture(tmp_path / "1.png")
-    ((_, peak),) = predict(model, [path], tmp_path / "o", COMPUTE, 1, raw=True).scores
+    ((_, peak),) = predict(
+        model, [path], tmp_path / "o", COMPUTE, PredictOptions(1, raw=True)
+    ).scores
     assert peak == pytest.approx(np.load(tmp_path / "o/1.npy").max(), abs=1e-6)
-    ((_, pooled),) = predict(model, [path], tmp_path / "o", COMPUTE, default_pool=2).scores
+    ((_, pooled),) = predict(
+        model, [path], tmp_path / "o", COMPUTE, PredictOptions(default_pool=2)
+    ).scores
     assert pooled < peak  # an imported model has the official window of 16
-    ((_, other),) = predict(model, [path], tmp_path / "o", COMPUTE, 16).scores
+    ((_, other),) = predict(model, [path], tmp_path / "o", COMPUTE, PredictOptions(16)).scores
     assert other == pooled
     with pytest.raises(UserError, match="a window of 33 pixels"):
-        predict(model, [path], tmp_path / "o", COMPUTE, 33)
+        predict(model, [path], tmp_path / "o", COMPUTE, PredictOptions(33))
 
 
 def test_unreadable_images_do_not_stop_the_others(model, tmp_path):
     good = [picture(tmp_path / "1.png"), picture(tmp_path / "4.png")]
     (tmp_path / "2.png").write_bytes(good[0].read_bytes()[:200])
     bad = [tmp_path / "2.png", tmp_path / "3.png", tmp_path]
-    done = predict(model, [good[0], *bad, good[1]], tmp_path / "out", COMPUTE, raw=True)
+    done = predict(
+        model, [good[0], *bad, good[1]], tmp_path / "out", COMPUTE, PredictOptions(raw=True)
+    )
     assert [path for path, _ in done.scores] == good
     reasons = ("cut off", "no such image", "a folder")
     for line, path, reason in zip(done.unreadable, bad, reasons, strict=True):

@@ -18,7 +18,7 @@ from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.diffusion.denoiser import Denoiser, load_ddpm, load_denoiser_weights
 from realnet.diffusion.guidance import load_guide
-from realnet.interop.adm import import_classifier, import_ddpm
+from realnet.interop.adm import Classes, import_classifier, import_ddpm
 
 # All features: levels with and without attention, a wider level, blocks with resampling.
 SMALL = adm.Sizes(
@@ -40,7 +40,7 @@ ENCODER = adm.Sizes(
     encoder=True,
     side=32,
 )
-NAMES = ["dark", "light", "spotted"]
+NAMES = ("dark", "light", "spotted")
 OPTIONS = {"image_size": 32, "head_channels": 16}
 RUNTIME = start(load().compute)
 
@@ -80,10 +80,12 @@ def test_the_output_matches_the_reference(sizes, tmp_path):
     """All weights are random, also those that the original initialises with zeros."""
     state = adm.random_state(sizes)
     file = saved(tmp_path, state)
-    names = NAMES if sizes.classes else ["dark"]
-    import_ddpm(file, tmp_path / "out", dataset="mine", categories=names, **OPTIONS)
+    names = NAMES if sizes.classes else ("dark",)
+    import_ddpm(
+        file, tmp_path / "out", classes=Classes(dataset="mine", categories=names), **OPTIONS
+    )
     model, params, config = load_ddpm(tmp_path / "out", RUNTIME)
-    assert config["categories"] == names and config["dataset"] == "mine"
+    assert config["categories"] == list(names) and config["dataset"] == "mine"
     assert params.variance == ("learned_range" if sizes.outputs == 6 else "fixed_small")
     x, when = noisy()
     label = torch.tensor([2, 0, 1]) if sizes.classes else None
@@ -101,7 +103,12 @@ def test_the_output_matches_the_reference(sizes, tmp_path):
 )
 def test_the_logits_of_the_classifier_match_the_reference(sizes, tmp_path):
     state = adm.random_state(sizes)
-    import_classifier(saved(tmp_path, state), tmp_path / "out", categories=NAMES, head_channels=16)
+    import_classifier(
+        saved(tmp_path, state),
+        tmp_path / "out",
+        classes=Classes(categories=NAMES),
+        head_channels=16,
+    )
     config = read_json(tmp_path / "out/config.json")
     assert config["image_size"] == 32
     schedule = load(overrides={"preset": "paper"}).ddpm.schedule
@@ -145,8 +152,10 @@ def test_a_checkpoint_of_the_authors_is_imported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "easydict", module)
     file = saved(tmp_path, content, "ckpt_240.pth.tar")
     monkeypatch.delitem(sys.modules, "easydict")
-    import_ddpm(file, tmp_path / "a", categories=NAMES, **OPTIONS)
-    import_ddpm(saved(tmp_path, state), tmp_path / "b", categories=NAMES, **OPTIONS)
+    import_ddpm(file, tmp_path / "a", classes=Classes(categories=NAMES), **OPTIONS)
+    import_ddpm(
+        saved(tmp_path, state), tmp_path / "b", classes=Classes(categories=NAMES), **OPTIONS
+    )
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
 
@@ -154,7 +163,12 @@ def test_a_checkpoint_of_the_authors_is_imported(tmp_path, monkeypatch):
 def test_half_precision_and_safetensors_are_imported(tmp_path):
     state = {key: value.half() for key, value in adm.random_state(SMALL).items()}
     safetensors.torch.save_file(state, tmp_path / "half.safetensors")
-    import_ddpm(tmp_path / "half.safetensors", tmp_path / "out", categories=NAMES, **OPTIONS)
+    import_ddpm(
+        tmp_path / "half.safetensors",
+        tmp_path / "out",
+        classes=Classes(categories=NAMES),
+        **OPTIONS,
+    )
     model, _, _ = load_ddpm(tmp_path / "out", RUNTIME)
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
     x, when = noisy()
@@ -167,11 +181,13 @@ def test_only_the_embedding_of_other_classes_is_reinitialised(tmp_path):
     file = saved(tmp_path, state)
     notice = import_ddpm(file, tmp_path / "own", **OPTIONS)
     assert "class embedding of 3 classes kept" in notice and "no category names" in notice
-    notice = import_ddpm(file, tmp_path / "five", classes=5, seed=1, **OPTIONS)
+    notice = import_ddpm(file, tmp_path / "five", seed=1, classes=Classes(count=5), **OPTIONS)
     assert "class embedding of 3 classes replaced by 5 reinitialised" in notice
-    import_ddpm(file, tmp_path / "again", classes=5, seed=1, **OPTIONS)
-    import_ddpm(file, tmp_path / "other", classes=5, seed=2, **OPTIONS)
-    notice = import_ddpm(file, tmp_path / "none", classes=1, categories=["dark"], **OPTIONS)
+    import_ddpm(file, tmp_path / "again", seed=1, classes=Classes(count=5), **OPTIONS)
+    import_ddpm(file, tmp_path / "other", seed=2, classes=Classes(count=5), **OPTIONS)
+    notice = import_ddpm(
+        file, tmp_path / "none", classes=Classes(categories=("dark",), count=1), **OPTIONS
+    )
     assert "class embedding (3 classes) left out" in notice
     own, five, again, other, none = (
         safetensors.torch.load_file(tmp_path / name / "model.safetensors")
@@ -191,7 +207,9 @@ def test_the_embedding_of_a_single_class_is_kept(tmp_path):
     """A checkpoint of one category also has an embedding, which is always added."""
     sizes = but(SMALL, classes=1)
     state = adm.random_state(sizes)
-    notice = import_ddpm(saved(tmp_path, state), tmp_path / "o", categories=["dark"], **OPTIONS)
+    notice = import_ddpm(
+        saved(tmp_path, state), tmp_path / "o", classes=Classes(categories=("dark",)), **OPTIONS
+    )
     assert "made part of the time embedding" in notice
     x, when = noisy()
     expected = adm.run(sizes, state, x, when, torch.zeros(3, dtype=torch.long))
@@ -201,7 +219,7 @@ def test_the_embedding_of_a_single_class_is_kept(tmp_path):
 
 def test_the_last_layer_is_reinitialised_for_other_classes(tmp_path):
     file = saved(tmp_path, adm.random_state(ENCODER))
-    notice = import_classifier(file, tmp_path / "a", classes=4, head_channels=16)
+    notice = import_classifier(file, tmp_path / "a", classes=Classes(count=4), head_channels=16)
     assert "last layer of 3 classes replaced by 4 reinitialised" in notice
     import_classifier(file, tmp_path / "b", head_channels=16)
     new, own = (safetensors.torch.load_file(tmp_path / n / "model.safetensors") for n in ("a", "b"))
@@ -345,11 +363,14 @@ def test_an_incompatible_checkpoint_is_refused(change, message, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"categories": ["a", "b"]}, "has 3 classes, but 2 are named: a, b; --classes 2 would"),
-        ({"categories": ["a", "b"], "classes": 3}, "--classes is 3, but 2 are named"),
-        ({"categories": ["a", "b", "a"]}, "--category: each once"),
-        ({"dataset": "mine"}, "'mine' is none of demo, mvtec_ad"),
-        ({"dataset": "mvtec_ad"}, "has 3 classes, but 15 are named"),
+        (
+            {"classes": Classes(categories=("a", "b"))},
+            "has 3 classes, but 2 are named: a, b; --classes 2 would",
+        ),
+        ({"classes": Classes(categories=("a", "b"), count=3)}, "--classes is 3, but 2 are named"),
+        ({"classes": Classes(categories=("a", "b", "a"))}, "--category: each once"),
+        ({"classes": Classes("mine")}, "'mine' is none of demo, mvtec_ad"),
+        ({"classes": Classes("mvtec_ad")}, "has 3 classes, but 15 are named"),
         ({"head_channels": 24}, "--head-channels 24 does not divide the 64 channels"),
         ({"image_size": 30}, "--image-size 30: .* takes multiples of 4"),
     ],

@@ -26,7 +26,7 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, sha256
 from realnet.datasets.demo.demo_dataset import make_demo
 from realnet.evaluation.maps import Request, measure
-from realnet.evaluation.predict import predict
+from realnet.evaluation.predict import PredictOptions, predict
 from realnet.models.afs import load_selection
 from realnet.models.features import load_backbone
 from realnet.training import checkpoint
@@ -247,7 +247,8 @@ def test_predict_gives_the_maps_of_the_evaluation(made, tmp_path):
     pool = params.evaluate.image_score_pool
     out = tmp_path / "p"
     model = made / "realnet"
-    done = predict(model, paths, out, params.compute, pool, raw=True, margins=True, batch_size=2)
+    options = PredictOptions(pool, raw=True, margins=True, batch_size=2)
+    done = predict(model, paths, out, params.compute, options)
     assert [path for path, _ in done.scores] == paths and done.unreadable == []
     names = [row["name"] for row in read_csv(out / "scores.csv")]
     for index, (name, (_, score)) in enumerate(zip(names, done.scores, strict=True)):
@@ -266,4 +267,4 @@ def test_a_backbone_of_another_training_is_refused(made, tmp_path):
     make_backbone(other, tmp_path / "backbone")
     assert load_backbone(tmp_path / "backbone")
     with pytest.raises(UserError, match="not the backbone"):
-        predict(tmp_path / "realnet", [], tmp_path / "p", stage("evaluate").compute, 4, raw=False)
+        predict(tmp_path / "realnet", [], tmp_path / "p", stage("evaluate").compute)

@@ -13,7 +13,7 @@ from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, write_csv, write_json
 from realnet.tracking import track
-from realnet.tracking.board import leaderboard
+from realnet.tracking.board import Filter, leaderboard
 
 EXPERIMENT = {
     "name": "test",
@@ -97,7 +97,7 @@ def test_the_table_is_aligned(store):
 
 
 def test_runs_of_a_category(store):
-    found = rows(leaderboard(category="bolt", variant="base"))[1:]
+    found = rows(leaderboard(only=Filter(category="bolt", variant="base")))[1:]
     assert [(row[2], row[3], row[4]) for row in found] == [
         ("bolt", "1", "93.0"),
         ("bolt", "0", "92.0"),
@@ -131,9 +131,9 @@ def test_json_has_every_metric_with_all_digits(store, tmp_path):
     ("options", "message"),
     [
         ({"sort": "nope"}, "--sort nope: no such metric; known: image_auroc, pixel_auroc, "),
-        ({"variant": "nope"}, "--variant nope: no such run; one of base, texture"),
-        ({"category": "nope"}, "--category nope: no such run; one of bolt, mean, nut"),
-        ({"dataset": "nope"}, "--dataset nope: no such run; one of demo"),
+        ({"only": Filter(variant="nope")}, "--variant nope: no such run; one of base, texture"),
+        ({"only": Filter(category="nope")}, "--category nope: no such run; one of bolt, mean, nut"),
+        ({"only": Filter("nope")}, "--dataset nope: no such run; one of demo"),
         ({"experiment": "nope"}, "--experiment nope: no such experiment; one of test"),
     ],
 )

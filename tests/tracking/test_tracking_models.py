@@ -20,7 +20,7 @@ from realnet.config.params import load, stage_params
 from realnet.core.errors import UserError
 from realnet.core.io import read_csv, read_json, write_json, write_png
 from realnet.datasets.images import read_image
-from realnet.evaluation.predict import predict
+from realnet.evaluation.predict import PredictOptions, predict
 from realnet.interop.realnet_checkpoint import import_realnet
 from realnet.models.features import build_network, write_backbone
 from realnet.registry import params_of
@@ -129,8 +129,8 @@ def predicted(root, images, variant="base", model=None):
     """What `realnet predict --raw --margins` says."""
     compute = SMOKE.compute.model_copy(update={"device": "cpu", "threads": 1})
     model = model or root / f"results/realnet/demo/hex_nut/seed0/{variant}"
-    options = {"raw": True, "margins": True, "batch_size": 2}
-    done = predict(model, images, root / "out", compute, POOL, **options)
+    options = PredictOptions(POOL, raw=True, margins=True, batch_size=2)
+    done = predict(model, images, root / "out", compute, options)
     names = [row["name"] for row in read_csv(root / "out/scores.csv")]
     return {
         "score": np.array([score for _, score in done.scores]),

@@ -33,13 +33,25 @@ class Archive:
     ours: bool  # whether it was downloaded here, and so is ours to remove
 
 
+@dataclass(frozen=True)
+class Request:
+    """How a dataset is fetched.
+
+    given: a file or an http(s) address instead of the published addresses; sha256: its hash, if
+    it is not the published archive.
+    """
+
+    given: str | None = None
+    accept_licence: bool = False
+    sha256: str | None = None
+    keep_archive: bool = False
+
+
 def fetch(
     dataset: str,
     root: Path,
-    given: str | None = None,
-    accept_licence: bool = False,
-    sha256: str | None = None,
-    keep_archive: bool = False,
+    request: Request,
+    *,
     ask: Callable[[str], str] | None = None,
     table: Mapping[str, Source] | None = None,
     limits: Limits | None = None,
@@ -47,10 +59,9 @@ def fetch(
 ) -> Path:
     """Get a dataset's archive, check and extract it to ``root/<dataset>``; return the folder.
 
-    ``given``: a file or an http(s) address instead of the published addresses; ``sha256``: its
-    hash, if it is not the published archive. ``ask``: asks to accept the licence; None if not
-    interactive. The folder is created atomically; an existing one is never changed. Licence and
-    archive are recorded in ``root/<dataset>.fetch.json``.
+    ``ask``: asks to accept the licence; None if not interactive. The folder is created atomically;
+    an existing one is never changed. Licence and archive are recorded in
+    ``root/<dataset>.fetch.json``.
 
     Raises UserError with a remedy for every failure.
     """
@@ -61,16 +72,16 @@ def fetch(
             f" put them into {root / dataset} (docs/data.md)"
         )
     source, target = table[dataset], root / dataset
-    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise UserError(f"--sha256: {sha256!r} is not a SHA-256 in hexadecimal (64 digits)")
-    if sha256 is not None and given is None:
+    if request.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", request.sha256):
+        raise UserError(f"--sha256: {request.sha256!r} is not a SHA-256 in hexadecimal (64 digits)")
+    if request.sha256 is not None and request.given is None:
         raise UserError("--sha256 belongs to an archive of your own: give it with --from")
     _require_free(target, dataset)
-    _check_given(given, source, target)
-    how = _accept(source, accept_licence, ask)
+    _check_given(request.given, source, target)
+    how = _accept(source, request.accept_licence, ask)
     with _locked(root / ".archives" / dataset) as store:
-        expected = sha256.lower() if sha256 else source.sha256
-        archive = _obtain(dataset, source, given, expected, store, pause)
+        expected = request.sha256.lower() if request.sha256 else source.sha256
+        archive = _obtain(dataset, source, request.given, expected, store, pause)
         found, files = _place_data(dataset, source, archive, target, expected, limits)
         size = archive.path.stat().st_size
         io.write_json(
@@ -93,10 +104,10 @@ def fetch(
                 "unpacked": _now(),
             },
         )
-        if archive.ours and not keep_archive:
+        if archive.ours and not request.keep_archive:
             archive.path.unlink()
     _report(source, target, found, files, archive, expected)
-    if keep_archive:
+    if request.keep_archive:
         print(f"archive:  {archive.path}")
     print(f"next:     {_next(source, dataset, target)}")
     return target
