@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup project demo test test-all test-unit test-dag test-hard test-faults tables publish mlflow lint format code schema print-python clean
+.PHONY: help setup project demo test test-all test-unit test-dag test-faults tables publish mlflow lint format code schema print-python clean
 
 help:  ## list the targets
 	@echo "RealNet-Bench. Targets:"
@@ -56,15 +56,12 @@ demo: project  ## run the benchmark on the embedded dataset and print the table
 	@echo "          results/evaluate/<dataset>/<category>/seed<k>/<variant>/qualitative.png"
 	@echo "Runs:     make mlflow (http://127.0.0.1:$(PORT))"
 
-# Those that stop, damage and repeat runs, apart, so that three parts share two cores.
-HARD := $(foreach name,interruptions faults repeat dvc_remote tracing,tests/pipeline/test_$(name).py)
-
 # Which tests run; `make test-all` empties it.
 SELECT := -m "not slow"
 
 test: project  ## unit tests and the real DAG at smoke scale, without the slow ones
-	@echo "Three parts, two side by side; the output of each follows when it has ended."
-	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-hard test-unit test-dag
+	@echo "Two parts, side by side; the output of each follows when it has ended."
+	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-dag test-unit
 
 test-all: project  ## every test, the slow ones, the whole fuzzing and the seeded faults too
 	@REALNET_FUZZ=1 $(MAKE) test SELECT=
@@ -73,11 +70,8 @@ test-all: project  ## every test, the slow ones, the whole fuzzing and the seede
 test-unit: project  ## the unit tests alone
 	$(BIN)/python -m pytest $(SELECT) tests --ignore=tests/pipeline
 
-test-dag: project  ## the real DAG alone: what it makes and what reruns
-	$(BIN)/python -m pytest $(SELECT) tests/pipeline $(addprefix --ignore=,$(HARD))
-
-test-hard: project  ## the real DAG, stopped, damaged and repeated
-	$(BIN)/python -m pytest $(SELECT) $(HARD)
+test-dag: project  ## the real DAG alone, which all its tests share
+	$(BIN)/python -m pytest $(SELECT) tests/pipeline
 
 test-faults: project  ## seeded faults: each must make its test fail (about 10 minutes)
 	$(BIN)/python tests/seeded_faults.py
