@@ -26,7 +26,7 @@ Own = Mapping[str, OwnLayout]
 
 @dataclass(frozen=True)
 class Split:
-    """A table that names every image, for datasets whose folders do not say the split."""
+    """A table that lists every image, for datasets whose folders do not determine the split."""
 
     file: str
     columns: Mapping[str, str]
@@ -334,7 +334,7 @@ def _sorted(entries: list[Entry], layout: Layout) -> tuple[Entry, ...]:
 
 
 def _unknown(root: Path, dataset: str, category: str, own: Own | None) -> str:
-    """Message: no such category, or no layout fits its folder."""
+    """Error message: no such category, or no layout matches its folder."""
     known = list_categories(root, dataset, own)
     published = KNOWN_CATEGORIES.get(dataset, ())
     folder = root / category
@@ -358,7 +358,7 @@ def _fill(pattern: str, category: str) -> str:
 
 
 def _found(root: Path, category: str) -> str:
-    """Two levels of what is there, for messages."""
+    """Two levels of existing folders, for messages."""
     folder = root / category if (root / category).is_dir() else root
     names = []
     for path in sorted(folder.iterdir()):

@@ -51,7 +51,7 @@ class Sizes:
     """The architecture, as far as the tensors of a checkpoint determine it."""
 
     widths: list[int]  # per level, finest first
-    layers: int  # residual blocks per level on the way down
+    layers: int  # residual blocks per level of the encoder
     attention: list[bool]  # per level
     scale_shift: bool
     resnet_resample: bool  # halving and doubling inside residual blocks, else by convolutions
@@ -85,7 +85,7 @@ def official_name(key: str, sizes: Sizes) -> str:
         return f"{block}{2 * index if side == 'mid_block' else 0}.{RESIDUAL[child]}.{leaf}"
     if side == "down_blocks":
         owner, plain = f"input_blocks.{(level + 1) * stage}.0", "op"
-    else:  # in the level's last position, behind its attention
+    else:  # in the last position of the level, after its attention
         behind = 2 if sizes.attention[::-1][level] else 1
         owner, plain = f"output_blocks.{level * stage + sizes.layers}.{behind}", "conv"
     return f"{owner}.{RESIDUAL[child] if sizes.resnet_resample else plain}.{leaf}"
@@ -123,7 +123,7 @@ def pick(key: str, official: torch.Tensor, head: int) -> torch.Tensor:
 
 
 def _within_attention(key: str) -> tuple[str, str]:
-    """``("to_q", "weight")`` of such a key; an empty name where the module is no attention's."""
+    """``("to_q", "weight")`` of such a key; an empty name if the module is not an attention."""
     module, _, leaf = key.rpartition(".")
     _, found, child = module.rpartition(".attentions.")
     return (child.partition(".")[2] if found else ""), leaf

@@ -166,7 +166,7 @@ def blend_at_size(pair: Pair, normal: np.ndarray, rounding: str) -> tuple[np.nda
 
 
 def _write_pair(work: Path, index: int, sized: SizedPair) -> dict[str, str | int | float]:
-    """Image and mask; returns what the manifest says of them."""
+    """Write image and mask; return their manifest fields."""
     pair, name = sized.pair, f"{index:03d}"
     path = f"test/{pair.source}/{name}.png"
     mask = f"ground_truth/{pair.source}/{name}_mask.png"
@@ -198,11 +198,11 @@ def _write_sheet(path: Path, shown: Sequence[SizedPair], title: str, total: int)
     pairs_sheet(path, triples, title, total)
 
 
-# --- where things come from ----------------------------------------------------------------------
+# --- inputs --------------------------------------------------------------------------------------
 
 
 def _check_source(job: Job[RealNetParams]) -> None:
-    """UserError: images of another category, or images that no pair would be made of."""
+    """UserError: images of another category, or images that no source uses."""
     images = job.inputs.get("images")
     if images is None:
         return

@@ -114,7 +114,7 @@ def _require_free(target: Path, dataset: str) -> None:
 
 
 def _check_given(given: str | None, source: Source, target: Path) -> None:
-    """What can be said about ``--from`` before anybody reads a licence."""
+    """Check ``--from`` before the licence is shown."""
     if given is None:
         if not source.urls:
             raise UserError(
@@ -227,7 +227,7 @@ def _place_data(
     expected: str | None,
     limits: Limits | None,
 ) -> tuple[list[str], int]:
-    """Unpack beside the target and rename; returns the categories found and the file count."""
+    """Extract beside the target and rename; return the categories found and the number of files."""
     temporary = target.with_name(f".{dataset}-unpacking.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     temporary.mkdir()
@@ -245,7 +245,7 @@ def _place_data(
         data[0].rename(target)
         return data[1], files
     except UserError:
-        # Known to be the right file, it serves for the next try; else it is worth nothing.
+        # With a known hash it is correct and is kept for the next attempt; otherwise it is removed.
         if archive.ours and expected is None:
             archive.path.unlink(missing_ok=True)
         raise
@@ -255,7 +255,7 @@ def _place_data(
 
 @contextlib.contextmanager
 def _locked(store: Path) -> Iterator[Path]:
-    """The folder for a dataset's archive, for one process at a time; removed when left empty."""
+    """The folder of a dataset's archive, locked for one process; removed if it is empty."""
     lock = FileLock(store / "lock", timeout=0)
     try:
         store.mkdir(parents=True, exist_ok=True)
