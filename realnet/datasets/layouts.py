@@ -298,9 +298,7 @@ def _read_table(path: Path, _: int, file: str) -> list[dict[str, str]]:
         missing = [name for name in split.columns.values() if name not in (reader.fieldnames or ())]
         if missing:
             there = _names(reader.fieldnames or ())
-            raise UserError(
-                f"{path}: no column {missing[0]}; found {there}; take the published one"
-            )
+            raise UserError(f"{path}: no column {missing[0]}; found {there}; use the published one")
         rows = [
             {role: (row[name] or "").strip() for role, name in split.columns.items()}
             for row in reader

@@ -162,7 +162,8 @@ def read_sizes(state: Mapping[str, torch.Tensor], where: str) -> Sizes:
     levels, rest = divmod(inputs, layers + 1) if layers > 0 else (0, 1)
     if rest or (not encoder and ups != inputs):
         raise UserError(
-            f"{where}: {inputs} input_blocks and {ups} output_blocks make no whole number of levels"
+            f"{where}: {inputs} input_blocks and {ups} output_blocks do not form"
+            " a whole number of levels"
         )
     starts = [1 + level * (layers + 1) for level in range(levels)]
     widths = [_rows(state, f"input_blocks.{n}.0.in_layers.2.weight", where) for n in starts]

@@ -208,8 +208,8 @@ def _check_source(job: Job[RealNetParams]) -> None:
         return
     if job.params.synthesis.sources.get("sdas", 0) <= 0:
         raise UserError(
-            f"{images}: synthesis.sources gives sdas no weight, so these images are not used; leave"
-            " --sdas and --sia away, or choose another --variant"
+            f"{images}: synthesis.sources has no weight for sdas, so these images are not used;"
+            " omit --sdas and --sia, or choose another --variant"
         )
     if (images / "stage.json").is_file():
         stored = read_json(images / "stage.json")

@@ -108,7 +108,7 @@ def fetch(
 def _require_free(target: Path, dataset: str) -> None:
     if target.is_symlink() or target.exists():
         raise UserError(
-            f"{target}: is there already and stays as it is; check it with `realnet data verify"
+            f"{target}: already exists and is not changed; check it with `realnet data verify"
             f" {dataset}`, or move it away to fetch it again"
         )
 
