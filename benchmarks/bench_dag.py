@@ -153,7 +153,7 @@ def jobs(rounds: int, work: Path) -> list[list[str]]:
 
 
 def overhead(work: Path, rounds: int, count: int = 60) -> list[list[str]]:
-    """Time that Snakemake itself takes for a job that does nothing."""
+    """Snakemake's overhead per job, measured with jobs that do nothing."""
     folder = work / "empty"
     folder.mkdir()
     text = 'rule all:\n    input: expand("{n}", n=range(%d))\nrule one:\n    output: "{n}"\n'

@@ -1,4 +1,4 @@
-"""What goes wrong in metrics of anomaly maps, by how much: docs/metrics_pitfalls.md's tables.
+"""Size of common errors in metrics of anomaly maps: docs/metrics_pitfalls.md's tables.
 
     python benchmarks/metric_pitfalls.py [--write] [--figure FILE.png] [--scores FILE] [NAME …]
 

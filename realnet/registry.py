@@ -1,4 +1,4 @@
-"""The stages of the DAG, in order: the one place that says what a stage is.
+"""The stages of the DAG, in order: the single definition of each stage.
 
 The parameters a stage reads, what it builds on, where its result lies and what it writes are
 stated here; the workflow, the parameters, provenance, tracking and `dvc.yaml` read it from here or
@@ -161,7 +161,7 @@ NOT_CODE: tuple[str, ...] = (
     "realnet.registry",
     "realnet.stages.job",
 )
-# Code of the report, but not of what is computed in a run: pictures, and what is said of results.
+# Code of the report, but not of the computation of a run: figures and provenance.
 WITHOUT_RESULTS: tuple[str, ...] = ("realnet.plots", "realnet.provenance")
 RESULTS = frozenset({*(stage.name for stage in _ALL), "demo", "sia_shard"})
 

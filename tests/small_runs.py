@@ -13,7 +13,7 @@ IMAGES, SIDE = 24, 12
 
 
 def params(datasets: dict, variants: list[str], seeds=(0,), declared=(), bootstrap=200) -> str:
-    """The ``--params`` of a matrix; every variant but base has an evaluation of its own."""
+    """The ``--params`` of a matrix; every variant has its own evaluation."""
     names = dict.fromkeys(["base", *variants, *declared])
     own = {"synthesis": {"foreground": "none"}}
     return json.dumps(

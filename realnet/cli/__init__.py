@@ -1,4 +1,4 @@
-"""The command `realnet`: each stage of the workflow by hand, and the tools around it."""
+"""The command `realnet`: each stage of the workflow as a command, and further tools."""
 
 import sys
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The command `realnet code`: what the code of each stage is, and which results it makes stale."""
+"""The command `realnet code`: the code files of each stage, and the results that are outdated."""
 
 import os
 import subprocess

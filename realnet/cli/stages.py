@@ -1,4 +1,4 @@
-"""Each stage of the DAG by hand: what the rules of the workflow run."""
+"""Each stage of the DAG as a command, as the rules of the workflow run it."""
 
 from pathlib import Path
 from typing import Annotated

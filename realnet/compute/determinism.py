@@ -1,4 +1,4 @@
-"""Determinism on one kind of device: what torch is asked for, and the operations that lack it.
+"""Determinism on one type of device: settings of torch, and nondeterministic operations.
 
 On the CPU every kernel used here adds in a fixed order. On CUDA some use atomic additions:
 

@@ -258,7 +258,7 @@ def total(values: Sequence[float], runtime: Runtime) -> list[float]:
 
 
 def stops(runtime: Runtime) -> bool:
-    """Whether to stop after this step: all processes stop when one of them was asked to.
+    """Whether to stop after this step: all processes stop if one of them was asked to.
 
     The answer holds for the step: a signal that arrives after it ends the next step.
     """

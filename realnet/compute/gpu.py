@@ -52,7 +52,7 @@ def devices(environment: Mapping[str, str]) -> list[str]:
 
 
 def lock_folder(environment: Mapping[str, str]) -> Path:
-    """Folder of the locks: on this host's own disk, readable by this user alone."""
+    """Folder of the locks, on a local disk and readable only by this user."""
     default = Path(tempfile.gettempdir()) / f"realnet-gpu-{os.getuid()}"
     folder = Path(environment.get("REALNET_GPU_LOCKS", default))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

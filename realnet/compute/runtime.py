@@ -81,7 +81,7 @@ def on_cuda(compute: Compute) -> bool:
 
 
 def start(compute: Compute) -> Runtime:
-    """Resolve `auto`, fix the thread count and ask torch for deterministic kernels.
+    """Resolve `auto`, set the number of threads and enable deterministic kernels.
 
     In a process of :func:`realnet.compute.distributed.launch`, "cuda" is that process's own GPU.
     Raises UserError when CUDA is asked for and there is none.

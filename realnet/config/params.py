@@ -131,7 +131,7 @@ class Params(Section):
         return parse(merge(self.model_dump(), self.variants[name]), where=f"variants.{name}")
 
     def shared_variant(self, stage: str, name: str) -> str:
-        """The variant whose ``stage`` result ``name`` uses: ``base`` where nothing differs.
+        """The variant whose ``stage`` result ``name`` uses: ``base`` if nothing differs.
 
         Also ``base`` for SDAS and DDPM of a variant that does not use SDAS images.
         """
@@ -142,7 +142,7 @@ class Params(Section):
         return name if touched else "base"
 
     def uses_sdas(self, name: str) -> bool:
-        """Whether the variant's anomalies come (also) from the diffusion model."""
+        """Whether the variant uses images of the diffusion model as anomalies."""
         return self.trains(name) and self.variant(name).synthesis.sources.get("sdas", 0) > 0
 
     def trains(self, name: str) -> bool:
@@ -236,7 +236,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def check_plain(values: Any, where: str | Path) -> None:
-    """Check that parameters are what JSON can hold.
+    """Check that parameters can be represented in JSON.
 
     Raises:
         UserError: a date, infinity, a key that is not text, or values nested too deeply (as by an

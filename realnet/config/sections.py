@@ -1,4 +1,4 @@
-"""The sections of `params.yaml`, typed: what each may hold, and which values go together."""
+"""The typed sections of `params.yaml`: allowed values and their combinations."""
 
 import re
 from typing import Annotated, Any, Literal

@@ -16,7 +16,7 @@ import yaml
 DIGITS = 16
 # Imports that only name types: the names count where the code uses them.
 TYPE_MODULES = {"__future__", "collections.abc", "typing"}
-# Calls whose text is for the user, beside the constructors of exceptions.
+# Calls whose text is for the user, in addition to constructors of exceptions.
 MESSAGE_CALLS = {"print", "progress", "warn"}
 EXCEPTION_ENDINGS = ("Error", "Warning", "Exception")
 
@@ -82,7 +82,7 @@ class _Strip(ast.NodeTransformer):
         return node
 
     def visit_Pass(self, node: ast.Pass) -> None:
-        """Where a docstring was the whole body there is nothing either."""
+        """A body that was only a docstring is empty."""
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         return None if node.module in TYPE_MODULES and not node.level else node
@@ -133,7 +133,7 @@ def _plain(block: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _is_text(node: ast.expr) -> bool:
-    """Whether an expression puts a text together."""
+    """Whether an expression builds a text."""
     match node:
         case ast.Constant():
             return isinstance(node.value, str)
@@ -185,7 +185,7 @@ def is_bare_string(node: ast.stmt) -> bool:
 
 
 def _dump(node: object) -> str:
-    """A node as text, the same in every version of Python: empty fields are left out."""
+    """A node as text, equal in every version of Python, since empty fields are omitted."""
     if isinstance(node, ast.AST):
         return f"{type(node).__name__}({','.join(_fields(node))})"
     if isinstance(node, list):

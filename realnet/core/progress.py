@@ -13,7 +13,7 @@ from realnet.core import stopping
 
 
 def first_process() -> bool:
-    """Whether this is the main process of its job, which alone writes progress."""
+    """Whether this is the main process of its job; only that one prints progress."""
     together = sys.modules.get("torch.distributed")
     return together is None or not together.is_initialized() or together.get_rank() == 0
 

@@ -42,7 +42,7 @@ def listen() -> None:
         signal.signal(number, _answer)
     parent = os.environ.get(PARENT, "")
     if parent.isdecimal() and hasattr(os, "pidfd_open"):
-        # No such process: it is on another machine, or in another container.
+        # No such process: it runs on another machine or in another container.
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(int(parent))
             threading.Thread(target=_end_with, args=(handle,), daemon=True).start()

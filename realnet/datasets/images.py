@@ -1,4 +1,4 @@
-"""Reading images and masks: 8-bit RGB from any camera format, or an error that says why not."""
+"""Reading images and masks: 8-bit RGB from common camera formats, or an error with the reason."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def read_manifest(path: str | Path) -> list[Item]:
 
 
 def _item(row: dict[str, str]) -> Item:
-    """ValueError: not as many cells as columns, or a value that is never written."""
+    """ValueError: wrong number of columns, or an invalid value."""
     if None in row or None in row.values():
         raise ValueError(f"{'more' if None in row else 'fewer'} cells than columns")
     allowed = {"split": ("train", "test"), "label": ("0", "1")}

@@ -26,7 +26,7 @@ Own = Mapping[str, OwnLayout]
 
 @dataclass(frozen=True)
 class Split:
-    """A table that names every image, for datasets whose folders do not say the split."""
+    """A table that lists every image, for datasets whose folders do not determine the split."""
 
     file: str
     columns: Mapping[str, str]
@@ -297,9 +297,7 @@ def _read_table(path: Path, _: int, file: str) -> list[dict[str, str]]:
         missing = [name for name in split.columns.values() if name not in (reader.fieldnames or ())]
         if missing:
             there = _names(reader.fieldnames or ())
-            raise UserError(
-                f"{path}: no column {missing[0]}; found {there}; take the published one"
-            )
+            raise UserError(f"{path}: no column {missing[0]}; found {there}; use the published one")
         rows = [
             {role: (row[name] or "").strip() for role, name in split.columns.items()}
             for row in reader
@@ -333,7 +331,7 @@ def _sorted(entries: list[Entry], layout: Layout) -> tuple[Entry, ...]:
 
 
 def _unknown(root: Path, dataset: str, category: str, own: Own | None) -> str:
-    """Message: no such category, or no layout fits its folder."""
+    """Error message: no such category, or no layout matches its folder."""
     known = list_categories(root, dataset, own)
     published = KNOWN_CATEGORIES.get(dataset, ())
     folder = root / category
@@ -357,7 +355,7 @@ def _fill(pattern: str, category: str) -> str:
 
 
 def _found(root: Path, category: str) -> str:
-    """Two levels of what is there, for messages."""
+    """Two levels of existing folders, for messages."""
     folder = root / category if (root / category).is_dir() else root
     names = []
     for path in sorted(folder.iterdir()):

@@ -12,7 +12,7 @@ from realnet.compute.runtime import Runtime
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What ``model.json`` says of a detector beside its structure."""
+    """Properties of a detector in ``model.json`` besides its architecture."""
 
     dataset: str = ""
     category: str = ""
@@ -38,7 +38,7 @@ class AnomalyDetector(ABC):
     @property
     @abstractmethod
     def threshold(self) -> float | None:
-        """Of the margins: where a contour is drawn; None: nowhere."""
+        """Threshold of the margins for contours in figures; None: no contour."""
 
     @property
     @abstractmethod

@@ -37,7 +37,7 @@ def patch_features(
 
 
 def random_projection(features: int, width: int, draw: torch.Generator) -> torch.Tensor:
-    """float32 ``[features, width]``: keeps distances but for a few percent (Johnson-Lindenstrauss).
+    """float32 ``[features, width]``: keeps distances up to a few percent (Johnson-Lindenstrauss).
 
     Normal entries of variance 1 / width. (Official: a linear layer as torch initialises it, so
     uniform entries; only the order of distances counts.)

@@ -92,7 +92,7 @@ def fit(features: PatchFeatures, images: torch.Tensor, seed: int, *names: str) -
     first = derive(seed, *names, "first") % patches
     chosen, radius = greedy_coreset(projected, count, first)
     del projected
-    # In the order of the images, neighbours lie together, and equal sets give equal files.
+    # Sorted by image, so that equal sets give equal files.
     chosen = chosen.sort().values.cpu()
     rows = _rows(features.stream(images), chosen)
     origin = chosen // (patches // len(images))  # the image of each row
@@ -112,7 +112,7 @@ def check_layers(params: PatchCore, extractor: FeatureExtractor, size: int) -> i
 
 
 def _rows(patches: Iterable[torch.Tensor], chosen: torch.Tensor) -> torch.Tensor:
-    """The rows ``chosen`` (ascending indices) of all patches, which come image by image."""
+    """The rows ``chosen`` (ascending indices) of all patches, computed image by image."""
     rows, first = [], 0
     for features in patches:
         low, high = torch.searchsorted(chosen, torch.tensor([first, first + len(features)]))

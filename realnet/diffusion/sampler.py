@@ -176,8 +176,8 @@ class SamplerSpec:
             raise UserError(f"{ddpm}: trained for {', '.join(categories)}, not for {self.category}")
         if scale > 0 and len(categories) == 1:
             raise UserError(
-                f"sdas.guidance_scale is {scale:g}, but {ddpm} knows one category only, so there is"
-                " no other to be guided away from; set it to 0"
+                f"sdas.guidance_scale is {scale:g}, but {ddpm} has only one category, so there is"
+                " nothing to guide away from; set it to 0"
             )
         most = config["ddpm"]["schedule"]["num_train_timesteps"]
         if self.steps > most:

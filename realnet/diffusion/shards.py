@@ -22,7 +22,7 @@ from realnet.core.io import read_json, sha256, write_json
 from realnet.core.progress import progress
 
 SampleIndices = Callable[[list[int]], torch.Tensor]  # indices -> uint8 [N, 3, S, S]
-Describe = Callable[[int], dict[str, Any]]  # index -> what the manifest says of the image
+Describe = Callable[[int], dict[str, Any]]  # index -> manifest fields of the image
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def shards_of(params: Sia, out: Path) -> list[Shard]:
 
 
 def complete(shard: Shard, causes: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a shard that is complete and unchanged; None where it is to be sampled.
+    """The record of a complete and unchanged shard; None if the shard must be sampled.
 
     UserError where it was sampled with other settings: hours of work are not deleted unasked.
     """
@@ -90,7 +90,7 @@ def make_shard(
     discarded. So an image is always computed in the same batch, to the same bits.
     """
     started, end = time.perf_counter(), shard.first + shard.count
-    hidden = shard.folder.with_name(f".{shard.folder.name}.tmp")  # DVC ignores such names
+    hidden = shard.folder.with_name(f".{shard.folder.name}.tmp")  # DVC ignores hidden names
     for left in (hidden, shard.folder):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     hidden.mkdir(parents=True)

@@ -63,7 +63,7 @@ class SiaImages:
         config = spec.check()
         causes = self._causes(config)
 
-        @cache  # loaded when the first image is to be sampled, if any is
+        @cache  # loaded when the first image is sampled
         def sampler() -> SampleIndices:
             normal = None
             if self.params.sdas.start == "image":

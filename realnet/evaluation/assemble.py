@@ -109,7 +109,7 @@ def _details(found: Localisation | None, defects: Sequence[str]) -> dict[str, An
 
 
 def _intervals(statistics: PerImage, drawn: Resampling) -> dict[str, Any]:
-    """Interval of each bootstrapped metric, None where undefined, and how it was drawn."""
+    """Interval of each bootstrapped metric, None if undefined, and its settings."""
     if not drawn.count:
         return {"intervals": None, "bootstrap": None}
     intervals: dict[str, list[float] | None] = {}

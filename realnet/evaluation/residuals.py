@@ -29,7 +29,7 @@ def save_residuals(
     labels: np.ndarray,
 ) -> None:
     """Write :func:`residual_statistics` as npz; a detector without RRS has no such file."""
-    path.unlink(missing_ok=True)  # a file of another method that was left there
+    path.unlink(missing_ok=True)  # an old file of another method
     if not isinstance(detector, Detector):
         return
     found = residual_statistics(detector, images, runtime, batch_size, labels)

@@ -207,7 +207,7 @@ def import_classifier(
 
 
 def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The state dict, without the prefix of a distributed run; nothing in the file is run."""
+    """The state dict without the prefix of a distributed run; no code in the file is executed."""
     content: object
     if checkpoint.suffix == ".safetensors":
         if not checkpoint.is_file():
@@ -271,7 +271,7 @@ def _fill(
     where: str,
     prefix: str = "",
 ) -> None:
-    """Give the model (on the meta device) its weights, fp32; every key of both has to fit."""
+    """Load fp32 weights into the model (on the meta device); all keys must match."""
     own = {key.removeprefix(prefix): value for key, value in model.state_dict().items()}
     names = {key: official_name(key, sizes) for key in own}
     expected = {names[key]: official_shape(key, value.shape) for key, value in own.items()}

@@ -51,7 +51,7 @@ class Sizes:
     """The architecture, as far as the tensors of a checkpoint determine it."""
 
     widths: list[int]  # per level, finest first
-    layers: int  # residual blocks per level on the way down
+    layers: int  # residual blocks per level of the encoder
     attention: list[bool]  # per level
     scale_shift: bool
     resnet_resample: bool  # halving and doubling inside residual blocks, else by convolutions
@@ -88,7 +88,7 @@ def official_name(key: str, sizes: Sizes) -> str:
         return f"{block}{2 * index if side == 'mid_block' else 0}.{RESIDUAL[child]}.{leaf}"
     if side == "down_blocks":
         owner, plain = f"input_blocks.{(level + 1) * stage}.0", "op"
-    else:  # in the level's last position, behind its attention
+    else:  # in the last position of the level, after its attention
         behind = 2 if sizes.attention[::-1][level] else 1
         owner, plain = f"output_blocks.{level * stage + sizes.layers}.{behind}", "conv"
     return f"{owner}.{RESIDUAL[child] if sizes.resnet_resample else plain}.{leaf}"
@@ -126,7 +126,7 @@ def pick(key: str, official: torch.Tensor, head: int) -> torch.Tensor:
 
 
 def _within_attention(key: str) -> tuple[str, str]:
-    """``("to_q", "weight")`` of such a key; an empty name where the module is no attention's."""
+    """``("to_q", "weight")`` of such a key; an empty name if the module is not an attention."""
     module, _, leaf = key.rpartition(".")
     _, found, child = module.rpartition(".attentions.")
     return (child.partition(".")[2] if found else ""), leaf
@@ -165,7 +165,8 @@ def read_sizes(state: Mapping[str, torch.Tensor], where: str) -> Sizes:
     levels, rest = divmod(inputs, layers + 1) if layers > 0 else (0, 1)
     if rest or (not encoder and ups != inputs):
         raise UserError(
-            f"{where}: {inputs} input_blocks and {ups} output_blocks make no whole number of levels"
+            f"{where}: {inputs} input_blocks and {ups} output_blocks do not form"
+            " a whole number of levels"
         )
     starts = [1 + level * (layers + 1) for level in range(levels)]
     widths = [_rows(state, f"input_blocks.{n}.0.in_layers.2.weight", where) for n in starts]

@@ -166,7 +166,7 @@ def blend_at_size(pair: Pair, normal: np.ndarray, rounding: str) -> tuple[np.nda
 
 
 def _write_pair(work: Path, index: int, sized: SizedPair) -> dict[str, str | int | float]:
-    """Image and mask; returns what the manifest says of them."""
+    """Write image and mask; return their manifest fields."""
     pair, name = sized.pair, f"{index:03d}"
     path = f"test/{pair.source}/{name}.png"
     mask = f"ground_truth/{pair.source}/{name}_mask.png"
@@ -198,18 +198,18 @@ def _write_sheet(path: Path, shown: Sequence[SizedPair], title: str, total: int)
     pairs_sheet(path, triples, title, total)
 
 
-# --- where things come from ----------------------------------------------------------------------
+# --- inputs --------------------------------------------------------------------------------------
 
 
 def _check_source(job: Job[RealNetParams]) -> None:
-    """UserError: images of another category, or images that no pair would be made of."""
+    """UserError: images of another category, or images that no source uses."""
     images = job.inputs.get("images")
     if images is None:
         return
     if job.params.synthesis.sources.get("sdas", 0) <= 0:
         raise UserError(
-            f"{images}: synthesis.sources gives sdas no weight, so these images are not used; leave"
-            " --sdas and --sia away, or choose another --variant"
+            f"{images}: synthesis.sources has no weight for sdas, so these images are not used;"
+            " omit --sdas and --sia, or choose another --variant"
         )
     if (images / "stage.json").is_file():
         stored = read_json(images / "stage.json")

@@ -35,7 +35,7 @@ from realnet.provenance.record import Record
 ARCHITECTURES = ("wide_resnet50_2", "resnet18", "resnet34", "resnet50", "efficientnet_b4")
 FIRST_INDEX = {"efficientnet_b4": 0}  # timm's index of layer1; the stem is 0 in a ResNet
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-POOL = 16  # side of the averaging window behind the official image score
+POOL = 16  # side of the averaging window of the official image score
 
 # RRS and discriminator: this project's module -> the official one's.
 HEAD = {

@@ -29,7 +29,7 @@ class _Settings:
 
 
 class _Dropped:
-    """In the place of a numpy scalar (the best metric, say) and its dtype; nothing is kept."""
+    """Placeholder for a numpy scalar (such as the best metric) and its dtype, without content."""
 
     def __init__(self, *_: Any):
         pass
@@ -47,7 +47,7 @@ _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def load_checkpoint(path: str | Path) -> Any:
-    """What ``torch.save`` put into ``path``, tensors on the CPU, nothing executed.
+    """Load the object that ``torch.save`` wrote, tensors on the CPU, without executing code.
 
     `easydict.EasyDict` becomes an OrderedDict of its items, a numpy scalar a placeholder.
     UserError: no such file, not a checkpoint, truncated, or an object of any other kind inside.

@@ -13,7 +13,7 @@ def compare_keys(
     where: str,
     kind: str,
 ) -> None:
-    """UserError: a key of ``expected`` (key -> shape) is missing, left over or of another shape.
+    """UserError: a key of ``expected`` (key -> shape) is missing, unexpected or of another shape.
 
     ``where``: the file; ``kind``: what it should have been, for the message.
     """

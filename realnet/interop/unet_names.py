@@ -43,7 +43,7 @@ def official_names(unet: nn.Module) -> dict[str, str]:
 def unet_params(
     state: Mapping[str, torch.Tensor], prefix: str, channels: int, where: str
 ) -> Reconstruction:
-    """Widths, depth and attention of the UNet behind ``prefix``, for ``channels`` input maps.
+    """Widths, depth and attention of the UNet with key ``prefix``, for ``channels`` input maps.
 
     Only the way down is read; whether the rest follows from it, the comparison of all keys shows.
     """

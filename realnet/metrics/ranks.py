@@ -74,7 +74,7 @@ class Ranks:
             self.normals + other.normals,
         )
 
-    # --- metrics that depend on ranks alone ---
+    # --- metrics that depend only on ranks ---
 
     def auroc(self) -> float:
         """1 - lost pairs / pairs: exact up to one division."""

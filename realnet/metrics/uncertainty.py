@@ -6,7 +6,7 @@ image, its pixel counts at a few hundred thresholds, and their weighted sums are
 resample. Image metrics are exact on every resample. Pixel metrics are exact at the thresholds and
 linear between them; the error is around 1e-5, a thousandth of the width of typical intervals.
 
-This covers the choice of test images. It does not cover the training seed, the choice of
+This includes the choice of test images. It does not include the training seed, the choice of
 parameters or the annotation. Source: Efron 1979, percentile interval; ours.
 """
 

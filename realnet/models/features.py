@@ -109,7 +109,7 @@ def read_weights_file(params: BackboneParams) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # any parser error is the file's fault: say so in one line
+    except Exception as error:  # any parser error is an error of the file: report it in one line
         raise UserError(f"{path}: not a readable state dict ({type(error).__name__})") from None
     return state.get("state_dict", state)
 
@@ -125,7 +125,7 @@ def load_into(network: nn.Module, state: dict[str, torch.Tensor], where: str) ->
     spelled = {_dotted(key): key for key in own}
     found = {spelled.get(_dotted(key), key): value for key, value in found.items()}
     head = ("fc.", "classifier.", "head.")
-    # Layers behind the last one that is used are absent from a features_only network.
+    # A features_only network has no layers after the last used one.
     used = tuple({_dotted(key.partition(".")[0]) + "." for key in own})
     left_over = [
         k for k in found if k not in own and not k.startswith(head) and _dotted(k).startswith(used)

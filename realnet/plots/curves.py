@@ -97,7 +97,7 @@ def curve_grid(
                 axes.text(0.5, 0.5, "undefined", ha="center", va="center", color=style.FAINT,
                           **corner)  # fmt: skip
             elif value is not None:
-                # In a corner that no good curve crosses, nor a bad precision-recall curve.
+                # In a corner that neither good ROC curves nor bad precision-recall curves cross.
                 left, up = key == "pr" and value > 0.5, key == "pr" and value <= 0.5
                 axes.text(
                     0.04 if left else 0.96,

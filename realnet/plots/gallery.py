@@ -29,7 +29,7 @@ INDEX = "index.json"
 def make_figures(
     found: Results, results: Path, groups: ablation.Groups | None = None
 ) -> Iterator[Entry]:
-    """Each figure of each dataset, or the reason why it cannot be drawn.
+    """Every figure of every dataset, or the reason why it cannot be drawn.
 
     ``groups``: name -> (title, variants), of ``groups`` in params.yaml.
 

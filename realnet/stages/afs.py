@@ -45,7 +45,7 @@ class Example:
 
 
 def run(job: Job[AfsParams]) -> None:
-    """Write ``afs.json`` (indices, scores, scales, what they come from) and a figure.
+    """Write ``afs.json`` (indices, scores, scales, digests of the inputs) and a figure.
 
     Inputs: ``manifest``, ``backbone`` and, where the synthesis uses it, ``sdas``.
     UserError: `afs.channels` or `model.rrs.channels` is more than the backbone has.

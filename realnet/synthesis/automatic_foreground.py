@@ -13,9 +13,9 @@ import numpy as np
 FIT = 64  # largest side, in pixels, for fitting the background
 RING = 0.04  # width of the border, as a share of the side
 ROUNDS = 4  # of refitting
-NOISE = 3.0  # a background pixel is within so many standard deviations
-CLEAR = 4.0  # the threshold must be so many standard deviations of the background, ...
-LEAST = 10.0  # ... and so many grey levels
+NOISE = 3.0  # a background pixel is within this number of standard deviations
+CLEAR = 4.0  # the threshold is at least this number of standard deviations of the background, ...
+LEAST = 10.0  # ... and this number of grey levels
 SATURATION = 48.0  # levels at which differences are clipped
 BORDER = 0.45  # at most this share of the border may be product, ...
 PATTERN = 0.8  # ... and at most so much of its share of the image, or it is a pattern

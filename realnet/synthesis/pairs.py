@@ -1,4 +1,4 @@
-"""The training's local anomalies one by one, each with what it was made of."""
+"""The local anomalies of the training one by one, with the source of each."""
 
 import itertools
 from collections.abc import Callable, Iterator

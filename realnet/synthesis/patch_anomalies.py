@@ -11,9 +11,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from realnet.config.sections import CutPaste, Nsa
 
-TRIES = 8  # places, before a patch is left out
+TRIES = 8  # attempts to place a patch before it is omitted
 RIM = 1  # pixels at the image's border that Poisson cloning needs around it
-LEAST = 5  # pixels a side: OpenCV has nothing to solve for in a thinner patch; and of a mask
+LEAST = 5  # pixels per side, since OpenCV cannot clone a thinner patch; also of a mask
 CLONES = {"source": cv2.NORMAL_CLONE, "mixed": cv2.MIXED_CLONE}
 
 Anomaly = tuple[np.ndarray, np.ndarray]  # A uint8 [S, S, 3], M bool [S, S]

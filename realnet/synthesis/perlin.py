@@ -1,4 +1,4 @@
-"""Batched Perlin masks: where an anomaly goes (DRAEM's recipe, as the official loader has it)."""
+"""Batched Perlin masks, the regions of anomalies (as in DRAEM and the official loader)."""
 
 import math
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def perlin_fields(
     tables = _tables(size, params.max_exponent)
     weights, offsets = (table.to(uniforms.device) for table in tables)  # [exponents, side, size]
     across_u, along_u = offsets[exponents[:, 1]], weights[exponents[:, 1]]
-    # [B, side, size]: lattice rows, pixel columns; the amplitude is cheapest to put in here.
+    # [B, side, size]: lattice rows, pixel columns; the amplitude is cheapest to apply here.
     along_x = math.sqrt(2) * torch.cos(angles) @ across_u
     along_y = math.sqrt(2) * torch.sin(angles) @ along_u
     for exponent in range(params.min_exponent, params.max_exponent + 1):
@@ -77,7 +77,7 @@ def _tables(size: int, max_exponent: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rotate(masks: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
-    """Boolean masks ``[B, S, S]`` turned about their centre, nearest neighbour, nothing outside.
+    """Boolean masks ``[B, S, S]`` rotated about their centre, nearest neighbour, False outside.
 
     Turning the mask instead of the field moves its border by less than a pixel. OpenCV on the CPU,
     a gather on a GPU (they may differ in single border pixels).

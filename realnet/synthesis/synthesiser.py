@@ -15,13 +15,13 @@ from realnet.synthesis.patch_anomalies import cutpaste, nsa
 from realnet.synthesis.perlin import perlin_masks, uniforms_needed
 from realnet.synthesis.sources import augment_texture
 
-MAX_DRAWS = 8  # of a mask, before an image is left without anomaly
+MAX_DRAWS = 8  # of a mask, before an image has no anomaly
 _OWN = 3  # uniforms of an item besides its mask's: source type, image of the pool, opacity
 
 
 @dataclass(frozen=True)
 class SyntheticBatch:
-    """A batch of synthetic anomalies, and what each was drawn from.
+    """A batch of synthetic anomalies with the source of each.
 
     An item whose mask is empty is unchanged, even where a source was drawn for it.
     """
@@ -220,7 +220,7 @@ class AnomalySynthesiser:
         items: range,
         size: int,
     ) -> torch.Tensor:
-        """Redraw the masks that came out empty (about 5 %); the official code keeps them."""
+        """Resample empty masks (about 5 %); the official code keeps them."""
         for attempt in range(1, MAX_DRAWS):
             empty = torch.nonzero(anomalous & ~masks.flatten(1).any(1).cpu()).flatten()
             if not len(empty):

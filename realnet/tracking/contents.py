@@ -1,4 +1,4 @@
-"""What MLflow shows of each evaluation, from the result files alone.
+"""The content of MLflow's runs, read only from result files.
 
 Each run is described by the `stage.json` files behind its evaluation, followed from input to input,
 so it shows the parameters and digests that were used, even if `params.yaml` has changed since.

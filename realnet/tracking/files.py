@@ -1,4 +1,4 @@
-"""Artifacts for MLflow as hard links, which take neither time nor space.
+"""Artifacts for MLflow as hard links, which need neither time nor space.
 
 Results are replaced by new files and never changed in place, so a link keeps its content.
 """

@@ -141,7 +141,7 @@ def _lock(path: Path, patience: float) -> int | None:
 
 
 def check_finite(loss: float, step: int, where: str) -> None:
-    """UserError for a loss that is not finite, before it gets into a checkpoint."""
+    """UserError for a loss that is not finite, before it is saved to a checkpoint."""
     if not math.isfinite(loss):
         raise UserError(
             f"{where}: the loss is {loss} at step {step + 1}; lower the learning rate (lr), set"

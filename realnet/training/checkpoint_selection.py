@@ -100,7 +100,7 @@ def best_on_test(
     steps: int,
     per_epoch: int,
 ) -> BestOnTest | None:
-    """The selection that ``params.select_every`` asks for; None where it asks for none.
+    """The selection configured by ``params.select_every``, or None.
 
     Also None, with a line in the log, where the test images (split ``test`` of ``items``) do not
     define the metrics: no masks, or only normal or only anomalous images.

@@ -67,7 +67,7 @@ def train_noisy_classifier(
 def noised(
     images: torch.Tensor, alpha: torch.Tensor, generator: torch.Generator, runtime: Runtime
 ) -> torch.Tensor:
-    """q(x_t | x_0) of uint8 images; noise drawn on the CPU, so that it is that of every device."""
+    """Sample q(x_t | x_0) of uint8 images; noise is sampled on the CPU, equal for all devices."""
     clean = images.to(runtime.device).float() / 127.5 - 1
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     alpha = alpha.view(-1, 1, 1, 1)

@@ -22,10 +22,10 @@ HISTORY = ["step", "loss", "loss_prediction", "loss_vb", "lr", "grad_norm"]
 
 @dataclass(frozen=True)
 class TrainedDenoiser:
-    """What :func:`train_denoiser` returns beside the weights, which it changes in place."""
+    """Results of :func:`train_denoiser` besides the weights, which it changes in place."""
 
     history: list[Row]
-    average: EMAModel | None  # of the weights; in the main process alone
+    average: EMAModel | None  # of the weights; only in the main process
 
 
 def updates(params: Ddpm, images: int) -> int:

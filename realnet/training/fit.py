@@ -31,7 +31,7 @@ Row = dict[str, float]  # of history.csv
 
 
 class Stateful(Protocol):
-    """What a checkpoint can hold: a module, an optimiser, a schedule, an average of weights."""
+    """Anything with a state dict: a module, an optimiser, a schedule, an average of weights."""
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -223,7 +223,7 @@ def test_an_existing_target_is_not_touched(run, zipped, tmp_path, what):
     else:
         target.symlink_to("nowhere")
     before = left(tmp_path)
-    with pytest.raises(UserError, match="is there already and stays as it is"):
+    with pytest.raises(UserError, match="already exists and is not changed"):
         run(SOURCE, str(zipped))
     assert left(tmp_path) == before
 

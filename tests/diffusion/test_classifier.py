@@ -381,7 +381,7 @@ def test_a_model_of_one_category_cannot_be_guided(manifests, trained, tmp_path):
     alone = tmp_path / "alone"
     params = stage("ddpm", ddpm={"scope": "category", "steps": 1})
     train_ddpm(params, [manifests["dark"]], "mine", ["dark"], 0, alone)
-    message = "knows one category only, so there is no other to be guided away from"
+    message = "has only one category, so there is nothing to guide away from"
     refused(message, alone, manifests, tmp_path, scale=1.0, classifier=trained)
     with pytest.raises(UserError, match="a guidance classifier of dark has nothing to distinguish"):
         train(manifests, tmp_path / "one", categories=("dark",))

@@ -228,7 +228,7 @@ def test_ema_warmup_follows_the_documented_schedule(noise_dataset, tmp_path):
 
 
 def test_accumulation_and_micro_batches_do_not_change_an_update(noise_dataset, tmp_path):
-    """Batch, accumulation and micro-batch change neither the images nor the mean (but rounding)."""
+    """Updates of equal size from other batches, accumulations and micro-batches, up to rounding."""
     whole = train(noise_dataset, tmp_path / "whole", **plain(batch_size=6, accumulation=1))
     for number, (batch, accumulation, micro) in enumerate(((2, 3, None), (6, 1, 4), (3, 2, 2))):
         out = tmp_path / str(number)

@@ -338,7 +338,7 @@ def replaced(name, make):
         (lambda s: s.pop("input_blocks.1.0.in_layers.2.weight"), "misses input_blocks.1.0.in_l"),
         (
             lambda s: [s.pop(key) for key in list(s) if key.startswith("output_blocks.8.")],
-            "9 input_blocks and 8 output_blocks make no whole number of levels",
+            "9 input_blocks and 8 output_blocks do not form a whole number of levels",
         ),
         (
             replaced("input_blocks.0.0.weight", lambda v: torch.cat([v, v], 1)),

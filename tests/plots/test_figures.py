@@ -449,7 +449,7 @@ def test_each_group_has_its_own_reference(made):
 
 
 def test_many_categories_and_variants():
-    """36 categories with long names, drawn from plain data."""
+    """36 categories with long names, from synthetic data."""
     names = [f"category_number_{k:02}" for k in range(36)]
     variants = [f"variant_{k}" for k in range(8)]
     rng = np.random.default_rng(0)

@@ -118,7 +118,7 @@ def test_closure_leaves_out_excluded_modules(package):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A checkout of the code alone."""
+    """A checkout of only the code."""
     root = tmp_path_factory.mktemp("code")
     for name in ("realnet", "workflow"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""From a table to what it was made from, and what no longer matches, on records written by hand."""
+"""Tracing of a table to its inputs, and mismatches, on records written by the test."""
 
 import json
 import shutil

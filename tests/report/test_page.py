@@ -103,7 +103,7 @@ def write_stage(results: Path, folder: str, stage: str, inputs: dict[str, str], 
 
 
 def write_run(results: Path, dataset: str, category: str, seed: int, variant: str, value=0.9):
-    """An evaluation and the two stages behind it; the backbone is shared by all."""
+    """An evaluation and its two upstream stages; all share the backbone."""
     place = f"{dataset}/{category}/seed{seed}/{variant}"
     metrics = {"image_auroc": value, "pixel_auroc": 0.5, "pro": None, "has_masks": True}
     identity = {"dataset": dataset, "category": category, "seed": seed, "variant": variant}
@@ -500,7 +500,7 @@ def test_verdicts_with_what_was_run_first(small):
 
 
 def test_size_of_the_papers_whole_matrix(tmp_path):
-    """All categories, 3 seeds and 8 variants: a few MB, with 1,700 records behind it."""
+    """All categories, 3 seeds and 8 variants: a few MB, from 1,700 records."""
     results = tmp_path / "results"
     variants = ("base", *(f"v{k}" for k in range(7)))
     datasets = {d: list(KNOWN_CATEGORIES[d]) for d in ("mvtec_ad", "mpdd", "btad", "visa")}

@@ -1,4 +1,4 @@
-"""`realnet publish`: what is copied, what is refused, and that nothing of the user's is lost."""
+"""`realnet publish`: copied files, errors, and protection of other files."""
 
 import base64
 from pathlib import Path

@@ -37,7 +37,7 @@ CATEGORIES = {
 
 
 def matrix(**changes) -> str:
-    """The ``--params`` of a small matrix; `plain` overlays nothing, so it shares base's files."""
+    """The ``--params`` of a small matrix; `plain` has no overrides and shares the files of base."""
     experiment = {
         "name": "test",
         "datasets": CATEGORIES,

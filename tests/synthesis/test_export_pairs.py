@@ -198,7 +198,7 @@ def test_textures_of_a_folder(made, tmp_path):
         ({"images": None}, "synthesis.sources has sdas: give --sdas"),
         (
             {"synthesis": {"sources": {"normal": 0.5, "texture": 0.5}}},
-            "synthesis.sources gives sdas no weight, so these images are not used",
+            "synthesis.sources has no weight for sdas, so these images are not used",
         ),
         (
             {"images": None, "synthesis": {"sources": {"normal": 1.0, "texture": 1e-9}}},

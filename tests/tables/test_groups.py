@@ -1,4 +1,4 @@
-"""Groups of variants: the table of one, and what is looked for before it is made."""
+"""Groups of variants: the table of a group, and checks before it is built."""
 
 import csv
 import importlib.util

@@ -1,4 +1,4 @@
-"""Intervals, paired differences and p-values in the tables, against the bootstrap by hand."""
+"""Intervals, paired differences and p-values in the tables, against a bootstrap in the test."""
 
 import csv
 import io
@@ -368,7 +368,7 @@ def test_best_is_bold_and_second_underlined():
     ("values", "expected"),
     [
         ([0.9], [0]),
-        ([0.9, 0.9], [0, 0]),  # nothing to tell apart
+        ([0.9, 0.9], [0, 0]),  # equal values have no rank
         ([0.9, 0.8], [1, 0]),  # the worst of two is no second
         ([0.9, 0.8, 0.7], [1, 2, 0]),
         ([None, 0.8, float("nan"), 0.9, 0.7], [0, 2, 0, 1, 0]),

@@ -40,7 +40,7 @@ def rewritten(files, change):
         file.write_text(json.dumps(values))
 
 
-# --- what the tables say -------------------------------------------------------------------------
+# --- tables --------------------------------------------------------------------------------------
 
 
 def test_the_effect_of_selection_is_best_minus_last_of_one_metric(tmp_path):

@@ -264,7 +264,7 @@ def test_p_values_are_corrected_over_the_claims_of_the_dataset(tmp_path):
 
 
 def test_seeds_that_disagree_make_a_claim_within_noise(tmp_path):
-    """Each seed's networks differ clearly, in opposite directions; images alone would decide."""
+    """Networks of each seed differ clearly, but in opposite directions, so seeds disagree."""
     for category in BTAD["btad"]:
         for seed, better in enumerate((2.0, 0.0, 0.6)):
             write_run(tmp_path, "btad", category, seed, "base", shift=better)
@@ -292,7 +292,7 @@ def test_the_papers_difference_is_printed_beside_ours(tmp_path):
 
 
 def test_without_a_variant_sdas_the_base_is_it(tmp_path):
-    """As in the preset `paper`, whose base is trained on SDAS images alone."""
+    """As in the preset `paper`, whose base is trained only on SDAS images."""
     datasets = {"mpdd": list(KNOWN_CATEGORIES["mpdd"])}
     for category in datasets["mpdd"]:
         write_run(tmp_path, "mpdd", category, variant="base", shift=1.5)

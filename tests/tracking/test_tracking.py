@@ -1,4 +1,4 @@
-"""Runs in a real MLflow store (SQLite), from small result files written by hand."""
+"""Runs in a real MLflow store (SQLite), from small result files."""
 
 import base64
 import functools
@@ -95,7 +95,7 @@ def write_run(root, seed, variant, image_auroc, **more):
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
-    """A store without runs; to make one takes MLflow a second."""
+    """A store without runs; MLflow needs a second to create one."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "empty.db"
@@ -357,7 +357,7 @@ def test_the_page_opens_with_the_selected_columns_and_charts(results):
 
 
 def test_a_parameter_that_some_variants_lack_is_not_a_difference(results):
-    """`texture` draws nothing from a diffusion model."""
+    """`texture` uses no images of a diffusion model."""
     path = results / "realnet/demo/nut/seed0/texture/stage.json"
     write_json(path, json.loads(path.read_text()) | {"inputs": {}})
     parents = variant_contents(cells(results, matrix_of(PARAMS)), matrix_of(PARAMS))

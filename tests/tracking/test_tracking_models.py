@@ -93,7 +93,7 @@ def empty(tmp_path_factory):
 
 @pytest.fixture
 def root(made, empty, tmp_path, monkeypatch):
-    """A copy of its own for each test, with a store, as working folder."""
+    """A copy for each test with a store, as working folder."""
     here = tmp_path / "with a blank"
     shutil.copytree(made / "results", here / "results")
     shutil.copyfile(empty, here / "store.db")
@@ -126,7 +126,7 @@ def model_of(alias="base-seed0"):
 
 
 def predicted(root, images, variant="base", model=None):
-    """What `realnet predict --raw --margins` says."""
+    """The results of `realnet predict --raw --margins`."""
     compute = SMOKE.compute.model_copy(update={"device": "cpu", "threads": 1})
     model = model or root / f"results/realnet/demo/hex_nut/seed0/{variant}"
     options = PredictOptions(POOL, raw=True, margins=True, batch_size=2)
@@ -167,7 +167,7 @@ def test_every_form_of_input(root, images):
         np.stack(arrays).tolist(),  # as it comes from JSON
     ):
         assert same(model.predict(given), expected)
-    one = model.predict(arrays[2])  # which was the last, alone in its batch
+    one = model.predict(arrays[2])  # the last image, alone in its batch
     assert one["map"].shape == (1, SIZE, SIZE)
     assert np.array_equal(one["margin"][0], expected["margin"][2])
     assert same(model.predict(paths[2]), one)
@@ -201,7 +201,7 @@ def test_errors_are_one_line(served, given, message):
 
 @pytest.fixture(scope="module")
 def served(made, empty, tmp_path_factory):
-    """One loaded model for all that changes nothing."""
+    """One loaded model for all tests that do not modify it."""
     patch = pytest.MonkeyPatch()
     here = tmp_path_factory.mktemp("served")
     shutil.copyfile(empty, here / "store.db")
@@ -235,7 +235,7 @@ def test_signature_example_and_requirements(served):
 
 
 def test_a_model_works_without_the_project(root, images):
-    """Its folder elsewhere, in a process that has neither this project nor its results."""
+    """A moved model in a process that has neither this project nor its results."""
     import mlflow
 
     track(Path("results"), PARAMS)
@@ -257,7 +257,7 @@ def test_a_model_works_without_the_project(root, images):
     assert np.array_equal(np.load(away / "margin.npy"), expected["margin"])
     files = [Path(path) for path in read_json(away / "files.json")]
     assert files and all(path.is_relative_to(away / "model/code/realnet") for path in files)
-    # What that code imports is what its requirements name, or comes with Python.
+    # The code imports only its requirements and the standard library.
     distributions = packages_distributions()
     imported = set()
     for path in files:

@@ -29,7 +29,7 @@ RECEIPT = Path("results/tracking/runs.json")
 
 @pytest.fixture(autouse=True)
 def results(tmp_path, monkeypatch):
-    """Six evaluated runs in the working folder, and a store beside them."""
+    """Six evaluated runs and a store in the working folder."""
     monkeypatch.chdir(tmp_path)
     for category in CATEGORIES:
         for variant in ("base", "texture"):
@@ -86,7 +86,7 @@ def test_pending_results_are_logged_by_the_printed_command(monkeypatch, capsys):
             message = capsys.readouterr().err
             with pytest.raises(StoreError, match="no answer"):  # still
                 track_pending(RECEIPT)
-            with pytest.raises(StoreError):  # by hand it is an error
+            with pytest.raises(StoreError):  # an error when called directly
                 track(Path("results"), PARAMS, RECEIPT, models="none")
     assert message.count("\n") == 1 and "no answer" in message
     assert message.strip() == f"realnet: {reminder(RECEIPT)}"

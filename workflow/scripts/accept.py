@@ -1,4 +1,4 @@
-"""Results whose code has changed and nothing else: which they are, and how they become current.
+"""Results of which only the code has changed: finding them and marking them as current.
 
 Snakemake keeps, for each result, the inputs, parameters and command of the job that made it. A
 result is accepted when Snakemake records it again with the present ones; nothing is computed, and
@@ -14,7 +14,7 @@ OLD_CODE = "realnet/"  # version 0.1.0 had the modules themselves as inputs
 
 
 def code_only(workflow: Any, old: bool = False) -> list[Any]:
-    """Jobs that Snakemake would rerun, and whose code alone differs from what it has recorded.
+    """Jobs that Snakemake would rerun only because their code differs from the recorded one.
 
     old: only those whose results were made by version 0.1.0.
     """
@@ -23,7 +23,7 @@ def code_only(workflow: Any, old: bool = False) -> list[Any]:
 
 
 def others(workflow: Any, jobs: list[Any]) -> int:
-    """How many jobs Snakemake would run beside these; targets without results are not counted."""
+    """Number of further jobs that Snakemake would run; targets without results are not counted."""
     return sum(bool(job.output) for job in workflow.dag.needrun_jobs()) - len(jobs)
 
 

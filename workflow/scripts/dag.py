@@ -17,7 +17,7 @@ from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.items import read_manifest
 from realnet.datasets.layouts import list_categories, list_category
 
-# In results/tables, beside one for each dataset.
+# Tables in results/tables in addition to one per dataset.
 TABLES = ("main", "protocols", "per_category", "ablation", "verdicts")
 
 

@@ -141,11 +141,11 @@ def _check_replaceable(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise UserError(f"{out}: is a file; expected a folder to write the demo set to")
+        raise UserError(f"{out}: is a file; expected a folder for the demo dataset")
     ours = {*DEMO_CATEGORIES, "dataset.json", "contact_sheet.png"}
     strange = sorted(p.name for p in out.iterdir() if p.name not in ours and p.name[0] != ".")
     if strange:
         raise UserError(
-            f"{out}: holds {', '.join(strange[:5])}, so it is no demo set and is not replaced;"
-            " give another --out or move it away"
+            f"{out}: holds {', '.join(strange[:5])}, so it is not a demo dataset and is not"
+            " replaced; give another --out or move it away"
         )

@@ -23,7 +23,7 @@ from realnet.datasets.fetch.transfer import byte_progress, disk_errors, in_words
 
 CHUNK = 1 << 20
 TIMEOUT = (15.0, 60.0)  # seconds to connect; between two packets
-ATTEMPTS = 5  # in a row that brought nothing new
+ATTEMPTS = 5  # consecutive attempts without progress
 LONGEST_PAUSE = 60.0
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 TRANSIENT = (
@@ -55,7 +55,7 @@ class Remote:
 
     @property
     def validator(self) -> str | None:
-        """What ``If-Range`` may hold; weak ETags may not."""
+        """The validator for ``If-Range``, which must not be a weak ETag."""
         strong = self.etag and not self.etag.startswith("W/")
         return self.etag if strong else self.modified
 
@@ -201,7 +201,7 @@ def _check_answer(
         and span is not None
         and int(span[1]) == have
         and (known.size is None or span[2] in ("*", str(known.size)))
-        # Some servers know ranges and ignore If-Range.
+        # Some servers support ranges but ignore If-Range.
         and headers.get("ETag", known.etag) == known.etag
         and headers.get("Last-Modified", known.modified) == known.modified
     )

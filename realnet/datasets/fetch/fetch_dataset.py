@@ -119,13 +119,13 @@ def fetch(
 def _require_free(target: Path, dataset: str) -> None:
     if target.is_symlink() or target.exists():
         raise UserError(
-            f"{target}: is there already and stays as it is; check it with `realnet data verify"
+            f"{target}: already exists and is not changed; check it with `realnet data verify"
             f" {dataset}`, or move it away to fetch it again"
         )
 
 
 def _check_given(given: str | None, source: Source, target: Path) -> None:
-    """What can be said about ``--from`` before anybody reads a licence."""
+    """Check ``--from`` before the licence is shown."""
     if given is None:
         if not source.urls:
             raise UserError(
@@ -238,7 +238,7 @@ def _place_data(
     expected: str | None,
     limits: Limits | None,
 ) -> tuple[list[str], int]:
-    """Unpack beside the target and rename; returns the categories found and the file count."""
+    """Extract beside the target and rename; return the categories found and the number of files."""
     temporary = target.with_name(f".{dataset}-unpacking.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     temporary.mkdir()
@@ -256,7 +256,7 @@ def _place_data(
         data[0].rename(target)
         return data[1], files
     except UserError:
-        # Known to be the right file, it serves for the next try; else it is worth nothing.
+        # With a known hash it is correct and is kept for the next attempt; otherwise it is removed.
         if archive.ours and expected is None:
             archive.path.unlink(missing_ok=True)
         raise
@@ -266,7 +266,7 @@ def _place_data(
 
 @contextlib.contextmanager
 def _locked(store: Path) -> Iterator[Path]:
-    """The folder for a dataset's archive, for one process at a time; removed when left empty."""
+    """The folder of a dataset's archive, locked for one process; removed if it is empty."""
     lock = FileLock(store / "lock", timeout=0)
     try:
         store.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Extraction of archives from elsewhere: nothing outside the folder, no links, bounded in size.
+"""Safe extraction of untrusted archives: nothing outside the folder, no links, bounded size.
 
 The bytes decide what an archive is, not its name. Permissions, owners and times in it are ignored.
 """
@@ -52,16 +52,16 @@ LITTER = re.compile(r"(^|/)(__MACOSX(/|$)|\._[^/]*$|\.DS_Store$|Thumbs\.db$)")
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of what comes out of an archive; far above any of the known datasets."""
+    """Limits of the extracted files; far above those of the known datasets."""
 
     bytes: int = 64 * 10**9
     files: int = 200_000
     ratio: float = 100.0  # bytes out per byte in; images hardly shrink ...
-    free: int = 10**9  # ... but tiny ones in tar's blocks do: this much may always come out
+    free: int = 10**9  # ... but tiny ones in tar's blocks do: this size is always allowed
 
 
 class _Budget:
-    """Counts what comes out, as it comes: sizes in headers may lie."""
+    """Counts extracted bytes and files, since sizes in headers may be wrong."""
 
     def __init__(self, archive: Path, limits: Limits) -> None:
         self.archive, self.limits = archive, limits
@@ -151,7 +151,7 @@ def find_data(folder: Path, names: Iterable[str], depth: int = 3) -> tuple[Path,
 def _unpack_tar(archive: Path, folder: Path, budget: _Budget, opener: Opener | None) -> None:
     _require_tar(archive, opener)
     with archive.open("rb") as packed:
-        # What tar.gz and tar.xz hold is only known at their end; images hardly shrink.
+        # The size of tar.gz and tar.xz is only known at the end; images hardly compress.
         require_room(folder, archive.stat().st_size, f"the content of {archive.name}")
         stream = _Counted(opener(packed) if opener else packed, budget)
         with (
@@ -173,7 +173,7 @@ def _unpack_tar(archive: Path, folder: Path, budget: _Budget, opener: Opener | N
                         _write(path, content)
                 update(packed.tell() - read)
                 read = packed.tell()
-            while stream.read(CHUNK):  # to the end: that is where gz and xz keep their checksums
+            while stream.read(CHUNK):  # to the end, where gz and xz have their checksums
                 pass
             update(packed.tell() - read)
 
@@ -230,7 +230,7 @@ def _checked(archive: Path, folder: Path, entry: zipfile.ZipInfo, budget: _Budge
 
 
 def _place(archive: Path, folder: Path, name: str) -> Path | None:
-    """Where an entry goes; None: nowhere, it is not data. UserError: it leads elsewhere."""
+    """Target path of an entry, None if it is not data. UserError: it is outside the folder."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if (
         name.startswith("/")

@@ -139,7 +139,7 @@ def _key(path: Path, root: Path) -> str:
 
 
 def other_files(listing: Listing, folder: Path) -> list[Problem]:
-    """Images that lie in no role (a warning per folder), and how many other files there are.
+    """Images without role (a warning per folder), and the number of other files.
 
     Looked for below the category's folder; where there is none, beside the listed files. Hidden
     files are passed over in silence.

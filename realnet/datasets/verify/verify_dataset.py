@@ -169,7 +169,7 @@ def _list(root: Path, dataset: str, category: str, settings: Prepare) -> Listing
 
 
 def _folder(root: Path, dataset: str, category: str) -> Path:
-    """Where a category lies; the dataset's folder where a category has none of its own."""
+    """Folder of a category, or that of the dataset if categories have no folders."""
     folder = root / dataset / category
     return folder if folder.is_dir() or category != dataset else root / dataset
 

@@ -110,7 +110,7 @@ def see(entry: Entry, has_masks: bool) -> Seen:
 
 
 def see_unused_mask(path: Path) -> Problem:
-    """A mask that belongs to no anomalous image: a warning if it marks nothing, else an error."""
+    """A mask without anomalous image: a warning if it is empty, else an error."""
     problems: list[Problem] = []
     data = _read(path, problems, "missing", "mask-unreadable")
     mask = None if data is None else _decode(path, data, problems, "mask-unreadable")
@@ -138,7 +138,7 @@ def _decode(path: Path, data: bytes, problems: list[Problem], kind: str) -> Imag
         problems.append(problem(kind, path, _without(path, error)))
         return None
     if image.format == "PNG":
-        # Decoding stops with the last row: a wrong checksum or a cut behind it goes unnoticed.
+        # Decoding stops after the last row: a wrong checksum or truncation after it is not noticed.
         try:
             Image.open(BytesIO(data)).verify()
         except (OSError, SyntaxError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What `realnet data verify` says: the report for machines and the summary for people.
+"""Output of `realnet data verify`: the JSON report and the printed summary.
 
 The report (``--json``), the same for any number of workers:
 
@@ -151,7 +151,7 @@ def _group(severity: str, kind: str, found: list[Problem], show: int) -> list[st
 
 
 def _printable(line: str) -> str:
-    """A file name may hold bytes that are no text."""
+    """A file name may contain bytes that are not text."""
     return line.encode("utf-8", "backslashreplace").decode()
 
 

@@ -56,7 +56,7 @@ def pairs(
     if truth and not subset:
         raise UserError(
             f"{_names(list(truth), masks)}: a mask without a map in {maps};"
-            " measure all images of the test set, or say --subset"
+            " measure all images of the test set, or add --subset"
         )
     return result
 
@@ -72,7 +72,7 @@ def _maps(folder: Path, suffix: str) -> dict[str, Path]:
         name = path.relative_to(folder).as_posix()[: -len(end)]
         if name in found:
             raise UserError(
-                f"{path} and {found[name].name}: two maps of one image; say which with --suffix"
+                f"{path} and {found[name].name}: two maps of one image; choose one with --suffix"
             )
         if path.suffix.lower() not in MAPS:
             raise UserError(f"{path}: unknown type of file; expected {', '.join(MAPS)}")

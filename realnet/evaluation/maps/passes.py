@@ -87,7 +87,7 @@ def two_passes(reader: Reader, pool: int, limits: Sequence[float]) -> Passed:
 
 
 def images_alone(reader: Reader, pool: int) -> PerImage:
-    """Statistics of images without masks: scores and labels alone."""
+    """Statistics of images without masks: only scores and labels."""
     images = reader.images
     if images.labels is None:
         raise UserError("labels or masks: expected one of them, to know which images are anomalous")
