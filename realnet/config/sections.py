@@ -151,15 +151,18 @@ class Pretext(Section):
 class Backbone(Section):
     """The frozen feature extractor: any timm CNN with `features_only`."""
 
-    source: Literal["timm", "file", "pretext"]
+    source: Literal["package", "timm", "file", "pretext"]
     arch: str  # timm model name; for source `timm` with the weight tag pinned
     arch_args: dict[str, Any]  # passed on to timm.create_model
-    stem_pool: bool  # False removes the stem's max-pool: strides halve, for small images
+    # False removes the stem's max-pool: strides halve, for small images. null: as timm has it
+    stem_pool: bool | None
     out_indices: list[NonNegative] = Field(min_length=1)
+    package: str | None  # source `package`: a Python package that contains weights
     file: str | None  # source `file`: a state dict (.safetensors or .pth)
     sha256: str | None  # of that file; checked before it is read
-    mean: list[float] = Field(min_length=3, max_length=3)  # input normalisation
-    std: list[Rate] = Field(min_length=3, max_length=3)
+    # Input normalisation; null: of the package, or as timm's configuration of arch has it
+    mean: list[float] | None = Field(min_length=3, max_length=3)
+    std: list[Rate] | None = Field(min_length=3, max_length=3)
     pretext: Pretext
 
 

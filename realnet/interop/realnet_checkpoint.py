@@ -203,6 +203,7 @@ def _backbone(state: State, used: list[int], settings: Settings) -> tuple[Backbo
         if used[-1] - 1 + first > 4:  # timm gives five maps, the stem's among them
             continue
         params = Backbone.model_construct(
+            source="file",
             arch=arch,
             arch_args={},
             stem_pool=True,

@@ -1,7 +1,8 @@
-"""The frozen feature extractor: a timm CNN, from one of three sources.
+"""The frozen feature extractor: a timm CNN, from one of four sources.
 
-`timm` fetches published weights by name and tag, `file` reads a local state dict and checks its
-digest, `pretext` trains a small network on a procedural task. All three end as the same artefact:
+`package` reads the weights that a Python package contains, `timm` fetches published weights by name
+and tag, `file` reads a local state dict and checks its digest, `pretext` trains a small network on
+a procedural task. All four end as the same artefact:
 `backbone.safetensors` + `backbone.json`, which every later stage loads without network.
 """
 
@@ -17,6 +18,9 @@ from torch import nn
 from realnet.config.sections import Backbone as BackboneParams
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, save_weights, sha256, write_json
+from realnet.models.weight_packages import package_of
+
+CHANNELS = 3
 
 
 class FeatureExtractor(nn.Module):
@@ -83,11 +87,43 @@ def build_network(params: BackboneParams, pretrained: bool = False) -> nn.Module
             f"backbone: timm cannot build {params.arch} with out_indices {params.out_indices} and"
             f" arch_args {params.arch_args}: {' '.join(str(error).split())[:200]}"
         ) from None
-    if not params.stem_pool:
+    if params.stem_pool is False:
         if "maxpool" not in dict(network.named_children()):
             raise UserError(f"backbone.stem_pool: false, but {params.arch} has no stem max-pool")
         network.maxpool = nn.Identity()
     return network
+
+
+def completed(params: BackboneParams) -> BackboneParams:
+    """``params`` with mean, std and stem_pool, where they are null.
+
+    mean, std: of the package for source `package`, else of timm's configuration of ``arch``.
+
+    Raises:
+        UserError: timm's configuration has no mean and std; unknown architecture or package.
+    """
+    found: dict[str, Any] = {"stem_pool": True}
+    if params.mean is None or params.std is None:
+        if params.source == "package":
+            package = package_of(params)
+            found |= {"mean": list(package.mean), "std": list(package.std)}
+        else:
+            known = timm.get_pretrained_cfg(params.arch) if timm.is_model(params.arch) else None
+            if known is None or len(known.mean) != CHANNELS:
+                raise UserError(
+                    f"backbone.mean, backbone.std: timm's configuration of {params.arch} has none"
+                    " for three channels; set both"
+                )
+            found |= {"mean": list(known.mean), "std": list(known.std)}
+    missing = {key: value for key, value in found.items() if getattr(params, key) is None}
+    return params.model_copy(update=missing)
+
+
+def extractor_of(network: nn.Module, params: BackboneParams) -> FeatureExtractor:
+    """The network with the input normalisation of ``params``."""
+    params = completed(params)
+    assert params.mean is not None and params.std is not None
+    return FeatureExtractor(network, params.mean, params.std)
 
 
 def read_weights_file(params: BackboneParams) -> dict[str, torch.Tensor]:
@@ -152,13 +188,15 @@ def _dotted(key: str) -> str:
 def write_backbone(out: Path, network: nn.Module, params: BackboneParams, **extra: Any) -> str:
     """Write the folder that :func:`load_backbone` reads; returns the SHA-256 of the weights.
 
+    ``params``: also with null for mean, std and stem_pool (:func:`completed`).
+
     ``extra``: further entries of ``backbone.json``, at least ``source``.
     """
     digest = save_weights(out / "backbone.safetensors", network)
     write_json(
         out / "backbone.json",
         {
-            "architecture": params.model_dump(include=ARCHITECTURE),
+            "architecture": completed(params).model_dump(include=ARCHITECTURE),
             "sha256": digest,
             "parameters": sum(p.numel() for p in network.parameters()),
             **extra,
@@ -180,11 +218,11 @@ def load_backbone(folder: str | Path) -> FeatureExtractor:
     if sha256(path) != meta["sha256"]:
         raise UserError(f"{path}: differs from the digest in backbone.json; rebuild it")
     params = BackboneParams.model_construct(
-        **meta["architecture"], source="file", file=None, sha256=None, pretext=None
+        **meta["architecture"], source="file", package=None, file=None, sha256=None, pretext=None
     )
     network = build_network(params)
     load_into(network, safetensors.torch.load_file(path), str(path))
-    return FeatureExtractor(network, params.mean, params.std)
+    return extractor_of(network, params)
 
 
 def backbone_folder(folder: Path, meta: Mapping[str, Any]) -> Path:

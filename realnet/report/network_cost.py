@@ -26,7 +26,7 @@ from realnet.core.errors import UserError
 from realnet.core.io import write_json, write_text
 from realnet.diffusion.denoiser import Denoiser, classes_of, parameter_count
 from realnet.models.afs import Selection
-from realnet.models.features import FeatureExtractor, build_network
+from realnet.models.features import FeatureExtractor, build_network, extractor_of
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
 from realnet.provenance.record import peak_memory_mb
 
@@ -127,7 +127,7 @@ def _part(name: str, module: torch.nn.Module, run: Callable[[], Any]) -> Row:
 def _detector(params: Params, size: int) -> tuple[FeatureExtractor, FeatureSelector, RealNet]:
     """Untrained, with the first m_k channels of each layer: the cost does not depend on which."""
     network = build_network(params.backbone)
-    extractor = FeatureExtractor(network, params.backbone.mean, params.backbone.std)
+    extractor = extractor_of(network, params.backbone)
     counts = params.afs.channels
     if params.afs.selection == "all":
         counts = [channels for channels, _ in extractor.shapes(size)]

@@ -17,7 +17,7 @@ from realnet.compute.runtime import Runtime
 from realnet.config.sections import Backbone
 from realnet.core.io import write_csv
 from realnet.core.seeds import numpy_generator, torch_generator
-from realnet.models.features import FeatureExtractor, build_network
+from realnet.models.features import build_network, extractor_of
 from realnet.synthesis.textures import CLASSES, paint_image
 from realnet.training.checkpoint import Checkpoints, fingerprint
 from realnet.training.fit import Fit, RandomState
@@ -50,7 +50,7 @@ def train_pretext(
     train = torch.nonzero(~held_out).flatten()
     torch.manual_seed(torch_generator(options.seed, "pretext", "init").initial_seed())
     network = runtime.place(build_network(params))
-    channels = FeatureExtractor(network, params.mean, params.std)
+    channels = extractor_of(network, params)
     widths = [c for c, _ in channels.shapes(options.image_size)]
     network.requires_grad_(True).train()
     head = runtime.place(nn.Linear(sum(widths), len(CLASSES)))

