@@ -88,8 +88,9 @@ def pictures(
 
 @cache
 def table() -> dict:
-    """The published counts: dataset, category, split, defect type."""
-    return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    """The published counts of the four datasets: dataset, category, split, defect type."""
+    counts = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    return {dataset: counts[dataset] for dataset in ("mvtec_ad", "mpdd", "btad", "visa")}
 
 
 # --- MVTec-AD, MPDD, BTAD, converted VisA --------------------------------------------------------

@@ -30,7 +30,9 @@ def data_demo(out: OutOption = Path("data/raw/demo"), params: ParamsOption = "pa
 
 @app.command("fetch")
 def data_fetch(
-    dataset: Annotated[str, typer.Argument(help="mvtec_ad, mpdd, btad, visa, or dtd (textures).")],
+    dataset: Annotated[
+        str, typer.Argument(help="mvtec_ad, mpdd, btad, visa, magnetic_tile, or dtd (textures).")
+    ],
     given: Annotated[
         str | None, typer.Option("--from", help="File or http(s) address of the archive.")
     ] = None,

@@ -87,21 +87,37 @@ class Data(Section):
 
 
 class OwnLayout(Section):
-    """Where a custom dataset keeps its images: globs below ``data/raw/<dataset>``.
+    """Where a custom dataset keeps its images: a table, or globs below ``data/raw/<dataset>``.
 
+    ``table`` is a CSV file below that folder with the columns path, split (train or test), defect
+    (``good``: normal) and mask (may be empty), paths being relative to the dataset's folder. With
+    ``{category}`` in its name each table is a category, so one dataset may have several splits.
+
+    The other keys are globs.
     ``{category}`` and ``{defect}`` match one folder name (or part of a file name) each, and
     ``{stem}`` the image's file name without suffix. Without ``{category}`` the dataset has a
     single category with the name of the dataset.
     """
 
-    train: str  # normal images to train on
-    test_good: str
-    test_defective: str  # `{defect}` names the kind; without it, all are of kind "defective"
+    table: str | None = None
+    train: str | None = None  # normal images to train on
+    test_good: str | None = None
+    # `{defect}` names the defect type; without it all are of type "defective"
+    test_defective: str | None = None
     mask: str | None = None  # of a defective image; None: no masks, so image metrics only
 
     @model_validator(mode="after")
     def _fields(self) -> "OwnLayout":
+        globs = {n: getattr(self, n) for n in ("train", "test_good", "test_defective", "mask")}
+        missing = [name for name, glob in globs.items() if glob is None and name != "mask"]
+        if self.table is None and missing:
+            raise ValueError(
+                f"{missing[0]}: missing; give train, test_good, test_defective or table"
+            )
+        if self.table is not None and len(missing) + (self.mask is None) < len(globs):
+            raise ValueError("table: already says what train, test_good, test_defective, mask say")
         for name, allowed in {
+            "table": {"category"},
             "train": {"category"},
             "test_good": {"category"},
             "test_defective": {"category", "defect"},
@@ -123,10 +139,19 @@ class OwnLayout(Section):
                 raise ValueError(f"{name}: must stay below the dataset's folder, got {pattern!r}")
         if "{stem}" not in (self.mask or "{stem}"):
             raise ValueError(f"mask: needs the field {{stem}}, got {self.mask!r}")
-        images = (self.train, self.test_good, self.test_defective)
+        images = [glob for name, glob in globs.items() if glob is not None and name != "mask"]
         if len({"{category}" in pattern for pattern in images}) > 1:
             raise ValueError("{category}: in all of train, test_good, test_defective, or in none")
         return self
+
+
+class MaskRule(Section):
+    """What the masks of a dataset mean."""
+
+    # Pixels above this value are anomalous; null: 0, and 127 in JPEG files.
+    threshold: NonNegative | None = None
+    # A mask of a defective image that marks nothing: stop, or leave the image out.
+    empty: Literal["error", "exclude"] = "error"
 
 
 class Prepare(Section):
@@ -134,6 +159,17 @@ class Prepare(Section):
 
     allow_partial: bool  # accept image counts that differ from the published ones
     layouts: dict[Name, OwnLayout]  # custom datasets that are not in MVTec-AD layout
+    masks: dict[Name, MaskRule] = Field(default_factory=dict)  # by dataset
+    # By dataset: image, as a path below the dataset's folder, -> reason for leaving it out.
+    exclude: dict[Name, dict[str, str]] = Field(default_factory=dict)
+
+    def only(self, dataset: str) -> "Prepare":
+        """What concerns one dataset."""
+        parts = {
+            name: {key: value for key, value in getattr(self, name).items() if key == dataset}
+            for name in ("layouts", "masks", "exclude")
+        }
+        return self.model_copy(update=parts)
 
 
 class Pretext(Section):

@@ -18,4 +18,6 @@ KNOWN_CATEGORIES: dict[str, tuple[str, ...]] = {
         *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2"),
         *("pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
     ),
+    # Two splits of the same photographs.
+    "magnetic_tile": ("random", "by_tile"),
 }

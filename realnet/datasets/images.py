@@ -52,14 +52,16 @@ def rgb_of(image: Image.Image, path: str | Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def read_mask(path: str | Path, data: bytes | None = None) -> np.ndarray:
-    """A ground-truth mask as bool ``[H, W]``: True where any channel is not zero.
+def read_mask(
+    path: str | Path, data: bytes | None = None, threshold: int | None = None
+) -> np.ndarray:
+    """A ground-truth mask as bool ``[H, W]``: True where any channel is above ``threshold``.
 
-    In a JPEG, where zero does not survive compression: where a channel is above 127. Alpha is
+    None: above 0 or, in a JPEG, where zero does not survive compression, above 127. Alpha is
     ignored. Source: the official code compares resized masks with zero.
     """
     image = open_image(path, data)
-    return mask_values(image) > mask_threshold(image)
+    return mask_values(image) > (mask_threshold(image) if threshold is None else threshold)
 
 
 def mask_values(image: Image.Image) -> np.ndarray:
@@ -70,7 +72,7 @@ def mask_values(image: Image.Image) -> np.ndarray:
 
 
 def mask_threshold(image: Image.Image) -> int:
-    """The value above which an opened mask marks an anomaly."""
+    """The value above which an opened mask marks an anomaly, where its dataset has no rule."""
     return 127 if image.format == "JPEG" else 0
 
 
@@ -139,7 +141,8 @@ def load_masks(items: Sequence[Item], size: int) -> torch.Tensor:
                 raise UserError(f"{item.path}: anomalous, but the manifest names no mask for it")
             continue
         data = checked(item.mask_path, getattr(item, "mask_sha256", ""))
-        mask = Image.fromarray(read_mask(item.mask_path, data).astype(np.uint8) * 255)
+        marked = read_mask(item.mask_path, data, item.mask_threshold)
+        mask = Image.fromarray(marked.astype(np.uint8) * 255)
         resized = mask.resize((size, size), Image.Resampling.NEAREST)
         row.copy_(torch.from_numpy(np.array(resized) > 0))
     return masks

@@ -32,9 +32,12 @@ class Item(Entry):
     height: int
     sha256: str
     mask_sha256: str  # "" without a mask
+    # Pixels of the mask above this value are anomalous; None: the default of the file's format.
+    mask_threshold: int | None = None
 
 
-FIELDS = tuple(field.name for field in fields(Item))
+OPTIONAL = "mask_threshold"  # a column that only datasets with such a rule have
+FIELDS = tuple(field.name for field in fields(Item) if field.name != OPTIONAL)
 AGAIN = "write it again with `realnet data prepare`"
 
 
@@ -79,4 +82,5 @@ def _item(row: dict[str, str]) -> Item:
         height=height,
         sha256=row["sha256"],
         mask_sha256=row["mask_sha256"],
+        mask_threshold=int(row[OPTIONAL]) if row.get(OPTIONAL) else None,
     )

@@ -8,19 +8,22 @@ import glob
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
-from realnet.config.sections import OwnLayout
+from realnet.config.sections import MaskRule, OwnLayout, Prepare
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.items import Entry
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 DEFECTIVE = "defective"  # defect type where a layout has no names
+# Role -> column of one's own split table (`table` in prepare.layouts).
+TABLE_COLUMNS = {"image": "path", "mask": "mask", "split": "split", "label": "defect"}
 Own = Mapping[str, OwnLayout]
 
 
@@ -28,10 +31,25 @@ Own = Mapping[str, OwnLayout]
 class Split:
     """A table that lists every image, for datasets whose folders do not determine the split."""
 
+    # Below the dataset's folder. With {category} each table is a category: several splits of the
+    # same images.
     file: str
+    # Role (image, mask, split, label; category, if the table has several) -> name of the column.
     columns: Mapping[str, str]
     good: str  # value of the label column for normal images
-    defect: str  # defect type of all others
+    defect: str | None = None  # defect type of all others; None: the value of the label column
+    shipped: bool = False  # the table is part of this project: ``file`` is below this folder
+
+    def tables(self, root: Path) -> dict[str, Path]:
+        """Category -> table; the only key is "" where the file's name has no category."""
+        folder = Path(__file__).parent if self.shipped else root
+        if "{category}" in self.file:
+            return {
+                fields["category"]: folder / path
+                for path, fields in _matches(folder, self.file)
+                if (folder / path).is_file()
+            }
+        return {"": folder / self.file} if (folder / self.file).is_file() else {}
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,8 @@ class Layout:
 
     name: str
     title: str
+    dataset: str | None = None  # the only dataset that may have it
+    empty_mask: Literal["error", "exclude"] = "error"  # see MaskRule
     train: Sequence[str] = ()
     test_good: Sequence[str] = ()
     test_defective: Sequence[str] = ()
@@ -58,6 +78,14 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Excluded:
+    """An image that is left out, and why."""
+
+    entry: Entry
+    reason: str
+
+
+@dataclass(frozen=True)
 class Listing:
     """The images and masks of a category."""
 
@@ -65,6 +93,7 @@ class Listing:
     entries: tuple[Entry, ...]  # sorted by path
     has_masks: bool  # whether each anomalous image should have one
     unused_masks: tuple[Path, ...]  # mask files that belong to no image
+    excluded: tuple[Excluded, ...] = ()  # not in ``entries``
 
 
 @cache
@@ -82,14 +111,24 @@ def layouts_of(dataset: str, own: Own | None = None) -> tuple[Layout, ...]:
     """The layouts that a dataset may have: its own if it has one, else those of the table."""
     if own and dataset in own:
         found = own[dataset]
+        title = f"prepare.layouts.{dataset}"
+        if found.table is not None:
+            return (Layout(dataset, title, split=Split(found.table, TABLE_COLUMNS, good="good")),)
         return (
             Layout(
-                *(dataset, f"prepare.layouts.{dataset}", [found.train], [found.test_good]),
-                test_defective=[found.test_defective],
-                mask=[found.mask] if found.mask else [],
+                dataset,
+                title,
+                train=_one(found.train),
+                test_good=_one(found.test_good),
+                test_defective=_one(found.test_defective),
+                mask=_one(found.mask),
             ),
         )
-    return _layouts()
+    return tuple(layout for layout in _layouts() if layout.dataset in (None, dataset))
+
+
+def _one(pattern: str | None) -> list[str]:
+    return [pattern] if pattern else []
 
 
 def list_categories(root: str | Path, dataset: str, own: Own | None = None) -> list[str]:
@@ -98,7 +137,7 @@ def list_categories(root: str | Path, dataset: str, own: Own | None = None) -> l
     found: set[str] = set()
     for layout in layouts_of(dataset, own):
         if layout.split:
-            found |= {row["category"] for row in _rows(root, layout.split)}
+            found |= _table_categories(root, dataset, layout.split)
             continue
         for pattern in layout.train:
             if "{category}" not in pattern:
@@ -108,27 +147,54 @@ def list_categories(root: str | Path, dataset: str, own: Own | None = None) -> l
     return sorted(found)
 
 
-def list_category(root: str | Path, dataset: str, category: str, own: Own | None = None) -> Listing:
-    """List one category of ``root`` (``data/raw/<dataset>``).
+def list_category(
+    root: str | Path, dataset: str, category: str, settings: Prepare | None = None
+) -> Listing:
+    """List one category of ``root`` (``data/raw/<dataset>``), without excluded images.
 
     UserError: no such folder or category, another layout, no images of a role, one image in two
-    roles, two masks for one image.
+    roles, two masks for one image, an excluded image that does not exist.
     """
-    root = Path(root)
+    root, own = Path(root), settings.layouts if settings else None
     if not root.is_dir():
+        content = f"one folder each for {_names(KNOWN_CATEGORIES.get(dataset, ('<category>',)))}"
+        if any(la.split and la.dataset == dataset for la in layouts_of(dataset, own)):
+            content = f"as published (`realnet data fetch {dataset}`)"
         raise UserError(
-            f"{root}: no such folder; put dataset {dataset} there (or a link to it), one folder"
-            f" each for {_names(KNOWN_CATEGORIES.get(dataset, ('<category>',)))}"
+            f"{root}: no such folder; put dataset {dataset} there (or a link to it), {content}"
         )
     for layout in layouts_of(dataset, own):
         listing = (
-            _from_table(root, category, layout, layout.split)
+            _from_table(root, dataset, category, layout, layout.split)
             if layout.split
             else _from_folders(root, dataset, category, layout)
         )
         if listing is not None:
-            return listing
+            excluded = settings.exclude.get(dataset, {}) if settings else {}
+            return _without(listing, root, dataset, excluded)
     raise UserError(_unknown(root, dataset, category, own))
+
+
+def _without(listing: Listing, root: Path, dataset: str, reasons: Mapping[str, str]) -> Listing:
+    """The listing without the images that ``reasons`` names below ``root``."""
+    wanted = {root / path: reason for path, reason in reasons.items()}
+    for path in wanted:
+        if not path.is_file() and all(entry.path != path for entry in listing.entries):
+            raise UserError(
+                f"prepare.exclude.{dataset}: {path}: no such image; expected a path below {root}"
+            )
+    return replace(
+        listing,
+        entries=tuple(entry for entry in listing.entries if entry.path not in wanted),
+        excluded=tuple(
+            Excluded(entry, wanted[entry.path]) for entry in listing.entries if entry.path in wanted
+        ),
+    )
+
+
+def mask_rule(dataset: str, listing: Listing, settings: Prepare) -> MaskRule:
+    """What masks mean: the rule of `prepare.masks`, else that of the layout."""
+    return settings.masks.get(dataset) or MaskRule(empty=listing.layout.empty_mask)
 
 
 # --- folders -------------------------------------------------------------------------------------
@@ -214,6 +280,17 @@ def _match(
     root: Path, pattern: str, category: str | None = None
 ) -> list[tuple[str, dict[str, str]]]:
     """Image files below ``root`` that match, sorted: path as in the pattern, values of fields."""
+    return [
+        (path, fields)
+        for path, fields in _matches(root, pattern, category)
+        if path.lower().endswith(IMAGE_SUFFIXES) and (root / path).is_file()
+    ]
+
+
+def _matches(
+    root: Path, pattern: str, category: str | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """As :func:`_match`, of files and folders of any kind."""
     if category is not None:
         pattern = pattern.replace("{category}", _literal(category))
     wild = re.sub(r"{\w+}", "*", pattern)
@@ -221,12 +298,11 @@ def _match(
         shape = re.compile(_regex(pattern))
     except re.error as error:
         raise UserError(f"{root}: {pattern!r} is no pattern of files ({error})") from None
-    found = []
-    for path in glob.iglob(wild, root_dir=root, recursive=True):
-        fits = shape.fullmatch(path)
-        if fits and path.lower().endswith(IMAGE_SUFFIXES) and (root / path).is_file():
-            found.append((path, fits.groupdict()))
-    return sorted(found)
+    return sorted(
+        (path, fits.groupdict())
+        for path in glob.iglob(wild, root_dir=root, recursive=True)
+        if (fits := shape.fullmatch(path))
+    )
 
 
 def _literal(name: str) -> str:
@@ -254,54 +330,75 @@ def _regex(pattern: str) -> str:
 # --- split tables --------------------------------------------------------------------------------
 
 
-def _from_table(root: Path, category: str, layout: Layout, split: Split) -> Listing | None:
-    rows = [row for row in _rows(root, split) if row["category"] == category]
+def _table_categories(root: Path, dataset: str, split: Split) -> set[str]:
+    if not root.is_dir():
+        return set()
+    tables = split.tables(root)
+    if "category" in split.columns:
+        return {row["category"] for path in tables.values() for row in _rows(path, split)}
+    return {category or dataset for category in tables}
+
+
+def _from_table(
+    root: Path, dataset: str, category: str, layout: Layout, split: Split
+) -> Listing | None:
+    tables = split.tables(root)
+    path = tables.get(category, tables.get(""))
+    if path is None:
+        return None
+    if "category" in split.columns:
+        rows = [row for row in _rows(path, split) if row["category"] == category]
+    else:
+        rows = _rows(path, split) if category in tables or category == dataset else []
     if not rows:
         return None
     entries = []
     for row in rows:
         label = int(row["label"] != split.good)
         mask = root / row["mask"] if label and row["mask"] else None
-        defect = split.defect if label else "good"
+        defect = (split.defect or row["label"]) if label else "good"
         entries.append(Entry(root / row["image"], row["split"], label, defect, mask))
     parts = {(entry.split, entry.label) for entry in entries}
+    if ("train", 1) in parts:
+        first = next(e for e in entries if e.split == "train" and e.label)
+        raise UserError(f"{path}: {first.path} is {first.defect} and in train; only normal images")
     for wanted in (("train", 0), ("test", 0), ("test", 1)):
         if wanted not in parts:
             kind = "anomalous" if wanted[1] else "normal"
-            raise UserError(f"{root / split.file}: {category} has no {kind} {wanted[0]} images")
+            raise UserError(f"{path}: {category} has no {kind} {wanted[0]} images")
     used = {entry.mask_path for entry in entries}
+    has_masks = used != {None}
+    images = {entry.path for entry in entries}
     folders = sorted({mask.parent for mask in used if mask})
     unused = sorted(
         path
         for folder in folders
-        if folder.is_dir()
+        if folder.is_dir() and not any(image.parent == folder for image in images)
         for path in folder.iterdir()
         if path not in used and path.suffix.lower() in IMAGE_SUFFIXES
     )
-    return Listing(layout, _sorted(entries, layout), True, tuple(unused))
+    return Listing(layout, _sorted(entries, layout), has_masks, tuple(unused))
 
 
-def _rows(root: Path, split: Split) -> list[dict[str, str]]:
-    """Rows of a split table by role; none where there is no table. UserError: a malformed one."""
-    path = root / split.file
-    if not path.is_file():
-        return []
-    return _read_table(path, path.stat().st_mtime_ns, split.file)
+def _rows(path: Path, split: Split) -> list[dict[str, str]]:
+    """Rows of a split table by role. UserError: a malformed one."""
+    return _read_table(path, path.stat().st_mtime_ns, tuple(split.columns.items()), split.shipped)
 
 
 @cache
-def _read_table(path: Path, _: int, file: str) -> list[dict[str, str]]:
-    split = next(la.split for la in _layouts() if la.split and la.split.file == file)
+def _read_table(
+    path: Path, _: int, columns: tuple[tuple[str, str], ...], shipped: bool
+) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8-sig") as source:
         reader = csv.DictReader(source)
-        missing = [name for name in split.columns.values() if name not in (reader.fieldnames or ())]
+        missing = [name for _, name in columns if name not in (reader.fieldnames or ())]
         if missing:
             there = _names(reader.fieldnames or ())
-            raise UserError(f"{path}: no column {missing[0]}; found {there}; use the published one")
-        rows = [
-            {role: (row[name] or "").strip() for role, name in split.columns.items()}
-            for row in reader
-        ]
+            raise UserError(
+                f"{path}: no column {missing[0]}; found {there}, expected"
+                f" {', '.join(name for _, name in columns)}"
+            )
+        rows = [{role: (row[name] or "").strip() for role, name in columns} for row in reader]
     for line, row in enumerate(rows, start=2):
         if row["split"] not in ("train", "test"):
             raise UserError(f"{path}, line {line}: split {row['split']!r} is not train or test")
@@ -310,9 +407,10 @@ def _read_table(path: Path, _: int, file: str) -> list[dict[str, str]]:
             for role in ("image", "mask")
         )
         if not row["image"] or not inside:
-            raise UserError(
-                f"{path}, line {line}: image and mask must be paths below {path.parent}"
-            )
+            where = "the dataset's folder" if shipped else path.parent
+            raise UserError(f"{path}, line {line}: image and mask must be paths below {where}")
+        if not row["label"]:
+            raise UserError(f"{path}, line {line}: no defect type (good for a normal image)")
     return rows
 
 

@@ -4,18 +4,21 @@ Reading is in :mod:`realnet.datasets.items`: a change here reruns only the stage
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from realnet.config.sections import Prepare
+from realnet.config.sections import MaskRule, Prepare
 from realnet.core.errors import UserError
 from realnet.core.io import sha256, write_csv, write_json
 from realnet.datasets.images import read_image, read_mask
-from realnet.datasets.items import FIELDS, Entry, Item
-from realnet.datasets.layouts import Listing, list_category
+from realnet.datasets.items import FIELDS, OPTIONAL, Entry, Item
+from realnet.datasets.layouts import Excluded, Listing, list_category, mask_rule
 from realnet.datasets.published_counts import differences, published
+
+EMPTY = "its mask marks nothing"
+SHOWN = 5  # images that a message names
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,31 @@ def build(root: str | Path, dataset: str, category: str, settings: Prepare) -> M
     an image that cannot be decoded, a mask that is missing, empty or of another size than its
     image, other image counts than the published ones (unless ``settings.allow_partial``).
     """
-    listing = list_category(root, dataset, category, settings.layouts)
+    listing = list_category(root, dataset, category, settings)
     expected = published(dataset, category)
-    differs = differences(count(listing.entries), expected) if expected else None
+    all_entries = [*listing.entries, *(one.entry for one in listing.excluded)]
+    differs = differences(count(all_entries), expected) if expected else None
     if differs and not settings.allow_partial:
         raise UserError(
             f"{root}, {category}: image counts differ from the published ones:"
             f" {'; '.join(differs)}. Complete the dataset, or set prepare.allow_partial: true"
         )
-    items = tuple(read_item(entry, listing, category) for entry in listing.entries)
+    rule = mask_rule(dataset, listing, settings)
+    items, excluded = [], list(listing.excluded)
+    for entry in listing.entries:
+        found = read_item(entry, listing, category, rule)
+        if isinstance(found, Item):
+            items.append(found)
+        else:
+            excluded.append(found)
     summary = summarise(items, dataset, category) | {
         "layout": listing.layout.name,
         "masks": listing.has_masks,
+        "mask_threshold": rule.threshold,
         "differs_from_published": differs,
+        "excluded": [{"path": one.entry.path.as_posix(), "reason": one.reason} for one in excluded],
     }
-    return Manifest(items, summary, differs)
+    return Manifest(tuple(items), summary, differs)
 
 
 def write(folder: str | Path, manifest: Manifest) -> None:
@@ -65,10 +78,26 @@ def write(folder: str | Path, manifest: Manifest) -> None:
         }
         for item in manifest.items
     ]
+    ruled = any(item.mask_threshold is not None for item in manifest.items)
+    columns = (*FIELDS, OPTIONAL) if ruled else FIELDS
+    rows = [{name: row[name] for name in columns} for row in rows]
     written = Path(folder) / "manifest.csv"
-    write_csv(written, rows, FIELDS)
+    write_csv(written, rows, columns)
     outputs = {written.name: sha256(written)}
     write_json(Path(folder) / "summary.json", manifest.summary | {"outputs": outputs})
+
+
+def exclusions(excluded: Sequence[Mapping[str, str]]) -> list[str]:
+    """One line per reason, from ``excluded`` of a summary: how many images, and the first."""
+    by_reason: dict[str, list[str]] = {}
+    for one in excluded:
+        by_reason.setdefault(one["reason"], []).append(one["path"])
+    return [
+        f"{len(paths)} image{'s' * (len(paths) > 1)} excluded ({reason}):"
+        f" {', '.join(Path(path).name for path in paths[:SHOWN])}"
+        f"{f' and {len(paths) - SHOWN} more' if len(paths) > SHOWN else ''}"
+        for reason, paths in by_reason.items()
+    ]
 
 
 def count(entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
@@ -98,8 +127,12 @@ def summarise(items: Sequence[Item], dataset: str, category: str) -> dict[str, A
     }
 
 
-def read_item(entry: Entry, listing: Listing, category: str) -> Item:
-    """Decode an image and its mask. UserError: unreadable; a missing, empty or misfitting mask."""
+def read_item(entry: Entry, listing: Listing, category: str, rule: MaskRule) -> Item | Excluded:
+    """Decode an image and its mask.
+
+    An image whose mask marks nothing is excluded if the rule says so. UserError: unreadable; a
+    missing, empty or misfitting mask.
+    """
     path, mask = entry.path, entry.mask_path
     height, width = read_image(path).shape[:2]
     if entry.label and listing.has_masks and mask is None:
@@ -108,16 +141,22 @@ def read_item(entry: Entry, listing: Listing, category: str) -> Item:
             f" {listing.layout.mask_of(entry, category)}, or remove the image"
         )
     if mask is not None:
-        pixels = read_mask(mask)
+        pixels = read_mask(mask, threshold=rule.threshold)
         if pixels.shape != (height, width):
             found = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise UserError(f"{mask}: mask is {found} pixels, its image {path} {width}x{height}")
+        if not pixels.any() and rule.empty == "exclude":
+            return Excluded(entry, EMPTY)
         if not pixels.any():
-            raise UserError(f"{mask}: empty mask, but {path} counts as anomalous")
+            raise UserError(
+                f"{mask}: empty mask, but {path} counts as anomalous; mend it, or leave such images"
+                " out: prepare.masks, DATASET: {empty: exclude}"
+            )
     return Item(
         **{field.name: getattr(entry, field.name) for field in fields(Entry)},
         width=width,
         height=height,
         sha256=sha256(path),
         mask_sha256=sha256(mask) if mask else "",
+        mask_threshold=rule.threshold if mask else None,
     )

@@ -112,7 +112,7 @@ def realnet_loss(
         terms = [1 - F.cosine_similarity(g, f, dim=1).mean() for g, f in pairs]
     else:
         terms = [F.mse_loss(g, f) for g, f in pairs]
-    return segmentation, sum(terms[1:], start=terms[0])
+    return segmentation, sum(terms, start=segmentation.new_zeros(()))
 
 
 def _cross_entropy(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

@@ -9,16 +9,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from realnet.config.params import stage_params
+from realnet.config.sections import Prepare
 from realnet.config.stage_params import DataParams
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.images import load_images
 from realnet.datasets.items import Entry, read_manifest
-from realnet.datasets.layouts import Own, list_categories, list_category
+from realnet.datasets.layouts import list_categories, list_category
 from realnet.plots.style import FAINT, INK, bare, save_figure
 from realnet.synthesis.foreground import describe, foregrounds, rule_for
 
-TITLES = {"mvtec_ad": "MVTec-AD", "mpdd": "MPDD", "btad": "BTAD", "visa": "VisA", "demo": "Demo"}
+TITLES = {
+    **{"mvtec_ad": "MVTec-AD", "mpdd": "MPDD", "btad": "BTAD", "visa": "VisA"},
+    **{"magnetic_tile": "Magnetic tiles", "demo": "Demo"},
+}
 SIZE = 256  # pixels: the resolution for which the rules define their kernels
 VOTERS = 24  # images from which the automatic rule is estimated
 OUTLINE = "#d6006c"
@@ -46,25 +50,27 @@ def run(names: Sequence[str], root: Path, manifests: Path, out: Path, params: st
     Raises:
         UserError: no such dataset or category, no data, or an image that cannot be read.
     """
-    own = stage_params(params, DataParams).prepare.layouts
-    targets = list(_targets(names, root, manifests, own))
+    settings = stage_params(params, DataParams).prepare
+    targets = list(_targets(names, root, manifests, settings))
     if not targets:
         raise UserError(
             f"no dataset in {root} and no manifest in {manifests}; put a dataset there, or"
             " render the demo dataset with `realnet data demo`"
         )
-    figure = draw([example(*target, root, manifests, own) for target in targets])
+    figure = draw([example(*target, root, manifests, settings) for target in targets])
     save_figure(out, figure, dpi=130)
     print(f"{len(targets)} categories: {out}")
 
 
-def example(dataset: str, category: str, root: Path, manifests: Path, own: Own) -> Example:
+def example(dataset: str, category: str, root: Path, manifests: Path, settings: Prepare) -> Example:
     """The rule of a category on its first training image.
 
     The images are those of the manifest if it exists, else of the folders. The automatic rule is
     estimated from up to ``VOTERS`` images, evenly spaced.
     """
-    entries = [e for e in _entries(dataset, category, root, manifests, own) if e.split == "train"]
+    entries = [
+        e for e in _entries(dataset, category, root, manifests, settings) if e.split == "train"
+    ]
     rule = rule_for("rules", dataset, category)
     step = max(1, len(entries) // VOTERS) if rule["method"] == "auto" else len(entries)
     images = load_images(entries[::step][:VOTERS], SIZE)
@@ -72,15 +78,17 @@ def example(dataset: str, category: str, root: Path, manifests: Path, own: Own) 
     return Example(dataset, category, images[0].permute(1, 2, 0).numpy(), mask, rule)
 
 
-def _entries(dataset: str, category: str, root: Path, manifests: Path, own: Own) -> Sequence[Entry]:
+def _entries(
+    dataset: str, category: str, root: Path, manifests: Path, settings: Prepare
+) -> Sequence[Entry]:
     manifest = manifests / dataset / category / "manifest.csv"
     if manifest.is_file():
         return read_manifest(manifest)
-    return list_category(root / dataset, dataset, category, own).entries
+    return list_category(root / dataset, dataset, category, settings).entries
 
 
 def _targets(
-    names: Sequence[str], root: Path, manifests: Path, own: Own
+    names: Sequence[str], root: Path, manifests: Path, settings: Prepare
 ) -> Iterator[tuple[str, str]]:
     """(dataset, category) of each ``DATASET[/CATEGORY]``; without names, of everything found."""
     if not names:
@@ -89,11 +97,11 @@ def _targets(
         }
         known = [name for name in (*TITLES, *sorted(there - set(TITLES))) if name in there]
         for dataset in known:
-            yield from ((dataset, c) for c in _categories(dataset, root, manifests, own))
+            yield from ((dataset, c) for c in _categories(dataset, root, manifests, settings))
         return
     for name in names:
         dataset, _, category = name.strip("/").partition("/")
-        found = [category] if category else _categories(dataset, root, manifests, own)
+        found = [category] if category else _categories(dataset, root, manifests, settings)
         if not found:
             raise UserError(
                 f"{root / dataset}: no category of dataset {dataset} with training images, and"
@@ -102,10 +110,10 @@ def _targets(
         yield from ((dataset, c) for c in found)
 
 
-def _categories(dataset: str, root: Path, manifests: Path, own: Own) -> list[str]:
+def _categories(dataset: str, root: Path, manifests: Path, settings: Prepare) -> list[str]:
     """Categories with a manifest or with training images, in the published order."""
     found = {p.parent.name for p in (manifests / dataset).glob("*/manifest.csv")}
-    found |= set(list_categories(root / dataset, dataset, own))
+    found |= set(list_categories(root / dataset, dataset, settings.layouts))
     published = KNOWN_CATEGORIES.get(dataset, ())
     return [*(c for c in published if c in found), *sorted(found - set(published))]
 

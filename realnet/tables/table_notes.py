@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
+from realnet.core.io import read_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
+from realnet.datasets.manifest import exclusions
 from realnet.tables.published import Number, number, others, source, title
 from realnet.tables.published import claims as published_claims
 from realnet.tables.resamples import lacking
@@ -150,6 +152,17 @@ def masks(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
         f"n/a: no masks in {names}, so only image metrics; means of pixel metrics need masks in all"
         " categories or datasets."
     ]
+
+
+def excluded(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
+    """The images that the stage data left out, by its ``summary.json``."""
+    lines = []
+    for dataset, categories in results.categories.items():
+        for category in categories if datasets is None or dataset in datasets else ():
+            path = results.root / "data" / dataset / category / "summary.json"
+            left_out = read_json(path).get("excluded", ()) if path.is_file() else ()
+            lines += [f"{dataset}/{category}: {line}." for line in exclusions(left_out)]
+    return lines
 
 
 def _chosen(results: Results, datasets: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from realnet.config.sections import OwnLayout
+from realnet.config.sections import OwnLayout, Prepare
 from realnet.core.errors import UserError
 from realnet.datasets.layouts import list_categories, list_category
 
@@ -94,6 +94,10 @@ def own(**patterns) -> dict[str, OwnLayout]:
     return {"mine": OwnLayout(**(usual | patterns))}
 
 
+def prepared(layouts: dict[str, OwnLayout]) -> Prepare:
+    return Prepare(allow_partial=False, layouts=layouts)
+
+
 @pytest.fixture
 def mine(tmp_path) -> Path:
     root = tmp_path / "mine"
@@ -109,7 +113,7 @@ def mine(tmp_path) -> Path:
 
 @pytest.mark.parametrize("category", ["nut [m8]", "bolt"])
 def test_own_patterns(mine, category):
-    listing = list_category(mine, "mine", category, own())
+    listing = list_category(mine, "mine", category, prepared(own()))
     assert kinds(listing.entries) == {
         ("a.png", "train", "good"),
         ("b.png", "test", "good"),
@@ -127,23 +131,24 @@ def test_without_a_category_field_the_dataset_is_one_category(mine):
         mask=None,
     )  # fmt: skip
     assert list_categories(mine, "mine", layout) == ["mine"]
-    listing = list_category(mine, "mine", "mine", layout)
+    listing = list_category(mine, "mine", "mine", prepared(layout))
     assert not listing.has_masks
     assert {e.defect for e in listing.entries if e.label} == {"defective"}
     with pytest.raises(UserError, match="no training images of bolt"):
-        list_category(mine, "mine", "bolt", layout)
+        list_category(mine, "mine", "bolt", prepared(layout))
 
 
 def test_an_image_in_two_roles_is_refused(mine):
     layout = own(train="{category}/check/broken/*.png")
     with pytest.raises(UserError, match=r"bent_1.png: listed twice, as .*prepare.layouts.mine"):
-        list_category(mine, "mine", "bolt", layout)
+        list_category(mine, "mine", "bolt", prepared(layout))
 
 
 def test_two_masks_for_one_image_are_refused(mine):
     touch(mine / "bolt/truth/rust_1.png")
     with pytest.raises(UserError, match="a second mask beside"):
-        list_category(mine, "mine", "bolt", own(mask="{category}/truth/{stem}.*"))
+        settings = prepared(own(mask="{category}/truth/{stem}.*"))
+        list_category(mine, "mine", "bolt", settings)
 
 
 @pytest.mark.parametrize(

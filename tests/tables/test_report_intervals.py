@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_runs import METRICS, params, write_run
 
+from realnet.core.io import write_json
 from realnet.evaluation.stored import load_per_image
 from realnet.metrics import (
     bootstrap,
@@ -387,3 +388,15 @@ def test_a_mean_row_of_a_ranked_table_is_bold_in_its_name_alone():
     rows = [["mean", Stat(0.9, None, 1)], ["mean", Stat(0.8, None, 1)]]
     body = to_markdown(Table("T", columns, [rows], [], 1, ("k",))).splitlines()[4:]
     assert body[0].startswith("| **mean** | **90.0** |") and "|     80.0 |" in body[1]
+
+
+def test_excluded_images_are_named_below_the_tables(results):
+    path = results / "data/own/nut/summary.json"
+    excluded = [{"path": f"data/raw/own/{n}.png", "reason": "out of focus"} for n in range(7)]
+    write_json(path, {"excluded": excluded})
+    first = ", ".join(f"{n}.png" for n in range(5))
+    line = f"own/nut: 7 images excluded (out of focus): {first} and 2 more."
+    for name in ("main", "own", "per_category", "ablation"):
+        assert line in to_markdown(result_tables.all_tables(gather(results))[name])
+    path.unlink()
+    assert "excluded" not in to_markdown(result_tables.main_table(gather(results)))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from trees import make_tree
 
 from realnet.config.params import PROJECT, load
@@ -90,11 +91,27 @@ def raw(tmp_path_factory):
 )
 def test_raw_files_are_the_images_masks_and_split_table(raw, dataset, category, tables):
     params = settings(raw, prepare={"layouts": OWN})
-    entries = list_category(raw / dataset, dataset, category, params.prepare.layouts).entries
+    entries = list_category(raw / dataset, dataset, category, params.prepare).entries
     paths = {path for e in entries for path in (e.path, e.mask_path) if path}
     found = dag.raw_files(params, dataset, category)
     assert found == sorted({*map(str, paths), *(f"{raw}/{dataset}/{name}" for name in tables)})
     assert all(Path(path).is_file() for path in found)
+
+
+def test_a_split_table_that_lists_an_absent_image_is_named_before_any_job(tmp_path):
+    root = tmp_path / "mine"
+    rows = ["a.png,train,good,", "b.png,test,good,", "c.png,test,crack,"]
+    for name in "abc":
+        root.mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(root / f"{name}.png")
+    (root / "first.csv").write_text("\n".join(["path,split,defect,mask", *rows]))
+    layout = {"mine": {"table": "{category}.csv"}}
+    params = settings(tmp_path, prepare={"layouts": layout})
+    assert f"{root}/first.csv" in dag.raw_files(params, "mine", "first")
+    (root / "c.png").unlink()
+    dag._list_once.cache_clear()
+    with pytest.raises(UserError, match=r"c\.png: no such image, but the split table of mine"):
+        dag.raw_files(params, "mine", "first")
 
 
 def test_raw_files_are_relative_to_the_project(raw, tmp_path, monkeypatch):

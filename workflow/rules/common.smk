@@ -121,10 +121,9 @@ def demo_cfg():
 
 
 def prepare_cfg(dataset):
-    """As `cfg`, with the layout of this dataset only."""
-    layouts = config["prepare"]["layouts"]
-    own = {dataset: layouts[dataset]} if dataset in layouts else {}
-    return json.dumps({"prepare": config["prepare"] | {"layouts": own}}, sort_keys=True)
+    """As `cfg`, with what concerns this dataset only."""
+    own = P.prepare.only(dataset).model_dump(mode="json")
+    return json.dumps({"prepare": own}, sort_keys=True)
 
 
 def shared(stage, variant):

@@ -10,14 +10,17 @@ from typing import Any
 import yaml
 
 from realnet.config.params import PROJECT, Params, parse, resolve
-from realnet.config.sections import NAME, OwnLayout
+from realnet.config.sections import NAME, Prepare
 from realnet.core.errors import UserError
 from realnet.core.io import read_json
+from realnet.datasets import layouts
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.items import read_manifest
 from realnet.datasets.layouts import list_categories, list_category
 from realnet.models.weight_packages import package_of
 
+# The folder of the package, in which shipped split tables are; the workflow runs there.
+SOURCES = Path(layouts.__file__).parents[2]
 # Tables in results/tables in addition to one per dataset.
 TABLES = ("main", "protocols", "per_category", "ablation", "verdicts")
 
@@ -172,8 +175,8 @@ def raw_files(params: Params, dataset: str, category: str) -> list[str]:
     if manifest.is_file() and not _root(params, dataset).is_dir():
         items = read_manifest(manifest)
         return sorted({str(p) for item in items for p in (item.path, item.mask_path) if p})
-    own = params.prepare.layouts.get(dataset)
-    files = list(_list_once(params.data.root, dataset, category, own))
+    settings = params.prepare.only(dataset).model_dump_json()
+    files = list(_list_once(params.data.root, dataset, category, settings))
     for path in files:
         if "{" in path or "}" in path:  # Snakemake takes it for a wildcard, and has no escape
             raise UserError(f"{path}: file names with {{ or }} cannot be used; rename it")
@@ -181,20 +184,29 @@ def raw_files(params: Params, dataset: str, category: str) -> list[str]:
 
 
 @cache
-def _list_once(
-    data_root: str, dataset: str, category: str, own: OwnLayout | None
-) -> tuple[str, ...]:
-    """Cached: a tree of tens of thousands of files is walked once."""
+def _list_once(data_root: str, dataset: str, category: str, settings: str) -> tuple[str, ...]:
+    """Cached: a tree of tens of thousands of files is walked once. ``settings``: JSON."""
     root = PROJECT / data_root / dataset
     try:
-        listing = list_category(root, dataset, category, {dataset: own} if own else None)
+        listing = list_category(root, dataset, category, Prepare.model_validate_json(settings))
     except UserError as error:
         raise UserError(str(error).replace(f"{PROJECT}/", "")) from None
     paths = {path for e in listing.entries for path in (e.path, e.mask_path) if path}
+    shipped = []
     if listing.layout.split:
-        paths.add(root / listing.layout.split.file)
+        missing = next((e.path for e in listing.entries if not e.path.is_file()), None)
+        if missing is not None:
+            shown = missing.as_posix().removeprefix(f"{PROJECT.as_posix()}/")
+            raise UserError(f"{shown}: no such image, but the split table of {dataset} lists it")
+        tables = listing.layout.split.tables(root)
+        table = tables[category] if category in tables else tables[""]
+        if listing.layout.split.shipped:
+            shipped.append(table.relative_to(SOURCES).as_posix())
+        else:
+            paths.add(table)
     start = len(root.as_posix())
-    return tuple(sorted(f"{data_root}/{dataset}{path.as_posix()[start:]}" for path in paths))
+    below = (f"{data_root}/{dataset}{path.as_posix()[start:]}" for path in paths)
+    return tuple(sorted([*below, *shipped]))
 
 
 def check_guidance(

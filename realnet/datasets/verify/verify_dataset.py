@@ -13,11 +13,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from realnet.config.params import Params, load
-from realnet.config.sections import Prepare
+from realnet.config.sections import MaskRule, Prepare
 from realnet.core.errors import UserError
 from realnet.core.io import write_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.datasets.layouts import Listing, list_categories, list_category
+from realnet.datasets.layouts import Listing, list_categories, list_category, mask_rule
 from realnet.datasets.verify.verify_checks import (
     about_images,
     compare_manifest,
@@ -124,7 +124,7 @@ def verify(
     with bar, ThreadPoolExecutor(workers or _cpus()) as pool:
         try:
             for (dataset, category), listing in zip(targets, listings, strict=True):
-                folder = _folder(root, dataset, category)
+                folder = _folder(root, dataset, category, listing)
                 if isinstance(listing, UserError):
                     message = str(listing).removeprefix(f"{folder}: ")
                     only = (problem("layout", folder, message),)
@@ -133,7 +133,11 @@ def verify(
                 bar.set_description(f"{dataset}/{category}")
                 manifest = Path(manifests) / dataset / category / "manifest.csv"
                 start = time.perf_counter()
-                seen, problems = _read_all(pool, listing, bar)
+                rule = mask_rule(dataset, listing, settings)
+                seen, problems = _read_all(pool, listing, rule, bar)
+                problems += [
+                    problem("excluded", one.entry.path, one.reason) for one in listing.excluded
+                ]
                 problems += duplicates(seen) + about_images(seen, folder)
                 problems += other_files(listing, folder)
                 problems += compare_published(
@@ -163,21 +167,24 @@ def verify(
 
 def _list(root: Path, dataset: str, category: str, settings: Prepare) -> Listing | UserError:
     try:
-        return list_category(root / dataset, dataset, category, settings.layouts)
+        return list_category(root / dataset, dataset, category, settings)
     except UserError as error:
         return error
 
 
-def _folder(root: Path, dataset: str, category: str) -> Path:
+def _folder(root: Path, dataset: str, category: str, listing: Listing | UserError) -> Path:
     """Folder of a category, or that of the dataset if categories have no folders."""
     folder = root / dataset / category
-    return folder if folder.is_dir() or category != dataset else root / dataset
+    by_table = isinstance(listing, Listing) and listing.layout.split is not None
+    return root / dataset if not folder.is_dir() and (by_table or category == dataset) else folder
 
 
-def _read_all(pool: ThreadPoolExecutor, listing: Listing, bar: tqdm) -> tuple[list, list[Problem]]:
+def _read_all(
+    pool: ThreadPoolExecutor, listing: Listing, rule: MaskRule, bar: tqdm
+) -> tuple[list, list[Problem]]:
     """Every listed image with its mask, in their order, and what was wrong with each file."""
     seen = []
-    for one in pool.map(see, listing.entries, repeat(listing.has_masks)):
+    for one in pool.map(see, listing.entries, repeat(listing.has_masks), repeat(rule)):
         seen.append(one)
         bar.update()
     problems = [found for one in seen for found in one.problems]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from realnet.config.sections import MaskRule
 from realnet.core.errors import UserError
 from realnet.datasets.images import mask_threshold, mask_values, open_image, rgb_of
 from realnet.datasets.items import Entry
@@ -44,6 +45,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "palette": ("note", "images with a palette"),
     "alpha": ("note", "images with an alpha channel, opaque"),
     "turned": ("note", "images that are turned as their EXIF data say"),
+    "excluded": ("note", "excluded by a rule of prepare"),
     "passed-over": ("note", "other files, passed over"),
 }
 
@@ -83,7 +85,7 @@ class Seen:
     problems: tuple[Problem, ...] = ()
 
 
-def see(entry: Entry, has_masks: bool) -> Seen:
+def see(entry: Entry, has_masks: bool, rule: MaskRule) -> Seen:
     """Read, hash and decode an image and its mask. Nothing is raised: see ``Seen.problems``."""
     problems: list[Problem] = []
     facts: dict = {"bytes": 0}
@@ -101,7 +103,7 @@ def see(entry: Entry, has_masks: bool) -> Seen:
             mask = _decode(entry.mask_path, raw, problems, "mask-unreadable")
             if mask is not None:
                 size = (facts["width"], facts["height"]) if "width" in facts else None
-                problems += _judge_mask(mask, entry.mask_path, entry.path, size)
+                problems += _judge_mask(mask, entry.mask_path, entry.path, size, rule)
                 facts["mask_read"] = True
     elif entry.label and has_masks:
         message = f"no mask for this image of defect type {entry.defect}"
@@ -166,27 +168,30 @@ def _image_facts(image: Image.Image, path: Path, problems: list[Problem]) -> dic
 
 
 def _judge_mask(
-    mask: Image.Image, path: Path, image: Path, size: tuple[int, int] | None
+    mask: Image.Image, path: Path, image: Path, size: tuple[int, int] | None, rule: MaskRule
 ) -> list[Problem]:
     values = mask_values(mask)
+    threshold = mask_threshold(mask) if rule.threshold is None else rule.threshold
     found = []
     if size is not None and mask.size != size:
         message = f"{_x(mask.size)} pixels, its image {image} {_x(size)}"
         found.append(problem("mask-size", path, message))
-    marked = values > mask_threshold(mask)
-    if not marked.any():
+    marked = values > threshold
+    if not marked.any() and rule.empty == "exclude":
+        found.append(problem("excluded", image, f"its mask {path.name} marks nothing"))
+    elif not marked.any():
         message = f"marks nothing, but {image} counts as anomalous"
         found.append(problem("mask-empty", path, message))
     elif marked.all():
         found.append(problem("mask-full", path, "marks every pixel; is it inverted?"))
     distinct = _distinct(values)
     if mask.format == "JPEG":
-        message = f"values above {mask_threshold(mask)} count; {len(distinct)} values found"
+        message = f"values above {threshold} count; {len(distinct)} values found"
         found.append(problem("mask-jpeg", path, message))
     elif len(distinct) > 2 and distinct[-1] >= _IDS:
         below = (marked & (values < distinct[-1])).sum() / marked.sum()
         message = (
-            f"{_listed(distinct)}: each above 0 counts as anomalous;"
+            f"{_listed(distinct)}: each above {threshold} counts as anomalous;"
             f" {below:.1%} of the marked pixels are below {distinct[-1]}"
         )
         found.append(problem("mask-values", path, message))
