@@ -301,6 +301,7 @@ def _alive(pid):
     return not (state.is_file() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
+@pytest.mark.slow
 def test_command_with_two_processes_reports_an_error_once(made, tmp_path, monkeypatch, capfd):
     """Each process finds the error; it is printed once."""
     overrides = {"preset": "smoke", "compute": {"processes": 2}, "data": {"image_size": 36}}

@@ -130,6 +130,7 @@ def test_data_through_a_folder(origin, tmp_path):
     assert digests(other, "data/raw/mine") == digests(origin, "data/raw/mine")
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_the_cache_is_named_and_pulled_again(origin, tmp_path):
     """DVC checks it out as up to date; the digest of the manifest and `data cache` detect it."""
     add = ("dvc", "remote", "add", "--local", "-d", "--force", "folder", str(tmp_path / "store"))

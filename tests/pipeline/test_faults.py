@@ -155,6 +155,7 @@ def test_a_diverging_training_is_one_line_and_saves_no_weights(copy):
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")
+@pytest.mark.slow
 def test_a_missing_gpu_is_one_line(copy):
     target = f"{REALNET.format('hex_nut')}/model.safetensors"
     output = copy.snakemake("--config", "compute={device: cuda}", "--", target, ok=False)
@@ -192,6 +193,7 @@ def test_a_second_workflow_is_refused_and_the_first_continues(copy):
     assert digests(folder) == wanted
 
 
+@pytest.mark.slow
 def test_two_jobs_for_one_result_run_one_after_the_other(copy):
     """As from two machines that share the disk but not Snakemake's lock."""
     folder, wanted, target = untrained(copy)

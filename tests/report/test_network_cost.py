@@ -22,6 +22,7 @@ def test_the_paper_preset_costs_what_the_official_model_does():
     assert parts["DDPM"]["parameters"] == 552_829_446
 
 
+@pytest.mark.slow
 def test_measured_tasks_and_files(tmp_path):
     report = cost(["smoke"], PROJECT / "params.yaml", tmp_path, [2], 1, "cpu")
     rows = report["presets"]["smoke"]["measured"]

@@ -216,6 +216,7 @@ def test_a_dataset_cannot_have_the_name_of_a_table(tmp_path: Path, name: str):
         report(tmp_path, matrix(datasets={name: ["part"]}))
 
 
+@pytest.mark.slow
 def test_listed_files_give_the_same_report_as_found_ones(tmp_path: Path):
     files = write_results(tmp_path)
     report(tmp_path, matrix())
@@ -455,6 +456,7 @@ def first_runs(files: list[Path]) -> list[Path]:
     return [f for f in files if f.parts[-3:-1] == ("seed0", "base")]
 
 
+@pytest.mark.slow
 def test_report_repeats_byte_for_byte_figures_included(tmp_path: Path):
     files = write_results(tmp_path)
     for number, file in enumerate(first_runs(files)):

@@ -63,7 +63,13 @@ def files(out):
     }
 
 
-@pytest.mark.parametrize("length", [{"steps": 5}, {"steps": None, "epochs": 2, "batch_size": 3}])
+@pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param({"steps": 5}, marks=pytest.mark.slow),
+        {"steps": None, "epochs": 2, "batch_size": 3},
+    ],
+)
 def test_pairs_equal_those_of_the_training(made, tmp_path, monkeypatch, length):
     """Run a training and record every batch of anomalies."""
     seen, draw = [], AnomalySynthesiser.__call__

@@ -234,6 +234,7 @@ def test_signature_example_and_requirements(served):
     assert served.unwrap_python_model().__class__.__name__ == "Served"
 
 
+@pytest.mark.slow
 def test_a_model_works_without_the_project(root, images):
     """A moved model in a process that has neither this project nor its results."""
     import mlflow

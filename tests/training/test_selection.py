@@ -94,6 +94,7 @@ def test_selection_does_not_change_the_last_weights(made, tmp_path, ranking_norm
     assert not (tmp_path / "None/best.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_select_the_same_checkpoint_as_one(made, tmp_path):
     """Only the main process evaluates; the other waits for it."""
     one = fit(made, tmp_path / "one", select_every=4)
