@@ -28,20 +28,23 @@ class _Sum(torch.autograd.Function):
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over the batches of all processes; torch's SyncBatchNorm does not run on the CPU.
 
-    ``counts`` is 0 while this process works on an item of weight 0 (:func:`share`).
+    ``counts`` is 0 while this process works on an item of weight 0 (:func:`share`). ``alone``: the
+    statistics are those of this process, and the others do not take part.
     """
 
     counts = 1.0
+    alone = False
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(value)
         wide, shape = value.float(), (1, -1, 1, 1)
         counted = wide.numel() // wide.shape[1] * self.counts
-        count = _Sum.apply(torch.tensor(float(counted), device=wide.device))
-        mean = _Sum.apply(wide.sum((0, 2, 3)) * self.counts) / count
+        total = (lambda value: value) if self.alone else _Sum.apply
+        count = total(torch.tensor(float(counted), device=wide.device))
+        mean = total(wide.sum((0, 2, 3)) * self.counts) / count
         centred = wide - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum((0, 2, 3)) * self.counts) / count
+        variance = total(centred.square().sum((0, 2, 3)) * self.counts) / count
         # As torch's BatchNorm2d has them by default.
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None

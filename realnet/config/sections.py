@@ -527,6 +527,9 @@ class Training(Section):
     # official way). With steps, batches run on across passes and all have the same size.
     epochs: Positive | None
     batch_size: Positive  # over all processes
+    # Batches over which the BatchNorm statistics are recomputed at the end; 0: those of the last
+    # batches, as in the official code.
+    precise_bn: NonNegative
     gradient_checkpointing: bool  # of the reconstruction networks
     lr: Rate
     lr_schedule: Literal["constant", "cosine"]

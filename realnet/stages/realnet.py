@@ -1,6 +1,8 @@
 """Stage `realnet`: train reconstruction networks and discriminator of one category."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -39,6 +41,7 @@ from realnet.training.checkpoint import (
 )
 from realnet.training.checkpoint_selection import SELECTION, BestOnTest, best_on_test
 from realnet.training.fit import Fit
+from realnet.training.precise_bn import recompute_statistics, statistics_restored
 
 HISTORY = ["step", "loss", "loss_segmentation", "loss_reconstruction", "lr"]
 LOSS_NAMES = {
@@ -126,6 +129,7 @@ def _train(job: Job[RealNetParams]) -> None:
             "category": job.category,
             "seed": seed,
             "image_size": size,
+            "precise_bn": params.training.precise_bn,
             "model": params.model.model_dump(),
             "selection": selection.to_json(),
             # Relative, so that a results folder can be moved or pulled elsewhere as a whole.
@@ -233,11 +237,31 @@ def _optimise(
         *(model, optimiser, schedule),
         {} if selection is None else {"judge": selection},  # the name that checkpoints have for it
     )
-    model.train()
-    forward = runtime.compiled(parallel(model, runtime))
     batch_of = shuffled_epochs(
         len(data.normal), params.batch_size, job.seed, *names, short_last=params.epochs is not None
     )
+
+    def precise() -> None:
+        """Recompute the statistics over the batches that would follow the last step."""
+
+        def batch(k: int) -> None:
+            step = steps + k
+            anomalous, _, _ = data.batch(batch_of(step), step * params.batch_size)
+            with runtime.autocast():
+                model(anomalous)
+
+        recompute_statistics(model, batch, params.precise_bn)
+
+    @contextmanager
+    def precise_while_evaluated() -> Iterator[None]:
+        with statistics_restored(model):
+            precise()
+            yield
+
+    if selection is not None and params.precise_bn:
+        selection.evaluating = precise_while_evaluated
+    model.train()
+    forward = runtime.compiled(parallel(model, runtime))
     for step in fit.steps():
         mine = share(batch_of(step), runtime)
         for norm in norms:
@@ -265,5 +289,7 @@ def _optimise(
         # The other processes wait at their next step.
         if selection is not None and selection.due(step + 1):
             selection.look(step + 1, runtime)
+    if runtime.is_main and params.precise_bn:
+        precise()
     model.eval()
     return fit.history

@@ -124,6 +124,7 @@ def test_both_checkpoints_are_kept_and_evaluated(finished):
     assert all(row["best_minus_last"] and row["official_best"] for row in rows)
 
 
+@pytest.mark.slow
 def test_without_selection_the_last_weights_are_identical_and_reevaluated(finished):
     """Although the weights that the evaluation reads are identical."""
     model, scored = (finished.root / "results" / s / RUNS[0] for s in ("realnet", "evaluate"))
