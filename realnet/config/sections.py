@@ -264,6 +264,9 @@ def _one_length(section: "Ddpm | Training") -> None:
 class Ddpm(Section):
     init: str | None  # folder of the stage ddpm or of `realnet import-ddpm`: weights to start from
     scope: Literal["category", "dataset"]  # one model per category, or class-conditional for all
+    # Zeros in the last layer of each residual and attention block and in the output layer, as the
+    # official network starts; no effect with init. Models of earlier versions do not state it.
+    zero_init: bool = False
     patch: Positive  # pixel-unshuffle factor before the UNet; 1 = the official network
     unet: UNet
     schedule: Schedule
@@ -302,6 +305,7 @@ class Classifier(Section):
     sampling (`sdas.guidance_scale`)."""
 
     init: str | None  # folder of `realnet import-classifier`, or of an earlier classifier
+    zero_init: bool = False  # as in the section ddpm; there is no output layer to zero
     patch: Positive  # pixel-unshuffle factor before the encoder; 1 = the official network
     unet: UNet  # of which only the way down and the middle are built
     steps: Positive

@@ -9,6 +9,8 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from realnet.compute.runtime import Runtime
@@ -109,6 +111,26 @@ class Denoiser(nn.Module):
         noise = (1 - alpha) / alpha  # variance of x_t / sqrt(alpha) around x_0
         trust = std**2 / (std**2 + noise)
         return structure + trust * (sample / alpha.sqrt() - structure)
+
+
+def zero_init(network: nn.Module) -> None:
+    """Zero the layers that are zero at the start of the official networks, in place.
+
+    These are the last convolution of each residual block, the output projection of each attention
+    and, in a denoiser, the output layer: each block starts as the identity, and the prediction as
+    zero. Source: ``zero_module`` in the official code (guided-diffusion).
+    """
+    for module in network.modules():
+        if isinstance(module, ResnetBlock2D):
+            last: nn.Module = module.conv2
+        elif isinstance(module, Attention):
+            last = module.to_out[0]
+        elif isinstance(module, UNet2DModel):
+            last = module.conv_out
+        else:
+            continue
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
 
 
 def classes_of(scope: str, categories: list[str]) -> int:

@@ -14,7 +14,7 @@ from realnet.core.errors import UserError
 from realnet.core.io import save_weights, write_csv, write_json
 from realnet.core.seeds import SeedPath
 from realnet.datasets.images import load_training_images
-from realnet.diffusion.denoiser import parameter_count
+from realnet.diffusion.denoiser import parameter_count, zero_init
 from realnet.diffusion.guidance import NoisyClassifier, load_classifier_weights
 from realnet.diffusion.scheduler import build_scheduler
 from realnet.provenance.record import Record
@@ -53,6 +53,8 @@ def run(job: Job[ClassifierParams]) -> None:
 
     torch.manual_seed(seeds.derive("init"))
     model = NoisyClassifier(params, size, data.classes)
+    if params.zero_init:
+        zero_init(model)
     if params.init is not None:
         load_classifier_weights(params.init, model, params)
     model = runtime.place(model)

@@ -16,6 +16,7 @@ from realnet.diffusion.denoiser import (
     classes_of,
     load_denoiser_weights,
     parameter_count,
+    zero_init,
 )
 from realnet.diffusion.sampler import Chain, SampleBatch, sample_images
 from realnet.diffusion.scheduler import build_scheduler
@@ -64,6 +65,8 @@ def _train(job: Job[DdpmParams]) -> None:
 
     torch.manual_seed(seeds.derive("init"))
     model = runtime.place(Denoiser(params, size, classes))
+    if params.zero_init:
+        zero_init(model)
     init = None
     if params.init is not None:
         digest = load_denoiser_weights(params.init, model, params)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -127,3 +128,12 @@ def test_a_chain_at_strength_zero_is_the_ddpm_chain(variance):
         expected = plain.step(output * math.cos(t), t, expected, generator=a).prev_sample
         got = ours.step(output * math.cos(t), t, got, b).prev_sample
     assert torch.equal(got, expected)
+
+
+def test_single_precision_of_the_schedule_is_small_in_the_variance():
+    """Cumulative alphas are fp32, as in diffusers; the official code has fp64."""
+    scheduler = SDASScheduler(**COMMON)
+    exact = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    posterior = (1 - exact[:-1]) / (1 - exact[1:]) * (1 - exact[1:] / exact[:-1])
+    found = [float(scheduler._get_variance(t, variance_type="fixed_small")) for t in range(1, 1000)]
+    assert np.abs(np.log(found) - np.log(posterior)).max() < 2e-3

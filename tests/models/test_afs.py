@@ -116,6 +116,13 @@ def test_selection_modes():
     assert choose(torch.zeros(50), 5, "random", again) == picks[0]
 
 
+def test_of_channels_with_equal_scores_the_first_is_selected():
+    """The official code takes whatever ``topk`` returns."""
+    scores = torch.tensor([0.3, 0.1, 0.3, 0.3, 0.3])
+    assert choose(scores, 2, "afs", torch.Generator()) == [0, 1]
+    assert choose(scores, 4, "afs", torch.Generator()) == [0, 1, 2, 3]
+
+
 def test_maps_are_scored_at_the_size_of_their_block():
     blocks = [Block(layers=[0, 2], stride=4), Block(layers=[3], stride=16)]
     assert map_sizes(blocks, 4, 50) == [13, None, 13, 4]

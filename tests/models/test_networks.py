@@ -1,11 +1,16 @@
 """Parameter counts, shapes and formulas of the networks; the paper's on the meta device."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from realnet.config.params import load
-from realnet.diffusion.denoiser import Denoiser, parameter_count
+from realnet.config.sections import UNet
+from realnet.diffusion.denoiser import Denoiser, parameter_count, zero_init
+from realnet.diffusion.guidance import NoisyClassifier
+from realnet.interop.adm_names import Sizes, official_name
 from realnet.models.features import build_network
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import Attention
@@ -91,3 +96,52 @@ def test_denoiser_shapes_and_grain():
     assert smooth.abs().max() < 1e-6
     learned = params.model_copy(update={"variance": "learned_range"})
     assert Denoiser(learned, 64, classes=3)(sample, t, torch.tensor([0, 2])).shape[1] == 6
+
+
+def official_of(network: torch.nn.Module, unet: UNet) -> dict[str, str]:
+    """Parameter name -> the official one; of the sizes only what names depend on."""
+    sizes = Sizes(
+        widths=unet.block_out_channels,
+        layers=unet.layers_per_block,
+        attention=unet.attention,
+        scale_shift=True,
+        resnet_resample=unet.resample == "resnet",
+        inputs=3,
+        outputs=6,
+        classes=None,
+    )
+    names = (name for name, _ in network.named_parameters())
+    return {name: official_name(name.removeprefix("unet."), sizes) for name in names}
+
+
+def test_zero_init_zeros_what_is_zero_in_the_official_networks():
+    """guided-diffusion's ``zero_module``: out_layers.3, proj_out and, in the UNet, the output."""
+    params = load(overrides={"preset": "smoke"})
+    unet = params.ddpm.unet.model_copy(update={"resample": "resnet"})
+    zeros = re.compile(r"out_layers\.3|proj_out|^out\.2$")
+    for network in (
+        Denoiser(params.ddpm.model_copy(update={"unet": unet}), 32, classes=1),
+        NoisyClassifier(params.classifier.model_copy(update={"unet": unet}), 32, 2),
+    ):
+        before = {name: value.clone() for name, value in network.named_parameters()}
+        zero_init(network)
+        found = 0
+        for name, official in official_of(network, unet).items():
+            value = network.get_parameter(name)
+            module = official.rpartition(".")[0]
+            if zeros.search(module) and not (module == "out.2" and "pool" in name):
+                assert not value.any(), official
+                found += 1
+            else:
+                assert torch.equal(value, before[name]), official
+        assert found > 10
+    sample = torch.randn(2, 3, 32, 32)
+    fresh = Denoiser(params.ddpm, 32, classes=1)
+    zero_init(fresh)
+    assert not fresh(sample, torch.tensor([1, 5])).any()
+
+
+def test_presets_start_the_diffusion_model_as_declared():
+    for preset, expected in (("paper", True), ("demo", False)):
+        loaded = load(overrides={"preset": preset})
+        assert loaded.ddpm.zero_init is loaded.classifier.zero_init is expected

@@ -23,6 +23,7 @@ from realnet.models.realnet import FeatureSelector, RealNet
 from realnet.stages.realnet import _Data, recompute_activations, steps_of
 from realnet.synthesis.pools import NormalImages, build_pools, training_foregrounds
 from realnet.synthesis.synthesiser import AnomalySynthesiser
+from realnet.training.batches import shuffled_epochs
 
 SIZE = 32
 RUN = ("mine", "cloth", 0)
@@ -112,6 +113,13 @@ def test_a_batch_has_features_of_anomalies_and_originals_and_masks(made):
     assert all(
         torch.equal(a, b) for a, b in zip(original, again, strict=True)
     )  # the cache is not modified
+
+
+def test_each_pass_has_every_image_once_in_another_order():
+    batch = shuffled_epochs(8, 4, 0, "x")
+    first, second = (torch.cat([batch(2 * k), batch(2 * k + 1)]) for k in (0, 1))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(8))
+    assert not torch.equal(first, second)
 
 
 def test_every_step_has_new_anomalies(made, tmp_path):
