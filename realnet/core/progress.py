@@ -24,27 +24,29 @@ def progress(first: int, total: int, label: str) -> Iterator[tuple[int, tqdm]]:
     Only the main process shows it. A signal ends the loop between two steps: see
     :mod:`realnet.core.stopping`.
     """
-    interactive = sys.stderr.isatty()
-    with (
-        stopping.gently(),
-        tqdm(
-            total=total,
-            initial=first,
-            desc=label,
-            unit="step",
-            dynamic_ncols=interactive,
-            mininterval=0.5 if interactive else 20.0,
-            maxinterval=5.0 if interactive else 60.0,
-            ascii=not interactive,
-            leave=True,
-            disable=not first_process(),
-        ) as bar,
-    ):
+    with stopping.gently(), progress_bar(first, total, label) as bar:
         for step in range(first, total):
             yield step, bar
             bar.update()
             if (number := stopping.due()) is not None:
                 raise stopping.Stopped(number, f"after step {step + 1} of {total}")
+
+
+def progress_bar(first: int, total: int, label: str, unit: str = "step") -> tqdm:
+    """The bar of :func:`progress`, for loops that keep nothing and simply end at a signal."""
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=first,
+        desc=label,
+        unit=unit,
+        dynamic_ncols=interactive,
+        mininterval=0.5 if interactive else 20.0,
+        maxinterval=5.0 if interactive else 60.0,
+        ascii=not interactive,
+        leave=True,
+        disable=not first_process(),
+    )
 
 
 def in_threads(function: Callable[[Any], Any], items: Sequence[Any], label: str) -> list[Any]:

@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-BLOCK = 8192  # rows of the memory compared at once; fixed, so that no result depends on memory
+from realnet.core.progress import progress_bar
+
+BLOCK = 8192  # rows compared at once; fixed, so that no result depends on memory
+CANDIDATES, PENDING = 2048, 64  # of the coreset; fixed, since they change rounding
 REFERENCE = 256  # pixels; `smoothing` is meant for images of this side
 
 
@@ -50,8 +53,15 @@ def greedy_coreset(points: torch.Tensor, count: int, first: int) -> tuple[torch.
     """Indices int64 ``[count]`` of a subset close to all points, and the largest distance from it.
 
     Greedy k-centre (paper, algorithm 1): start with point ``first``, then always add the point of
-    float32 ``[N, d]`` that is farthest from those chosen; the first among equals. One pass over
-    the points for each choice: O(count N d) operations, O(N d) memory.
+    float32 ``[N, d]`` that is farthest from those chosen; the first among equals.
+    O(count N d) operations, O(N d) memory.
+
+    Only the ``CANDIDATES`` farthest points are updated at each choice. A distance can only shrink,
+    so the farthest of them is the farthest of all while it is beyond every point left out. Before
+    that fails, at the latest after ``PENDING`` choices, all points are updated by one product of
+    matrices, which is several times faster than as many passes over the points, one for each
+    choice (`benchmarks/bench_coreset.py`). The choices are those of the plain algorithm, up to
+    the rounding of distances.
 
     The official code starts from the mean distance to ten random points, which also remains an
     upper bound of all distances; here one point is drawn and nothing is bounded, as in the paper.
@@ -60,16 +70,46 @@ def greedy_coreset(points: torch.Tensor, count: int, first: int) -> tuple[torch.
     squares = (points * points).sum(1)
     nearest = torch.full_like(squares, torch.inf)  # squared distance to the nearest chosen point
     chosen = torch.empty(count, dtype=torch.int64, device=points.device)
-    latest = torch.tensor([first], device=points.device)
-    for place in range(count):
-        chosen[place] = latest[0]
-        centre = points.index_select(0, latest)[0]
-        distance = torch.addmv(squares, points, centre, alpha=-2).add_(squares[latest])
-        torch.minimum(nearest, distance, out=nearest)
-        nearest.index_fill_(0, latest, -torch.inf)  # never chosen again, even among equals
-        latest = nearest.argmax().view(1)
+    chosen[0] = first
+    seen, done = 0, 1  # the choices that ``nearest`` includes, and all
+    with progress_bar(0, count, "coreset", "patch") as bar:
+        while True:
+            _include(points, squares, nearest, chosen[seen:done])
+            bar.update(done - seen)
+            seen = done
+            if done == count:
+                break
+            left = nearest.topk(min(CANDIDATES, len(points))).indices.sort().values
+            distances = nearest[left]
+            bound = distances.min() if len(left) < len(points) else -torch.inf
+            if distances.max() == bound:  # a tie with points left out
+                chosen[done] = nearest.argmax()
+                done += 1
+                continue
+            rows, norms = points[left], squares[left]
+            while done < min(count, seen + PENDING):
+                place = distances.argmax()
+                if distances[place] <= bound:
+                    break
+                chosen[done] = left[place]
+                done += 1
+                new = torch.addmv(norms, rows, rows[place], alpha=-2).add_(norms[place])
+                torch.minimum(distances, new, out=distances)
+                distances[place] = -torch.inf
     radius = nearest.max().clamp(min=0).sqrt().item()  # 0 when all points were chosen
     return chosen, radius
+
+
+def _include(
+    points: torch.Tensor, squares: torch.Tensor, nearest: torch.Tensor, new: torch.Tensor
+) -> None:
+    """Update ``nearest``, in place, by the choices ``new``, which are never chosen again."""
+    centres, norms = points[new], squares[new]
+    for start in range(0, len(points), BLOCK):
+        part = slice(start, start + BLOCK)
+        squared = torch.addmm(norms, points[part], centres.T, alpha=-2).amin(1) + squares[part]
+        torch.minimum(nearest[part], squared, out=nearest[part])
+    nearest[new] = -torch.inf
 
 
 class Memory:

@@ -19,6 +19,8 @@ from realnet.datasets.images import load_images
 from realnet.datasets.items import read_manifest
 from realnet.detectors.loading import load
 from realnet.detectors.patch_memory import (
+    CANDIDATES,
+    PENDING,
     Memory,
     distance_maps,
     greedy_coreset,
@@ -64,8 +66,7 @@ def test_patch_size_one_keeps_the_feature_map():
 
 def plain_greedy(points, count, first):
     """Greedy farthest point sampling, all distances in float64."""
-    points = points.double().numpy()
-    distances = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
+    distances = torch.cdist(points.double(), points.double()).numpy()
     chosen = [first]
     while len(chosen) < count:
         chosen.append(int(distances[:, chosen].min(1).argmax()))
@@ -80,6 +81,23 @@ def test_coreset_matches_plain_greedy_selection(offset):
     expected, largest = plain_greedy(points, 60, 7)
     assert chosen.tolist() == expected
     assert radius == pytest.approx(largest, rel=1e-3)
+
+
+def test_coreset_matches_plain_selection_beyond_its_candidates():
+    """More points than are updated at each choice, and more choices than between full updates."""
+    points = drawn(CANDIDATES + 700, 6)
+    chosen, radius = greedy_coreset(points, 3 * PENDING + 5, 7)
+    expected, largest = plain_greedy(points, len(chosen), 7)
+    assert chosen.tolist() == expected
+    assert radius == pytest.approx(largest, rel=1e-3)
+
+
+def test_coreset_takes_the_first_of_equally_far_points():
+    """Equal distances of more points than candidates: all but one are copies of one point."""
+    points = torch.zeros(CANDIDATES + 50, 3)
+    points[5] = 1.0
+    chosen, radius = greedy_coreset(points, 4, 5)
+    assert chosen.tolist() == [5, 0, 1, 2] and radius == 0
 
 
 def test_coreset_has_no_duplicates_even_with_equal_points():
