@@ -98,7 +98,7 @@ def test_raw_files_are_the_images_masks_and_split_table(raw, dataset, category, 
     assert all(Path(path).is_file() for path in found)
 
 
-def test_a_split_table_that_lists_an_absent_image_is_named_before_any_job(tmp_path):
+def test_an_absent_split_table_or_image_of_it_is_named_before_any_job(tmp_path):
     root = tmp_path / "mine"
     rows = ["a.png,train,good,", "b.png,test,good,", "c.png,test,crack,"]
     for name in "abc":
@@ -108,6 +108,9 @@ def test_a_split_table_that_lists_an_absent_image_is_named_before_any_job(tmp_pa
     layout = {"mine": {"table": "{category}.csv"}}
     params = settings(tmp_path, prepare={"layouts": layout})
     assert f"{root}/first.csv" in dag.raw_files(params, "mine", "first")
+    absent = settings(tmp_path, prepare={"layouts": {"mine": {"table": "second.csv"}}})
+    with pytest.raises(UserError, match=r"mine/second\.csv: no such split table; put it there"):
+        dag.categories_of(absent, "mine")
     (root / "c.png").unlink()
     dag._list_once.cache_clear()
     with pytest.raises(UserError, match=r"c\.png: no such image, but the split table of mine"):

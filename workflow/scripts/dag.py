@@ -74,6 +74,12 @@ def _own_categories(params: Params, dataset: str) -> tuple[str, ...]:
     known = known or sorted(
         path.parent.name for path in (PROJECT / "results/data" / dataset).glob("*/manifest.csv")
     )
+    own = params.prepare.layouts.get(dataset)
+    if not known and own is not None and own.table is not None:
+        raise UserError(
+            f"{_short(root)}/{own.table}: no such split table; put it there, or correct"
+            f" prepare.layouts.{dataset}.table"
+        )
     if not known:
         raise UserError(
             f"dataset {dataset!r} is not one of {', '.join(KNOWN_CATEGORIES)}, and"
