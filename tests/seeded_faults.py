@@ -296,6 +296,34 @@ FAULTS = (
         "mine.first",
         "training/test_training.py::test_every_step_has_new_anomalies",
     ),
+    Fault(
+        "realnet: recomputed statistics keep the momentum of the training",
+        "training/precise_bn.py",
+        "norm.momentum = 1 / (k + 1)",
+        "pass",
+        "training/test_precise_bn.py::test_statistics_are_means_over_the_batches",
+    ),
+    Fault(
+        "patchcore: a patch beyond the candidates is overlooked",
+        "detectors/patch_memory.py",
+        "if distances[place] <= bound:",
+        "if False:",
+        "detectors/test_patchcore.py::test_coreset_matches_plain_selection_beyond_its_candidates",
+    ),
+    Fault(
+        "data: the rule for masks is not recorded",
+        "datasets/manifest.py",
+        "mask_threshold=rule.threshold if mask else None",
+        "mask_threshold=None",
+        "datasets/test_split_tables.py::test_the_mask_threshold_reaches_the_evaluation",
+    ),
+    Fault(
+        "backbone: the file of a weight package is not verified",
+        "models/weight_packages.py",
+        "if digest != package.sha256:",
+        "if False:",
+        "models/test_weight_packages.py::test_a_changed_file_is_named",
+    ),
     # --- code triggers ---
     Fault(
         "trigger: docstrings count",
@@ -310,6 +338,13 @@ FAULTS = (
         "if not (self.functions and isinstance(target, ast.Name)):",
         "if not isinstance(target, ast.Name):",
         "core/test_fingerprint.py",
+    ),
+    Fault(
+        "trigger: the packages above a module are left out",
+        "provenance/stage_code.py",
+        'todo += [name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)]',
+        "pass",
+        "provenance/test_stage_code.py::test_code_of_the_packages_above_a_module_is_its_code",
     ),
     Fault(
         "trigger: a package imported whole is left out",

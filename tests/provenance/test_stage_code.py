@@ -107,6 +107,11 @@ def test_a_package_that_is_imported_whole_is_all_that_it_exports(package):
     assert set(closure("p.whole", root=package)) == {"p.whole", "p.table.first", "p.table.second"}
 
 
+def test_code_of_the_packages_above_a_module_is_its_code(package):
+    (package / "p/sub/__init__.py").write_text("limit = 3\n")
+    assert "p.sub" in closure("p.a", root=package)
+
+
 def test_closure_leaves_out_excluded_modules(package):
     assert set(closure("p.a", ("p.sub",), package)) == {"p.a", "p.b"}
     with pytest.raises(UserError, match=r"p\.none"):
