@@ -25,6 +25,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.figure import Figure
 
 from realnet.core.seeds import numpy_generator
 
@@ -39,7 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--write", action="store_true", help="replace the tables")
+    parser.add_argument("--panel", type=Path, help="PNG to write: one tile's exposures")
     options = parser.parse_args()
+    if options.panel:
+        draw_panel(options.folder, options.panel)
     paths = sorted(options.folder.glob("MT_*/Imgs/*.jpg"), key=number_of)
     numbered = number_groups([number_of(path) for path in paths])
     merged = merge_same_tiles(paths, numbered)
@@ -61,6 +65,24 @@ def main() -> None:
             with target.open(newline="") as source:
                 same = list(csv.DictReader(source)) == rows
             print(f"{target}: {'as computed' if same else 'differs from what was computed'}")
+
+
+def draw_panel(folder: Path, out: Path) -> None:
+    """One tile under its six exposures, and photographed again (docs/data.md)."""
+    names = ("exp1_num_13526", "exp2_num_13549", "exp3_num_13568", "exp4_num_13589")
+    names = (*names, "exp5_num_13636", "exp6_num_13689", "exp5_num_5874")
+    figure = Figure(figsize=(10, 1.55), facecolor="white")
+    for k, name in enumerate(names):
+        left = k / len(names) + (0.012 if k == len(names) - 1 else 0.004)
+        axes = figure.add_axes((left, 0.16, 1 / len(names) - 0.012, 0.7))
+        image = cv2.imread(str(folder / f"MT_Free/Imgs/{name}.jpg"), cv2.IMREAD_GRAYSCALE)
+        small = cv2.resize(image, (300, 200), interpolation=cv2.INTER_AREA)
+        axes.imshow(small, cmap="gray", vmin=0, vmax=255, aspect="auto")
+        axes.set_axis_off()
+        figure.text(left, 0.04, name, fontsize=6.5, color="0.3")
+    figure.text(0.004, 0.91, "One tile under six exposures", fontsize=8.5)
+    figure.text(left, 0.91, "the same tile again", fontsize=8.5)
+    figure.savefig(out, dpi=130)
 
 
 def number_of(path: Path) -> int:
