@@ -146,8 +146,8 @@ FAULTS = (
     Fault(
         "patchcore: the coreset takes the nearest point",
         "detectors/patch_memory.py",
-        "latest = nearest.argmax().view(1)",
-        "latest = nearest.abs().argmin().view(1)",
+        "place = distances.argmax()",
+        "place = distances.abs().argmin()",
         "detectors/test_patchcore.py::test_coreset_matches_plain_greedy_selection",
     ),
     Fault(

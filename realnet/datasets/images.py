@@ -141,7 +141,7 @@ def load_masks(items: Sequence[Item], size: int) -> torch.Tensor:
                 raise UserError(f"{item.path}: anomalous, but the manifest names no mask for it")
             continue
         data = checked(item.mask_path, getattr(item, "mask_sha256", ""))
-        marked = read_mask(item.mask_path, data, item.mask_threshold)
+        marked = read_mask(item.mask_path, data, getattr(item, "mask_threshold", None))
         mask = Image.fromarray(marked.astype(np.uint8) * 255)
         resized = mask.resize((size, size), Image.Resampling.NEAREST)
         row.copy_(torch.from_numpy(np.array(resized) > 0))

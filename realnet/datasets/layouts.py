@@ -128,7 +128,7 @@ def layouts_of(dataset: str, own: Own | None = None) -> tuple[Layout, ...]:
 
 
 def _one(pattern: str | None) -> list[str]:
-    return [pattern] if pattern else []
+    return [] if pattern is None else [pattern]
 
 
 def list_categories(root: str | Path, dataset: str, own: Own | None = None) -> list[str]:

@@ -35,7 +35,7 @@ from realnet.config.params import (
     stage_params,
 )
 from realnet.config.params import merge as laid_over
-from realnet.config.sections import OwnLayout
+from realnet.config.sections import OwnLayout, Prepare
 from realnet.core.errors import UserError
 from realnet.datasets.items import FIELDS, Item, read_manifest
 from realnet.datasets.layouts import list_categories, list_category
@@ -401,8 +401,21 @@ def test_any_layout_pattern(tree, parts):
     layout = dict(zip(("train", "test_good", "test_defective", "mask"), parts, strict=True))
     params = outcome(parse, laid_over(VALUES, {"prepare": {"layouts": {"bolts": layout}}}))
     if params is not None:
-        own = {"bolts": OwnLayout(**layout)}
-        for category in outcome(list_categories, tree, "bolts", own) or ["m8"]:
+        own = Prepare(allow_partial=False, layouts={"bolts": OwnLayout(**layout)})
+        for category in outcome(list_categories, tree, "bolts", own.layouts) or ["m8"]:
+            outcome(list_category, tree, "bolts", category, own)
+
+
+@inputs(200)
+@given(table=PATTERNS, content=st.text(max_size=80))
+def test_any_split_table(tree, table, content):
+    params = outcome(
+        parse, laid_over(VALUES, {"prepare": {"layouts": {"bolts": {"table": table}}}})
+    )
+    (tree / "split.csv").write_text("path,split,defect,mask\n" + content, encoding="utf-8")
+    for name in (table, "split.csv") if params is not None else ():
+        own = Prepare(allow_partial=False, layouts={"bolts": OwnLayout(table=name)})
+        for category in outcome(list_categories, tree, "bolts", own.layouts) or ["bolts"]:
             outcome(list_category, tree, "bolts", category, own)
 
 
