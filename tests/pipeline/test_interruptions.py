@@ -85,7 +85,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 # (SIGTERM in the training: test_sigterm_saves_the_current_step.)
 FAST = {
     ("sdas", signal.SIGKILL),
-    ("afs", signal.SIGTERM),
     ("evaluate", signal.SIGKILL),
 }
 

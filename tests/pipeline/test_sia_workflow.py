@@ -10,8 +10,14 @@ pytestmark = pytest.mark.pipeline
 ONE = "experiment={datasets: {demo: [hex_nut]}}"
 
 
-def test_sia_is_sampled_once_and_only_on_request(finished):
+def test_sia_is_planned_only_on_request(finished):
     assert "draw_sia_shard" not in finished.planned("--forceall")
+    planned = finished.planned("--config", ONE, "--", "sia")
+    assert planned == {"draw_sia_shard": 2, "collect_sia": 1, "sia": 1}
+
+
+@pytest.mark.slow
+def test_sia_is_sampled_once(finished):
     folder = finished.root / "results/sia"
     try:
         finished.snakemake("--config", ONE, "--", "sia")
