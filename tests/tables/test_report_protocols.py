@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from test_report import METRICS, matrix, protocols, rows_of, write_results, write_run
+from result_files import METRICS, matrix, protocols, rows_of, write_results, write_run
 
 from realnet.config.params import PROJECT
 from realnet.core.errors import UserError
