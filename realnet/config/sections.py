@@ -93,10 +93,9 @@ class OwnLayout(Section):
     (``good``: normal) and mask (may be empty), paths being relative to the dataset's folder. With
     ``{category}`` in its name each table is a category, so one dataset may have several splits.
 
-    The other keys are globs.
-    ``{category}`` and ``{defect}`` match one folder name (or part of a file name) each, and
-    ``{stem}`` the image's file name without suffix. Without ``{category}`` the dataset has a
-    single category with the name of the dataset.
+    The other keys are globs. ``{category}`` and ``{defect}`` match one folder name (or part of a
+    file name) each, and ``{stem}`` the image's file name without suffix. Without ``{category}`` the
+    dataset has a single category with the name of the dataset.
     """
 
     table: str | None = None
@@ -108,13 +107,12 @@ class OwnLayout(Section):
 
     @model_validator(mode="after")
     def _fields(self) -> "OwnLayout":
-        globs = {n: getattr(self, n) for n in ("train", "test_good", "test_defective", "mask")}
-        missing = [name for name, glob in globs.items() if glob is None and name != "mask"]
-        if self.table is None and missing:
-            raise ValueError(
-                f"{missing[0]}: missing; give train, test_good, test_defective or table"
-            )
-        if self.table is not None and len(missing) + (self.mask is None) < len(globs):
+        roles = ("train", "test_good", "test_defective")
+        images = {name: glob for name in roles if (glob := getattr(self, name)) is not None}
+        if self.table is None and len(images) < len(roles):
+            missing = next(name for name in roles if name not in images)
+            raise ValueError(f"{missing}: missing; give train, test_good, test_defective or table")
+        if self.table is not None and (images or self.mask is not None):
             raise ValueError("table: already says what train, test_good, test_defective, mask say")
         for name, allowed in {
             "table": {"category"},
@@ -139,8 +137,7 @@ class OwnLayout(Section):
                 raise ValueError(f"{name}: must stay below the dataset's folder, got {pattern!r}")
         if "{stem}" not in (self.mask or "{stem}"):
             raise ValueError(f"mask: needs the field {{stem}}, got {self.mask!r}")
-        images = [glob for name, glob in globs.items() if glob is not None and name != "mask"]
-        if len({"{category}" in pattern for pattern in images}) > 1:
+        if len({"{category}" in pattern for pattern in images.values()}) > 1:
             raise ValueError("{category}: in all of train, test_good, test_defective, or in none")
         return self
 

@@ -61,7 +61,7 @@ def read_mask(
     ignored. Source: the official code compares resized masks with zero.
     """
     image = open_image(path, data)
-    return mask_values(image) > (mask_threshold(image) if threshold is None else threshold)
+    return mask_values(image) > mask_threshold(image, threshold)
 
 
 def mask_values(image: Image.Image) -> np.ndarray:
@@ -71,8 +71,10 @@ def mask_values(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB")).max(axis=-1)
 
 
-def mask_threshold(image: Image.Image) -> int:
-    """The value above which an opened mask marks an anomaly, where its dataset has no rule."""
+def mask_threshold(image: Image.Image, threshold: int | None = None) -> int:
+    """The value above which an opened mask marks an anomaly; ``threshold``: its dataset's rule."""
+    if threshold is not None:
+        return threshold
     return 127 if image.format == "JPEG" else 0
 
 

@@ -94,6 +94,7 @@ class Listing:
     has_masks: bool  # whether each anomalous image should have one
     unused_masks: tuple[Path, ...]  # mask files that belong to no image
     excluded: tuple[Excluded, ...] = ()  # not in ``entries``
+    table: Path | None = None  # the split table, if there is one
 
 
 @cache
@@ -368,16 +369,15 @@ def _from_table(
             raise UserError(f"{path}: {category} has no {kind} {wanted[0]} images")
     used = {entry.mask_path for entry in entries}
     has_masks = used != {None}
-    images = {entry.path for entry in entries}
-    folders = sorted({mask.parent for mask in used if mask})
+    folders = {mask.parent for mask in used if mask} - {entry.path.parent for entry in entries}
     unused = sorted(
         path
         for folder in folders
-        if folder.is_dir() and not any(image.parent == folder for image in images)
+        if folder.is_dir()
         for path in folder.iterdir()
         if path not in used and path.suffix.lower() in IMAGE_SUFFIXES
     )
-    return Listing(layout, _sorted(entries, layout), has_masks, tuple(unused))
+    return Listing(layout, _sorted(entries, layout), has_masks, tuple(unused), table=path)
 
 
 def _rows(path: Path, split: Split) -> list[dict[str, str]]:

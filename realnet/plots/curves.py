@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from realnet.plots import style
 from realnet.plots.made import Drawn, Entry, Skipped, arrays, counted, paged, part_of
 from realnet.tables.published import title
-from realnet.tables.runs import Results
+from realnet.tables.runs import Results, complete
 
 PER_PAGE, LIMIT = 6, 0.3
 PANELS = (
@@ -162,8 +162,8 @@ def _mean(found: Results, dataset: str, category: str, metric: str) -> float | N
         for run, measured in found.runs.items()
         if (run.dataset, run.category, run.variant) == (dataset, category, found.matrix.variants[0])
     ]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+    known = complete(values)
+    return float(np.mean(known)) if known else None
 
 
 def _limit(found: Results, dataset: str) -> float:

@@ -1,8 +1,6 @@
 """Stage `realnet`: train reconstruction networks and discriminator of one category."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -242,7 +240,7 @@ def _optimise(
     )
 
     def precise() -> None:
-        """Recompute the statistics over the batches that would follow the last step."""
+        """Recompute the statistics over the batches that would follow the last step, if any."""
 
         def batch(k: int) -> None:
             step = steps + k
@@ -252,14 +250,6 @@ def _optimise(
 
         recompute_statistics(model, batch, params.precise_bn)
 
-    @contextmanager
-    def precise_while_evaluated() -> Iterator[None]:
-        with statistics_restored(model):
-            precise()
-            yield
-
-    if selection is not None and params.precise_bn:
-        selection.evaluating = precise_while_evaluated
     model.train()
     forward = runtime.compiled(parallel(model, runtime))
     for step in fit.steps():
@@ -288,8 +278,10 @@ def _optimise(
         fit.log(dict(zip(HISTORY, row, strict=True)))
         # The other processes wait at their next step.
         if selection is not None and selection.due(step + 1):
-            selection.look(step + 1, runtime)
-    if runtime.is_main and params.precise_bn:
+            with statistics_restored(model):
+                precise()
+                selection.look(step + 1, runtime)
+    if runtime.is_main:
         precise()
     model.eval()
     return fit.history

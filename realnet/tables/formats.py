@@ -96,7 +96,7 @@ def to_csv(table: Table) -> str:
             else:
                 fields.append("" if value is None else str(value))
         rows.append(fields)
-    return pd.DataFrame(rows, columns=header).to_csv(index=False, lineterminator="\n")
+    return csv_text(pd.DataFrame(rows, columns=header))
 
 
 def to_markdown(table: Table) -> str:
@@ -150,6 +150,11 @@ def to_latex(table: Table) -> str:
                 fields.append(f"\\textbf{{{main}}}{tail}" if mean else main + tail)
             lines.append(" & ".join(fields) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """The CSV that all tables are written as: a header, no index, an empty field for NaN."""
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 # --- headings ------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from realnet.tables.runs import complete
+
 CERTAINTIES = ("certain", "high", "medium")
 
 
@@ -64,8 +66,7 @@ def claims(dataset: str) -> list[dict[str, Any]]:
 
 def mean(numbers: list[Number | None], digits: int) -> Number | None:
     """Mean of several values, as certain as the least certain one; None if one is unknown."""
-    known = [n for n in numbers if n is not None]
-    if not known or len(known) < len(numbers):
+    if not (known := complete(numbers)):
         return None
     worst = max(known, key=lambda n: CERTAINTIES.index(n.certainty))
     return Number(

@@ -15,7 +15,7 @@ import numpy as np
 from realnet.evaluation.stored import load_per_image
 from realnet.metrics import BOOTSTRAPPED, PerImage, mean_samples
 from realnet.metrics import interval as interval_of
-from realnet.tables.runs import METRICS, Results, Run, Stat
+from realnet.tables.runs import METRICS, Results, Run, Stat, complete
 
 FILE = "per_image.npz"
 
@@ -58,8 +58,7 @@ def samples(
     means = []
     for name, categories in results.parts(dataset, category).items():
         found = [_of_category(results, name, c, variant, metric, tuple(seeds)) for c in categories]
-        known = [part for part in found if part is not None]
-        if not known or len(known) < len(found):
+        if not (known := complete(found)):
             return None
         means.append(np.mean(known, axis=0))
     return np.mean(means, axis=0)

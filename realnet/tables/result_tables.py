@@ -9,7 +9,7 @@ import pandas as pd
 from realnet.core.errors import UserError
 from realnet.tables import table_notes as notes
 from realnet.tables.differences import paired_differences
-from realnet.tables.formats import Column, Delta, Name, Table
+from realnet.tables.formats import Column, Delta, Name, Table, csv_text
 from realnet.tables.published import Number, mean, number, title
 from realnet.tables.resamples import with_interval
 from realnet.tables.runs import (
@@ -225,7 +225,7 @@ def ablation_table(results: Results) -> Table:
 
 def cells_csv(results: Results) -> str:
     """:func:`run_frame` as CSV; an empty field where a metric is undefined or not evaluated."""
-    return run_frame(results).to_csv(index=False, lineterminator="\n")
+    return csv_text(run_frame(results))
 
 
 def run_frame(results: Results) -> pd.DataFrame:

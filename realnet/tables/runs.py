@@ -2,11 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,6 +16,7 @@ from realnet.core.errors import UserError
 from realnet.core.io import read_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
 
+T = TypeVar("T")
 METRICS = ("image_auroc", "pixel_auroc", "pro")
 MEAN = "mean"
 # Names from realnet/evaluation/protocols.py.
@@ -27,6 +28,12 @@ PROTOCOLS = (STRICT_LAST, STRICT_BEST, OFFICIAL_LAST, OFFICIAL_BEST)
 def under(protocol: str, metric: str) -> str:
     """The key of a metric of METRICS under a protocol, as :meth:`Results.stat` takes it."""
     return f"{protocol}/{metric}{'_official' if protocol.startswith('official') else ''}"
+
+
+def complete(values: Sequence[T | None]) -> list[T]:
+    """The values, or none of them if one is missing: a mean over a part is not comparable."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
 
 
 class Run(NamedTuple):
@@ -111,8 +118,7 @@ class Results:
             for part, names in wanted.items():
                 runs = [self.runs.get(Run(part, name, seed, variant)) for name in names]
                 values = [None if run is None else number(run, metric) for run in runs]
-                known = [value for value in values if value is not None]
-                if known and len(known) == len(values):
+                if known := complete(values):
                     means.append(statistics.fmean(known))
             if len(means) == len(wanted):
                 found[seed] = statistics.fmean(means)
@@ -134,6 +140,17 @@ class Results:
         }
         order = [(d, name) for d, names in self.categories.items() for name in names]
         return tuple(pair for pair in order if pair in unmasked)
+
+    @cached_property
+    def excluded(self) -> dict[tuple[str, str], list[dict[str, str]]]:
+        """(dataset, category) -> the images that the stage data left out, by ``summary.json``."""
+        found = {}
+        for dataset, categories in self.categories.items():
+            for category in categories:
+                path = self.root / "data" / dataset / category / "summary.json"
+                if path.is_file() and (images := read_json(path).get("excluded")):
+                    found[dataset, category] = images
+        return found
 
     def is_whole(self, dataset: str) -> bool:
         """Whether the matrix has all categories of a known dataset, as the paper's means do."""

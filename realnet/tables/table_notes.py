@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from realnet.core.io import read_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.manifest import exclusions
 from realnet.tables.published import Number, number, others, source, title
@@ -155,14 +154,13 @@ def masks(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
 
 
 def excluded(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
-    """The images that the stage data left out, by its ``summary.json``."""
-    lines = []
-    for dataset, categories in results.categories.items():
-        for category in categories if datasets is None or dataset in datasets else ():
-            path = results.root / "data" / dataset / category / "summary.json"
-            left_out = read_json(path).get("excluded", ()) if path.is_file() else ()
-            lines += [f"{dataset}/{category}: {line}." for line in exclusions(left_out)]
-    return lines
+    """The images that the stage data left out."""
+    return [
+        f"{dataset}/{category}: {line}."
+        for (dataset, category), images in results.excluded.items()
+        if datasets is None or dataset in datasets
+        for line in exclusions(images)
+    ]
 
 
 def _chosen(results: Results, datasets: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -4,7 +4,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from realnet.tables.formats import Column, Table, to_latex, to_markdown
+from realnet.tables.formats import Column, Table, csv_text, to_latex, to_markdown
 from realnet.tables.published import title
 from realnet.tables.result_tables import TITLES
 from realnet.tables.verdict_rules import IN_KIND, NOT_RUN, rules_sentences
@@ -37,7 +37,7 @@ def to_csv(found: list[Verdict]) -> str:
         low, high = verdict.interval or (None, None)
         values = vars(verdict) | {"low": low, "high": high}
         rows.append([text(values[field]) for field in FIELDS])
-    return pd.DataFrame(rows, columns=FIELDS).to_csv(index=False, lineterminator="\n")
+    return csv_text(pd.DataFrame(rows, columns=FIELDS))
 
 
 def verdict_table(found: list[Verdict], digits: int) -> Table:

@@ -6,8 +6,6 @@ training: it draws no random number, keeps BatchNorm statistics, and the last we
 bits.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +42,6 @@ class BestOnTest:
         last: int,
         batch_size: int,
     ):
-        # Entered while the network is evaluated; may change its BatchNorm statistics.
-        self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext
         self.detector, self.images, self.masks = detector, images, masks.numpy()
         self.pool, self.every, self.last, self.batch_size = pool, every, last, batch_size
         self.rows: list[dict[str, Any]] = []
@@ -59,17 +55,16 @@ class BestOnTest:
         """Evaluate, in eval mode, and keep the weights if they are the best so far."""
         model = self.detector.model
         training = model.training
-        with self.evaluating():
-            model.eval()
-            margins = self.detector.margins(self.images, runtime, self.batch_size)
-            model.train(training)
-            with as_user_error(MetricInputError):  # NaN: the training has diverged
-                measured = official_metrics(margins.sigmoid(), self.masks, self.pool, pro=False)
-            key = key_metric(measured)
-            if not self.rows or key >= max(row["key"] for row in self.rows):
-                # A copy, since the training continues in place.
-                state = model.state_dict().items()
-                self.weights = {name: value.detach().to("cpu", copy=True) for name, value in state}
+        model.eval()
+        margins = self.detector.margins(self.images, runtime, self.batch_size)
+        model.train(training)
+        with as_user_error(MetricInputError):  # NaN: the training has diverged
+            measured = official_metrics(margins.sigmoid(), self.masks, self.pool, pro=False)
+        key = key_metric(measured)
+        if not self.rows or key >= max(row["key"] for row in self.rows):
+            # A copy, since the training continues in place.
+            state = model.state_dict().items()
+            self.weights = {name: value.detach().to("cpu", copy=True) for name, value in state}
         image, pixel = measured["image_auroc_official"], measured["pixel_auroc_official"]
         self.rows.append({"step": step, "image_auroc": image, "pixel_auroc": pixel, "key": key})
 

@@ -20,8 +20,8 @@ def recompute_statistics(model: nn.Module, forward: Callable[[int], object], bat
     """Set the running statistics of all BatchNorm layers to their mean over ``batches`` batches.
 
     ``forward(k)`` passes batch k through ``model``, which is in training mode then. Weights do not
-    change; only this process takes part. ``torch.optim.swa_utils.update_bn`` does the same for one
-    process.
+    change, nor, for 0 batches, the statistics; only this process takes part.
+    ``torch.optim.swa_utils.update_bn`` does the same for one process.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [norm.momentum for norm in norms]

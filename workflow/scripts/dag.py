@@ -199,17 +199,16 @@ def _list_once(data_root: str, dataset: str, category: str, settings: str) -> tu
         raise UserError(str(error).replace(f"{PROJECT}/", "")) from None
     paths = {path for e in listing.entries for path in (e.path, e.mask_path) if path}
     shipped = []
-    if listing.layout.split:
+    if listing.table is not None:
         missing = next((e.path for e in listing.entries if not e.path.is_file()), None)
         if missing is not None:
-            shown = missing.as_posix().removeprefix(f"{PROJECT.as_posix()}/")
-            raise UserError(f"{shown}: no such image, but the split table of {dataset} lists it")
-        tables = listing.layout.split.tables(root)
-        table = tables[category] if category in tables else tables[""]
-        if listing.layout.split.shipped:
-            shipped.append(table.relative_to(SOURCES).as_posix())
+            raise UserError(
+                f"{_short(missing)}: no such image, but the split table of {dataset} lists it"
+            )
+        if listing.table.is_relative_to(root):
+            paths.add(listing.table)
         else:
-            paths.add(table)
+            shipped.append(listing.table.relative_to(SOURCES).as_posix())
     start = len(root.as_posix())
     below = (f"{data_root}/{dataset}{path.as_posix()[start:]}" for path in paths)
     return tuple(sorted([*below, *shipped]))

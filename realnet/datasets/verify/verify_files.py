@@ -171,7 +171,7 @@ def _judge_mask(
     mask: Image.Image, path: Path, image: Path, size: tuple[int, int] | None, rule: MaskRule
 ) -> list[Problem]:
     values = mask_values(mask)
-    threshold = mask_threshold(mask) if rule.threshold is None else rule.threshold
+    threshold = mask_threshold(mask, rule.threshold)
     found = []
     if size is not None and mask.size != size:
         message = f"{_x(mask.size)} pixels, its image {image} {_x(size)}"
