@@ -52,13 +52,42 @@ class Runtime:
     def adamw(
         self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float
     ) -> torch.optim.AdamW:
-        """AdamW with the usual betas (Adam where weight_decay is 0); one fused kernel on CUDA."""
-        fused = True if self.device.type == "cuda" else None
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+        """AdamW with the usual betas (Adam where weight_decay is 0), as one fused kernel.
+
+        The CPU's kernel pairs the numbers of weight, gradient and moments by their place in memory,
+        without a check, so all of them get the weight's layout here: also the moments of a
+        checkpoint that was written with another layout, or by another form of AdamW.
+        """
+        optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+        optimiser.register_step_pre_hook(_lay_out_gradients)
+        optimiser.register_load_state_dict_post_hook(_lay_out_moments)
+        return optimiser
 
     def autocast(self) -> contextlib.AbstractContextManager:
         enabled = self.precision is not torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def _lay_out_gradients(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+    for group in optimiser.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None:
+                weight.grad = _laid_out(weight.grad, weight)
+
+
+def _lay_out_moments(optimiser: torch.optim.Optimizer) -> None:
+    for group in optimiser.param_groups:
+        group["fused"] = True
+    for weight, state in optimiser.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name] = _laid_out(state[name], weight)
+
+
+def _laid_out(tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``tensor`` in the memory layout of ``weight``; the same object where it has it."""
+    if tensor.stride() == weight.stride():
+        return tensor
+    return torch.empty_like(weight).copy_(tensor)
 
 
 def on_cuda(compute: Compute) -> bool:
@@ -95,11 +124,10 @@ def start(compute: Compute) -> Runtime:
     torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = compute.precision == "tf32"
     bf16 = compute.precision == "bf16" or (compute.precision == "auto" and on_gpu)
-    layout = on_gpu if compute.channels_last == "auto" else compute.channels_last
     return Runtime(
         device=torch.device("cuda" if on_gpu else "cpu"),
         precision=torch.bfloat16 if bf16 else torch.float32,
-        channels_last=bool(layout),
+        channels_last=compute.channels_last in ("auto", True),
         compile=compute.compile,
         rank=dist.get_rank() if together else 0,
         processes=dist.get_world_size() if together else 1,

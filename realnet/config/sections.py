@@ -53,7 +53,7 @@ class Group(Section):
 
 
 class Compute(Section):
-    """Where it runs. `auto` means: CUDA where there is one; bf16 and channels_last on CUDA only."""
+    """Where it runs. `auto` means: CUDA where there is one; bf16 on CUDA only; channels_last on."""
 
     device: Literal["auto", "cpu", "cuda"]
     # tf32: fp32 whose products have 10 bits of mantissa, on GPUs since Ampere. The official code's

@@ -232,7 +232,7 @@ def _realnet_training(params: Params, batch: int, runtime: Runtime) -> Callable[
     model.train()
     images = _images(params, batch, runtime)
     masks = images[:, 0] > 0.9
-    optimiser = torch.optim.AdamW(model.parameters(), lr=params.training.lr)
+    optimiser = runtime.adamw(model.parameters(), params.training.lr, params.training.weight_decay)
     with torch.no_grad():
         normal = selector(extractor(images))
 
@@ -271,7 +271,7 @@ def _ddpm_training(params: Params, batch: int, runtime: Runtime) -> Callable[[],
 
     model, images, timestep, label = _denoiser(params, batch, runtime)
     model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=params.ddpm.lr)
+    optimiser = runtime.adamw(model.parameters(), params.ddpm.lr, weight_decay=0.0)
     ema = EMAModel(model.parameters(), decay=params.ddpm.ema.decay)
 
     def step() -> None:

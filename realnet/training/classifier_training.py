@@ -30,7 +30,7 @@ def train_noisy_classifier(
     official code keeps the last ones.
     """
     weights = list(model.parameters())
-    optimiser = torch.optim.AdamW(weights, lr=params.lr, weight_decay=0.0)
+    optimiser = runtime.adamw(weights, params.lr, weight_decay=0.0)
     factor = learning_rate(params.lr_schedule, params.warmup_steps, params.steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     fit = Fit(

@@ -62,7 +62,7 @@ def train_pretext(
         return head(torch.cat([m.mean((2, 3)) for m in maps], dim=1))
 
     weights = [*network.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=options.lr, weight_decay=options.weight_decay)
+    optimiser = runtime.adamw(weights, options.lr, options.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=options.lr, total_steps=options.steps + 1, pct_start=0.1
     )

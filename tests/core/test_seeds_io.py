@@ -1,5 +1,6 @@
 """Seeds, atomic files, stage records and the settings `auto` of the runtime."""
 
+import copy
 import os
 import re
 import stat
@@ -147,15 +148,16 @@ def test_commit_is_a_hash_or_none():
 def test_auto_settings_on_a_cpu():
     compute = load().compute.model_copy(update={"device": "cpu"})
     runtime = start(compute)
-    assert (runtime.name, runtime.precision, runtime.channels_last) == ("cpu", torch.float32, False)
+    assert (runtime.name, runtime.precision, runtime.channels_last) == ("cpu", torch.float32, True)
     assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1
     layer = runtime.place(torch.nn.Conv2d(3, 4, 3))
     x = torch.randn(1, 3, 8, 8)
     with runtime.autocast():
         assert layer(x).dtype == torch.float32
-    half = start(compute.model_copy(update={"precision": "bf16", "channels_last": True}))
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+    half = start(compute.model_copy(update={"precision": "bf16", "channels_last": False}))
     placed = half.place(torch.nn.Conv2d(3, 4, 3))
-    assert placed.weight.is_contiguous(memory_format=torch.channels_last)
+    assert placed.weight.is_contiguous()
     with half.autocast():
         assert placed(x).dtype == torch.bfloat16
     assert half.compiled(placed) is placed
@@ -175,13 +177,35 @@ def test_adamw_without_weight_decay_is_adam():
     draw = torch.Generator().manual_seed(0)
     first = torch.randn(20, generator=draw)
     ours, adam = (torch.nn.Parameter(first.clone()) for _ in range(2))
-    optimisers = runtime.adamw([ours], 0.01, 0.0), torch.optim.Adam([adam], 0.01)
+    optimisers = runtime.adamw([ours], 0.01, 0.0), torch.optim.Adam([adam], 0.01, fused=True)
     for _ in range(5):
         gradient = torch.randn(20, generator=draw)
         for weight, optimiser in zip((ours, adam), optimisers, strict=True):
             weight.grad = gradient.clone()
             optimiser.step()
     assert torch.equal(ours, adam) and not torch.equal(ours, first)
+
+
+def test_fused_adamw_equals_the_plain_loop_up_to_rounding_whatever_the_memory_layout():
+    """Gradients, and moments of a checkpoint, in another layout than the channels_last weight."""
+    runtime = start(load().compute.model_copy(update={"device": "cpu"}))
+    draw = torch.Generator().manual_seed(0)
+    first = torch.randn(4, 3, 3, 3, generator=draw)
+    plain = torch.nn.Parameter(first.clone())
+    expected = torch.optim.AdamW([plain], lr=0.01, weight_decay=0.1, foreach=False)
+    ours = torch.nn.Parameter(first.clone(memory_format=torch.channels_last))
+    optimiser = runtime.adamw([ours], 0.01, 0.1)
+    for step in range(6):
+        if step == 3:  # as from a checkpoint of version 0.2.0
+            ours = torch.nn.Parameter(plain.detach().clone(memory_format=torch.channels_last))
+            optimiser = runtime.adamw([ours], 0.01, 0.1)
+            optimiser.load_state_dict(copy.deepcopy(expected.state_dict()))
+        gradient = torch.randn(4, 3, 3, 3, generator=draw)
+        plain.grad, ours.grad = gradient.clone(), gradient.clone()
+        expected.step()
+        optimiser.step()
+        assert optimiser.param_groups[0]["fused"]
+        assert torch.allclose(ours, plain, rtol=0, atol=1e-6)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
