@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +13,20 @@ import pytest
 from builders import prepare
 from PIL import Image
 
-from realnet.config.params import PROJECT
+from realnet.config.params import PROJECT, load
 from realnet.config.sections import DemoData, Prepare
 from realnet.core.errors import UserError
 from realnet.core.io import read_json
 from realnet.datasets import demo
 from realnet.datasets.categories import DEMO_CATEGORIES
 from realnet.datasets.demo import demo_dataset as dataset
-from realnet.datasets.demo.render import CLEAR, LARGEST, SMALLEST
 from realnet.datasets.images import read_image, read_mask
 from realnet.datasets.layouts import list_categories
 
 DEFECT_TYPES = [
     (category, defect) for category in DEMO_CATEGORIES for defect in demo.defect_types(category)
 ]
-SETTINGS = DemoData(seed=3, image_size=128, train=2, test_good=1, test_defective=7)
+SETTINGS = DemoData(seed=3, image_size=128, train=2, test_good=1, test_defective=11)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -50,11 +50,11 @@ def test_the_same_parameters_give_the_same_bytes(rendered, tmp_path):
 
 
 def test_an_image_does_not_depend_on_the_others(rendered, tmp_path):
-    more = SETTINGS.model_copy(update={"train": 3, "test_defective": 6})
+    more = SETTINGS.model_copy(update={"train": 3, "test_defective": 10})
     dataset.make_demo(more, tmp_path / "more")
     before, after = digests(rendered), digests(tmp_path / "more")
     shared = {name for name in before if name.endswith(".png") and "/" in name} & set(after)
-    assert len(shared) == 3 * (2 + 1 + 6 + 6)
+    assert len(shared) == 3 * (2 + 1 + 10 + 10)
     assert all(before[name] == after[name] for name in shared)
 
 
@@ -66,7 +66,7 @@ def test_another_seed_gives_other_images():
 
 def test_no_two_images_of_a_set_are_equal(rendered):
     images = [d for name, d in digests(rendered).items() if "/train/" in name or "/test/" in name]
-    assert len(images) == len(set(images)) == 3 * 10
+    assert len(images) == len(set(images)) == 3 * 14
 
 
 def test_counts_sizes_and_layout(rendered, tmp_path):
@@ -81,21 +81,41 @@ def test_counts_sizes_and_layout(rendered, tmp_path):
             tmp_path / category,
             Prepare(allow_partial=False, layouts={}),
         )
-        assert (summary["train"], summary["test_good"], summary["test_defective"]) == (2, 1, 7)
+        assert (summary["train"], summary["test_good"], summary["test_defective"]) == (2, 1, 11)
         assert summary["sizes"] == ["128x128"]
         assert summary["test_images_also_in_train"] == 0
         counts = {k: n for k, n in summary["counts"]["test"].items() if k != "good"}
         assert counts == record["categories"][category]["test_defective"]
-        assert sorted(counts.values()) == [1] * 5 + [2]
-    assert read_image(rendered / "contact_sheet.png").shape[1] > 6 * 128
+        assert sorted(counts.values()) == [1] * 9 + [2]
+    assert read_image(rendered / "contact_sheet.png").shape[1] > 10 * 128
 
 
-def test_defaults_have_four_images_per_defect_type():
-    settings = DemoData(seed=0, image_size=128, train=80, test_good=16, test_defective=24)
+def test_defaults_have_twenty_images_per_defect_type():
+    settings = load().data.demo
     for category in DEMO_CATEGORIES:
         counts = dataset.describe(settings)["categories"][category]["test_defective"]
-        assert list(counts.values()) == [4] * 6
-        assert len(list(dataset.plan(category, settings))) == 120
+        assert list(counts.values()) == [20] * 10
+        folders = Counter(folder for folder, _, _ in dataset.plan(category, settings))
+        assert (folders["train/good"], folders["test/good"]) == (80, 100)
+
+
+def test_a_smaller_test_set_is_part_of_a_larger_one():
+    for category in DEMO_CATEGORIES:
+        few, many = (
+            set(dataset.plan(category, SETTINGS.model_copy(update={"test_defective": n})))
+            for n in (13, 200)
+        )
+        assert few < many
+
+
+def test_every_category_has_a_hard_defect_of_each_difficulty():
+    """Hard types: weak contrast, a few pixels, and two of structure."""
+    for category in DEMO_CATEGORIES:
+        defects = demo.defects(category)
+        hard = [defect for defect in defects.values() if defect.difficulty == "hard"]
+        assert (len(defects), len(hard)) == (10, 4)
+        assert sum(defect.visible < 0.01 for defect in hard) == 1
+        assert sum(defect.largest < 0.001 for defect in hard) == 1
 
 
 @pytest.mark.parametrize(("category", "defect"), DEFECT_TYPES)
@@ -108,19 +128,24 @@ def test_images_differ_only_inside_the_mask(category, defect):
     assert not (changed & ~bad.mask).any()
     assert (changed & bad.mask).sum() > 0.8 * bad.mask.sum()  # the rest: closed pinholes
     step = np.abs(good.astype(int) - bad.image.astype(int)).max(axis=-1)[bad.mask] / 255
-    assert np.quantile(step, 0.75) >= CLEAR - 0.01  # rounding to 8 bits
+    clear = demo.defects(category)[defect].clear
+    assert np.quantile(step, 0.75) >= clear - 0.01  # rounding to 8 bits
 
 
-@pytest.mark.parametrize("category", DEMO_CATEGORIES)
-def test_defects_are_small(category):
-    areas = [
-        demo.render(category, f"test/{defect}", index, seed=8, size=128, defect=defect).mask.mean()
-        for defect in demo.defect_types(category)
-        for index in range(2)
-    ]
-    assert min(areas) >= SMALLEST * 0.9
-    assert max(areas) <= 0.14
-    assert np.median(areas) <= LARGEST
+@pytest.mark.parametrize(("category", "defect"), DEFECT_TYPES)
+def test_masks_have_the_size_of_their_defect_type(category, defect):
+    limits = demo.defects(category)[defect]
+    for index in range(2):
+        sample = demo.render(category, f"test/{defect}", index, seed=8, size=128, defect=defect)
+        assert limits.smallest <= sample.mask.mean() <= limits.largest
+
+
+@pytest.mark.parametrize(("category", "defect"), DEFECT_TYPES)
+def test_masks_survive_the_default_image_size(category, defect):
+    """At 64 pixels, nearest neighbour, as the stages read masks."""
+    for index in range(2):
+        mask = demo.render(category, f"test/{defect}", index, seed=8, size=128, defect=defect).mask
+        assert np.asarray(Image.fromarray(mask).resize((64, 64), Image.Resampling.NEAREST)).any()
 
 
 def test_normal_images_have_an_empty_mask_and_little_noise():
@@ -144,7 +169,7 @@ def test_a_larger_image_shows_the_same_scene():
 
 def test_masks_are_binary(rendered):
     paths = sorted(rendered.glob("*/ground_truth/*/*_mask.png"))
-    assert len(paths) == 21
+    assert len(paths) == 33
     for path in paths:
         assert set(np.unique(np.asarray(Image.open(path)))) == {0, 255}
         assert read_mask(path).any()

@@ -5,6 +5,6 @@ modelled as damage of the object (a gouge, a missing yarn, a misplaced part) and
 No mask or texture is a thresholded noise image.
 """
 
-from realnet.datasets.demo.render import Sample, defect_types, render
+from realnet.datasets.demo.render import Sample, defect_types, defects, render
 
-__all__ = ["Sample", "defect_types", "render"]
+__all__ = ["Sample", "defect_types", "defects", "render"]

@@ -6,6 +6,7 @@ linear light, float32 ``[S, S, 3]``; a height map is ``[S, S]`` in u, positive u
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,11 +19,19 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Defect:
-    """A defect type of a category."""
+    """A defect type of a category, and which renderings of it are accepted.
+
+    Contrasts are changes of a channel in display values 0..1.
+    """
 
     about: str  # what happened to the object
-    largest: float | None = None  # largest fraction of the image, if larger than usual
+    difficulty: Literal["standard", "hard"]
+    smallest: float = 0.003  # fraction of the image that it may cover
+    largest: float = 0.055
+    speck: float = 6.0  # in u²: smaller spots of the difference are not part of the mask
     closing: float = 1.0  # radius in u: unchanged spots inside up to twice as wide belong to it
+    visible: float = 0.025  # contrast from which a pixel belongs to the mask
+    clear: float = 0.10  # contrast that a quarter of the mask has at least
 
 
 @dataclass(frozen=True)

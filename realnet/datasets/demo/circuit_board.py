@@ -1,6 +1,8 @@
 """A populated circuit board in a fixture, seen from above."""
 
 import dataclasses
+import itertools
+import math
 
 import cv2
 import numpy as np
@@ -21,12 +23,24 @@ from realnet.datasets.demo.circuit_parts import (
 )
 
 DEFECTS = {
-    "burn": Defect("a part has overheated and scorched its surroundings"),
-    "missing_part": Defect("a part was not placed"),
-    "scratch": Defect("the solder mask is scraped open"),
-    "shifted_part": Defect("a part was placed askew, beside its pads"),
-    "solder_bridge": Defect("solder joins neighbouring leads"),
-    "wrong_part": Defect("another part sits in the place, or a polar one the wrong way round"),
+    "burn": Defect("a part has overheated and scorched its surroundings", "standard"),
+    "extra_part": Defect("a second chip sits where none belongs", "hard"),
+    "flux_residue": Defect(
+        "a thin film of flux is left on the solder mask", "hard", visible=0.008, clear=0.018
+    ),
+    "missing_part": Defect("a part was not placed", "standard"),
+    "open_track": Defect(
+        "a track is interrupted", "hard", smallest=0.0004, largest=0.002, speck=4, clear=0.06
+    ),
+    "scratch": Defect("the solder mask is scraped open", "standard"),
+    "shifted_part": Defect("a part was placed askew, beside its pads", "standard"),
+    "solder_ball": Defect(
+        "a tiny ball of solder lies on the board", "hard", smallest=0.00024, largest=0.0008, speck=4
+    ),
+    "solder_bridge": Defect("solder joins neighbouring leads", "standard"),
+    "wrong_part": Defect(
+        "another part sits in the place, or a polar one the wrong way round", "standard"
+    ),
 }
 
 MASK = (0.010, 0.070, 0.034)  # solder mask over laminate
@@ -107,16 +121,23 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
     ]
     shades = rng.uniform(0.95, 1.05, len(parts))
 
-    surface = _bare_board(frame, dx, dy, angle, cloud)
+    cut = _open_track(defect.rng) if defect and defect.type == "open_track" else None
+    surface = _bare_board(frame, dx, dy, angle, cloud, cut)
     if defect and defect.type == "scratch":
         _scratch(surface, defect.rng)
     for part in PARTS:
         draw_pads(surface, part)
+    if defect and defect.type == "flux_residue":
+        _flux_residue(surface, defect.rng)
     if defect and defect.type in _SWAPS:
         parts = _SWAPS[defect.type](parts, defect.rng)
+    if defect and defect.type == "extra_part":
+        parts, shades = [*parts, _extra_part(defect.rng)], np.append(shades, 1)
     for part, shade in zip(parts, shades, strict=True):
         if part.kind != "none":
             draw_part(surface, part, shade)
+    if defect and defect.type == "solder_ball":
+        _solder_ball(surface, defect.rng)
     if defect and defect.type == "solder_bridge":
         _solder_bridge(surface, parts, defect.rng)
     if defect and defect.type == "burn":
@@ -124,8 +145,13 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
     return _light(surface, light, grain)
 
 
-def _bare_board(frame: Frame, dx: float, dy: float, angle: float, cloud: Array) -> Surface:
-    """Laminate, copper, solder mask, vias, holes and silk screen."""
+def _bare_board(
+    frame: Frame, dx: float, dy: float, angle: float, cloud: Array, cut: Array | None
+) -> Surface:
+    """Laminate, copper, solder mask, vias, holes and silk screen.
+
+    ``cut``: ends ``[2, 2]`` in u of the stretch where a track is interrupted.
+    """
     zero = np.zeros_like(frame.x)
     surface = Surface(
         *(frame, dx, dy, angle, zero.copy(), np.empty((*zero.shape, 3), np.float32)),
@@ -138,6 +164,8 @@ def _bare_board(frame: Frame, dx: float, dy: float, angle: float, cloud: Array) 
     for x, y in VIAS:
         cv2.circle(copper, *_fixed(surface, x, y, 1.9), 255, -1, cv2.LINE_AA, 4)
     surface.copper = copper.astype(np.float32) / 255
+    if cut is not None:
+        surface.copper *= 1 - coverage(canvas.stroke(frame, surface.place(cut), (1.2, 1.2))[0])
     weave = np.sin(frame.x * 1.9) * np.sin(frame.y * 1.9)
     base = canvas.tint(MASK, (1 + 0.05 * weave + 0.03 * cloud).astype(np.float32))
     surface.colour = canvas.over(base, MASK_ON_COPPER, surface.copper)
@@ -233,11 +261,65 @@ def _wrong_part(parts: list[Part], draw: np.random.Generator) -> list[Part]:
     return _changed(parts, k, dataclasses.replace(part, kind=kind, text=text))
 
 
+def _extra_part(draw: np.random.Generator) -> Part:
+    """A chip at a place that is free of parts and holes."""
+    kind = "resistor" if draw.random() < 0.5 else "ceramic"
+    taken = [(p.x, p.y, *((p.h, p.w) if p.turn % 180 == 90 else (p.w, p.h))) for p in PARTS] + [
+        (x, y, 2 * radius, 2 * radius) for x, y, radius in HOLES
+    ]
+    while True:
+        x, y, turn = *draw.uniform(12, 116, 2), 90 * draw.integers(2)
+        w, h = (6.8, 11.8) if turn else (11.8, 6.8)
+        if all(
+            abs(x - tx) > (w + tw) / 2 + 3.5 or abs(y - ty) > (h + th) / 2 + 3.5
+            for tx, ty, tw, th in taken
+        ):
+            return Part("", kind, x, y, 11.8, 6.8, turn, "103" if kind == "resistor" else "")
+
+
 _SWAPS = {
     "missing_part": _missing_part,
     "shifted_part": _shifted_part,
     "wrong_part": _wrong_part,
 }
+
+
+def _open_track(draw: np.random.Generator) -> Array:
+    """Ends of the missing stretch ``[2, 2]``, within one straight piece of a track."""
+    pieces = [
+        np.array(piece, float)
+        for track in TRACKS
+        for piece in itertools.pairwise(track)
+        if math.dist(*piece) > 10
+    ]
+    start, end = pieces[draw.integers(len(pieces))]
+    length = math.dist(start, end)
+    gap = draw.uniform(3.5, 6)
+    middle = draw.uniform(gap / 2 + 1, length - gap / 2 - 1)
+    return start + (end - start) * ((middle + np.array([[-0.5], [0.5]]) * (gap - 2.4)) / length)
+
+
+def _flux_residue(surface: Surface, draw: np.random.Generator) -> None:
+    """A film on the board before the parts are drawn."""
+    at, size = draw.uniform(22, 106, 2), draw.uniform(6.5, 10.5)
+    drops = at + draw.normal(0, size * 0.6, (4, 2))
+    d = canvas.puddle(surface.frame, drops, size * draw.uniform(0.5, 0.9, 4), merge=2.0)
+    rim = 0.4 * np.exp(-np.square((d + 1.0) / 1.2))
+    film = draw.uniform(0.12, 0.16) * coverage(d, 2.0) * (0.8 + rim)
+    surface.put((slice(None), slice(None)), film.astype(np.float32), (0.13, 0.12, 0.06), 0.1)
+
+
+def _solder_ball(surface: Surface, draw: np.random.Generator) -> None:
+    """A ball on the solder mask, away from parts, pads and silk screen."""
+    radius = draw.uniform(1.0, 1.45)
+    for at in draw.uniform(10, 118, (100, 2)):
+        window, lx, ly = surface.local(*at, 0, radius + 2.5)
+        mask_only = np.abs(surface.shine[window] - 0.10) < 0.01
+        if mask_only.all() and not surface.parts[window].any():
+            break
+    d = np.hypot(lx, ly) - np.float32(radius)
+    dome = 2 * np.sqrt(np.clip(-d * (2 * radius + d), 0, None))
+    surface.put(window, coverage(d, 0.5), SOLDER, 0.75, dome.astype(np.float32))
 
 
 def _scratch(surface: Surface, draw: np.random.Generator) -> None:

@@ -16,7 +16,7 @@ from realnet.core.progress import progress
 from realnet.datasets.categories import DEMO_CATEGORIES
 from realnet.datasets.demo.render import Sample, defect_types, render
 
-GENERATOR = 1  # increased when the same parameters give other images
+GENERATOR = 2  # increased when the same parameters give other images
 
 
 def make_demo(settings: DemoData, out: str | Path) -> dict[str, Any]:

@@ -9,12 +9,16 @@ from realnet.datasets.demo import canvas
 from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, coverage, ramp
 
 DEFECTS = {
-    "chip": Defect("a piece has broken off a corner and left a coarse fracture"),
-    "crack": Defect("a branching crack from the bore to the flank"),
-    "dent": Defect("a blow has pressed a pit into the face"),
-    "rust": Defect("corrosion has begun in spots near an edge"),
-    "scratch": Defect("a sharp edge has ploughed a groove across the face"),
-    "shifted_hole": Defect("the bore is drilled off centre", largest=0.14),
+    "chip": Defect("a piece has broken off a corner and left a coarse fracture", "standard"),
+    "crack": Defect("a branching crack from the bore to the flank", "standard"),
+    "deep_flat": Defect("one side is milled too deep", "hard", largest=0.08),
+    "dent": Defect("a blow has pressed a pit into the face", "standard"),
+    "missing_chamfer": Defect("the bore is not countersunk", "hard", closing=2.0, clear=0.06),
+    "pore": Defect("a pinhole in the face", "hard", smallest=0.00024, largest=0.0008, speck=4),
+    "rust": Defect("corrosion has begun in spots near an edge", "standard"),
+    "scratch": Defect("a sharp edge has ploughed a groove across the face", "standard"),
+    "shifted_hole": Defect("the bore is drilled off centre", "standard", largest=0.14),
+    "smudge": Defect("a thin film of oil on the face", "hard", visible=0.008, clear=0.018),
 }
 
 APOTHEM = 44.0  # half of the distance across flats, u
@@ -40,6 +44,7 @@ class _Body:
     stain: Array  # opacity of the film over the metal
     stain_colour: Array
     fracture: Array  # 0..1, broken surface
+    chamfer: float = CHAMFER
 
 
 def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None = None) -> Array:
@@ -117,16 +122,17 @@ def _metal(
     """The lit metal: machined face, chamfers, thread."""
     centre = np.hypot(body.x, body.y)
     height = TOP - 0.62 * np.maximum(centre - APOTHEM * 0.985, 0)  # the corners' conical chamfer
-    height = height - 0.9 * np.maximum(BORE + CHAMFER - r, 0)
+    height = height - 0.9 * np.maximum(BORE + body.chamfer - r, 0)
     inside = np.maximum(BORE - r, 0)
     turn = np.arctan2(by, bx) / (2 * np.pi)
-    height = height - 1.6 * inside + 0.55 * np.sin(2 * np.pi * (inside / 2.6 + turn)) * (inside > 0)
+    height = height - 1.6 * inside
+    height = height + 0.55 * np.sin(2 * np.pi * (inside / 2.6 + turn)) * (inside > 0)
     height = (height + body.relief).astype(np.float32)
     n = canvas.normals(height, frame)
 
     # Turning marks: fine rings around the axis that also stretch highlights across the rings.
     mark = np.interp(centre * 3.2, np.arange(256), rings).astype(np.float32)
-    face = ramp(r, BORE + CHAMFER - 0.4, BORE + CHAMFER + 0.6) * body.polish
+    face = ramp(r, BORE + body.chamfer - 0.4, BORE + body.chamfer + 0.6) * body.polish
     unit = np.maximum(centre, 1)
     tx, ty = -body.y / unit, body.x / unit
     half = np.array([light.x, light.y, light.z + 1], np.float32)
@@ -265,11 +271,44 @@ def _shifted_hole(body: _Body, frame: Frame, draw: np.random.Generator, grain: A
     body.bore_y += distance * np.sin(angle)
 
 
+def _pore(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) -> None:
+    at = _polar(draw.uniform(28, 39), draw.uniform(0, 2 * np.pi))
+    d = np.hypot(body.x - at[0], body.y - at[1]) - draw.uniform(0.8, 1.25)
+    pit = coverage(d, 0.7)
+    body.relief -= 1.2 * pit
+    body.albedo *= 1 - 0.85 * pit
+    body.polish *= 1 - pit
+
+
+def _missing_chamfer(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) -> None:
+    body.chamfer = 0.0
+
+
+def _smudge(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) -> None:
+    at = _polar(draw.uniform(30, 36), draw.uniform(0, 2 * np.pi))
+    size = draw.uniform(5.0, 8.0)
+    drops = _place(body, frame, at + draw.normal(0, size * 0.6, (4, 2)))
+    d = canvas.puddle(frame, drops, size * draw.uniform(0.5, 0.9, 4), merge=2.0)
+    film = draw.uniform(0.10, 0.14) * coverage(d, 1.6)
+    body.albedo *= 1 - film
+
+
+def _deep_flat(body: _Body, frame: Frame, draw: np.random.Generator, grain: Array) -> None:
+    side = np.radians(30 + 60 * draw.integers(6))
+    across = body.x * np.cos(side) + body.y * np.sin(side)
+    deeper = APOTHEM - draw.uniform(2.2, 3.4)
+    body.outline = np.maximum(body.outline, (across - deeper).astype(np.float32))
+
+
 _DAMAGE = {
     "chip": _chip,
     "crack": _crack,
+    "deep_flat": _deep_flat,
     "dent": _dent,
+    "missing_chamfer": _missing_chamfer,
+    "pore": _pore,
     "rust": _rust,
     "scratch": _scratch,
     "shifted_hole": _shifted_hole,
+    "smudge": _smudge,
 }

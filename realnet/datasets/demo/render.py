@@ -12,6 +12,7 @@ from realnet.datasets.categories import DEMO_CATEGORIES
 from realnet.datasets.demo import circuit_board, hex_nut, woven_fabric
 from realnet.datasets.demo.canvas import (
     FIELD,
+    Defect,
     DefectInstance,
     develop,
     digitise,
@@ -21,9 +22,7 @@ from realnet.datasets.demo.canvas import (
 
 _SCENES = {"circuit_board": circuit_board, "hex_nut": hex_nut, "woven_fabric": woven_fabric}
 
-VISIBLE = 0.025  # visible change of a channel, in display values 0..1
-CLEAR = 0.10  # a quarter of a defect's pixels must change by at least this
-SMALLEST, LARGEST = 0.003, 0.055  # fraction of the image that a defect may cover
+TYPICAL = 0.012  # fraction of the image that a usual defect covers
 _ATTEMPTS = 12
 
 
@@ -42,6 +41,11 @@ def defect_types(category: str) -> tuple[str, ...]:
     return tuple(sorted(_SCENES[category].DEFECTS))
 
 
+def defects(category: str) -> dict[str, Defect]:
+    """The defect types of a category by name, sorted."""
+    return {name: _SCENES[category].DEFECTS[name] for name in defect_types(category)}
+
+
 def render(
     category: str, split: str, index: int, *, seed: int, size: int, defect: str | None = None
 ) -> Sample:
@@ -49,8 +53,9 @@ def render(
 
     Outside its mask a defective image is identical, including the noise, to the defect-free image
     of the same ``(seed, category, split, index)``. The mask is where the noise-free images of both
-    differ by more than ``VISIBLE``, with small holes closed. A defect that is invisible, too small
-    or too large is sampled again, at most ``_ATTEMPTS`` times; then the best attempt is used.
+    differ by more than ``visible`` of the defect type, with small holes closed. A defect that is
+    invisible, too small or too large is sampled again, at most ``_ATTEMPTS`` times; then the best
+    attempt is used.
     """
     known = defect_types(category)
     if defect is not None and defect not in known:
@@ -62,16 +67,17 @@ def render(
     if defect is None:
         return Sample(digitise(good, shot), np.zeros((size, size), bool))
     defect_type = scene.DEFECTS[defect]
-    largest = defect_type.largest or LARGEST
     best: tuple[float, np.ndarray, np.ndarray] = math.inf, good, np.zeros((size, size), bool)
     for attempt in range(_ATTEMPTS):
         one = DefectInstance(defect, numpy_generator(seed, *names, defect, attempt))
         flawed = scene.paint(frame, numpy_generator(seed, *names), one)
         bad = develop(flawed, frame, shot)
-        mask, area, contrast = _compare(good, bad, defect_type.closing)
-        if SMALLEST <= area <= largest and contrast >= CLEAR:
+        mask, area, contrast = _compare(good, bad, defect_type)
+        smallest, largest, clear = defect_type.smallest, defect_type.largest, defect_type.clear
+        if smallest <= area <= largest and contrast >= clear:
             break
-        badness = abs(np.log((area + 1e-6) / 0.012)) + max(0.0, CLEAR - contrast) * 20
+        usual = min(max(TYPICAL, smallest), largest)
+        badness = abs(np.log((area + 1e-6) / usual)) + max(0.0, clear - contrast) * 20
         if badness < best[0]:
             best = (badness, bad, mask)
     else:
@@ -82,18 +88,18 @@ def render(
     return Sample(image, mask)
 
 
-def _compare(good: np.ndarray, bad: np.ndarray, closing: float) -> tuple[np.ndarray, float, float]:
+def _compare(good: np.ndarray, bad: np.ndarray, defect: Defect) -> tuple[np.ndarray, float, float]:
     """(mask of the difference, its fraction of the image, upper quartile of its contrast)."""
     change = np.abs(bad - good).max(axis=-1)
     pixels_per_u = good.shape[0] / FIELD
-    radius = max(1, round(closing * pixels_per_u))
+    radius = max(1, round(defect.closing * pixels_per_u))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
-    visible = (change > VISIBLE).astype(np.uint8)
+    visible = (change > defect.visible).astype(np.uint8)
     closed = cv2.morphologyEx(visible, cv2.MORPH_CLOSE, kernel)
     mask = np.zeros(change.shape, bool)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
     for k in range(1, count):
-        if stats[k, cv2.CC_STAT_AREA] >= 6 * pixels_per_u**2:  # smaller specks are rounding errors
+        if stats[k, cv2.CC_STAT_AREA] >= defect.speck * pixels_per_u**2:
             mask |= labels == k
     if not mask.any():
         return mask, 0.0, 0.0

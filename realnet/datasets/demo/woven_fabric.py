@@ -10,12 +10,24 @@ from realnet.datasets.demo import canvas
 from realnet.datasets.demo.canvas import Array, Defect, DefectInstance, Frame, coverage, ramp
 
 DEFECTS = {
-    "colour_thread": Defect("a yarn of another dye lot was woven in", largest=0.08),
-    "cut": Defect("a blade has slit the fabric, the edges fray"),
-    "fold": Defect("a crease has set in the web", largest=0.10),
-    "hole": Defect("yarns are torn away"),
-    "missing_thread": Defect("a yarn has run out: its place is empty", largest=0.08, closing=4.0),
-    "stain": Defect("oil has dripped onto the web"),
+    "colour_thread": Defect("a yarn of another dye lot was woven in", "standard", largest=0.08),
+    "cut": Defect("a blade has slit the fabric, the edges fray", "standard"),
+    "doubled_thread": Defect(
+        "two thin yarns run in the place of one", "hard", largest=0.08, closing=2.0, clear=0.06
+    ),
+    "faint_stain": Defect("water has dried on the web", "hard", visible=0.008, clear=0.018),
+    "fleck": Defect(
+        "a speck of tar sticks to a yarn", "hard", smallest=0.00024, largest=0.0008, speck=4
+    ),
+    "fold": Defect("a crease has set in the web", "standard", largest=0.10),
+    "hole": Defect("yarns are torn away", "standard"),
+    "missing_thread": Defect(
+        "a yarn has run out: its place is empty", "standard", largest=0.08, closing=4.0
+    ),
+    "skipped_crossing": Defect(
+        "a yarn passes over three others instead of one (a float)", "hard", closing=3.0
+    ),
+    "stain": Defect("oil has dripped onto the web", "standard"),
 }
 
 PITCH = 12.8  # distance of neighbouring yarns in u: ten per direction in the field
@@ -40,6 +52,8 @@ class _Cloth:
         default_factory=list
     )  # (set, yarn, rgb, where)
     fibres: list[tuple[Array, tuple[float, ...]]] = field(default_factory=list)
+    doubled: dict[str, Array] = field(default_factory=dict)  # set -> 0..1, where two yarns run
+    skipped: tuple[int, int] | None = None  # warp and weft that cross the wrong way round
     slack: Array | None = None  # 0..1: yarns are straight there, without a crossing yarn
 
 
@@ -69,8 +83,14 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
     j, t = _yarn(cloth.y)
     warp_up = np.where((i + j) % 2 == 0, 1, -1).astype(np.float32)
     bend = WAVE if cloth.slack is None else WAVE * (1 - 0.75 * cloth.slack)
+    if cloth.skipped:
+        warp_up = np.where((i == cloth.skipped[0]) & (j == cloth.skipped[1]), -warp_up, warp_up)
     warp = _profile(s, 0.93 * thick[0][i]) + bend * warp_up * np.cos(np.pi * t)
     weft = _profile(t, 0.86 * thick[1][j]) - bend * warp_up * np.cos(np.pi * s)
+    if "warp" in cloth.doubled:
+        warp += cloth.doubled["warp"] * (_pair(s) - _profile(s, 0.93 * thick[0][i]))
+    if "weft" in cloth.doubled:
+        weft += cloth.doubled["weft"] * (_pair(t) - _profile(t, 0.86 * thick[1][j]))
     warp = warp - 30 * cloth.warp_gone
     weft = weft - 30 * cloth.weft_gone
     floor = np.float32(-6.0)
@@ -119,6 +139,11 @@ def _profile(place: Array, width: Array) -> Array:
     """Height of a yarn's round surface; decreases steeply beside it."""
     q = 2 * place / width
     return RADIUS * np.sqrt(np.maximum(1 - q * q, 0)) - 9 * np.maximum(np.abs(q) - 1, 0)
+
+
+def _pair(place: Array) -> Array:
+    """Height of two thin yarns side by side; as :func:`_profile`."""
+    return 0.8 * _profile(np.abs(place) - np.float32(0.235), np.float32(0.45))
 
 
 # --- defects --------------------------------------------------------------------------------------
@@ -205,6 +230,36 @@ def _missing_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> N
     cloth.slack = (span * np.exp(-np.square(away / 8))).astype(np.float32)
 
 
+def _doubled_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
+    yarn, along, across, which = _pick(cloth, draw)
+    length = draw.uniform(30, 56)
+    start = draw.uniform(8, canvas.FIELD - 8 - length)
+    span = ramp(along, start - 1, start + 1) * (
+        1 - ramp(along, start + length - 1, start + length + 1)
+    )
+    cloth.doubled[which] = span * (_yarn(across)[0] == yarn)
+
+
+def _skipped_crossing(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
+    warp, weft = draw.integers(3, 11, 2)
+    cloth.skipped = int(warp), int(weft)
+
+
+def _fleck(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
+    at = _centre(draw, 8)
+    d = np.hypot(frame.x - at[0], frame.y - at[1]) - draw.uniform(0.9, 1.3)
+    cloth.stain *= 1 - 0.75 * coverage(d, 0.7)[..., None]
+
+
+def _faint_stain(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
+    at, size = _centre(draw, 24), draw.uniform(6.5, 10.0)
+    centres = at + draw.normal(0, size * 0.55, (4, 2))
+    d = canvas.puddle(frame, centres, size * draw.uniform(0.5, 0.9, 4), merge=2.0)
+    rim = 0.3 * np.exp(-np.square((d + 1.0) / 1.2))
+    amount = draw.uniform(0.11, 0.15) * coverage(d, 1.6) * (0.85 + rim)
+    cloth.stain *= 1 - amount[..., None] * np.array([0.9, 1.0, 1.1], np.float32)
+
+
 def _colour_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
     yarn, along, _, which = _pick(cloth, draw)
     dyes = (
@@ -266,8 +321,12 @@ def _fold(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
 _DAMAGE: dict[str, Callable[[_Cloth, Frame, np.random.Generator], None]] = {
     "colour_thread": _colour_thread,
     "cut": _cut,
+    "doubled_thread": _doubled_thread,
+    "faint_stain": _faint_stain,
+    "fleck": _fleck,
     "fold": _fold,
     "hole": _hole,
     "missing_thread": _missing_thread,
+    "skipped_crossing": _skipped_crossing,
     "stain": _stain,
 }
