@@ -268,7 +268,7 @@ def _extra_part(draw: np.random.Generator) -> Part:
         (x, y, 2 * radius, 2 * radius) for x, y, radius in HOLES
     ]
     while True:
-        x, y, turn = *draw.uniform(12, 116, 2), 90 * draw.integers(2)
+        (x, y), turn = draw.uniform(12, 116, 2), 90 * int(draw.integers(2))
         w, h = (6.8, 11.8) if turn else (11.8, 6.8)
         if all(
             abs(x - tx) > (w + tw) / 2 + 3.5 or abs(y - ty) > (h + th) / 2 + 3.5
@@ -313,7 +313,7 @@ def _solder_ball(surface: Surface, draw: np.random.Generator) -> None:
     """A ball on the solder mask, away from parts, pads and silk screen."""
     radius = draw.uniform(1.0, 1.45)
     for at in draw.uniform(10, 118, (100, 2)):
-        window, lx, ly = surface.local(*at, 0, radius + 2.5)
+        window, lx, ly = surface.local(at[0], at[1], 0, radius + 2.5)
         mask_only = np.abs(surface.shine[window] - 0.10) < 0.01
         if mask_only.all() and not surface.parts[window].any():
             break

@@ -135,7 +135,7 @@ def _yarn(position: Array) -> tuple[Array, Array]:
     return np.clip(cell.astype(np.int32) + 2, 0, YARNS - 1), inside.astype(np.float32)
 
 
-def _profile(place: Array, width: Array) -> Array:
+def _profile(place: Array, width: Array | float) -> Array:
     """Height of a yarn's round surface; decreases steeply beside it."""
     q = 2 * place / width
     return RADIUS * np.sqrt(np.maximum(1 - q * q, 0)) - 9 * np.maximum(np.abs(q) - 1, 0)
@@ -143,7 +143,7 @@ def _profile(place: Array, width: Array) -> Array:
 
 def _pair(place: Array) -> Array:
     """Height of two thin yarns side by side; as :func:`_profile`."""
-    return 0.8 * _profile(np.abs(place) - np.float32(0.235), np.float32(0.45))
+    return 0.8 * _profile(np.abs(place) - np.float32(0.235), 0.45)
 
 
 # --- defects --------------------------------------------------------------------------------------
