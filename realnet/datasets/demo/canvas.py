@@ -243,12 +243,20 @@ def shadow(alpha: Array, frame: Frame, light: Light, height: float, blur: float)
 def over(below: Array, colour: Array | Sequence[float], alpha: Array) -> Array:
     """Blend ``colour`` (``[S, S, 3]`` or three numbers) over an image with opacity ``alpha``."""
     top = np.asarray(colour, np.float32)
-    return below + (top - below) * alpha[..., None]
+    flat = below.reshape(len(below), -1)  # long rows: broadcasting over three numbers is slow
+    top = np.tile(top, below.shape[1]) if top.ndim == 1 else top.reshape(flat.shape)
+    return (flat + (top - flat) * _tripled(alpha)).reshape(below.shape)
 
 
 def tint(colour: Sequence[float], shade: Array) -> Array:
     """A colour times a shading ``[S, S]``."""
-    return np.asarray(colour, np.float32) * shade[..., None]
+    top = np.tile(np.asarray(colour, np.float32), shade.shape[1])
+    return (top * _tripled(shade)).reshape(*shade.shape, 3)
+
+
+def _tripled(values: Array) -> Array:
+    """Each value ``[H, W]`` three times, for the channels: ``[H, 3 W]``."""
+    return cv2.merge((values, values, values)).reshape(len(values), -1)
 
 
 # --- camera ---------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A populated circuit board in a fixture, seen from above."""
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -103,8 +104,21 @@ SILK = (
 )
 
 
-def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None = None) -> Array:
-    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, parts."""
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What one image shows without a defect."""
+
+    light: canvas.Light
+    pose: tuple[float, float, float]  # shift in u, rotation in degrees
+    grain: Array
+    cloud: Array
+    parts: list[Part]
+    shades: Array  # factor on the colours of each part
+    bare: Surface  # the board without pads and parts
+
+
+def sample_scene(frame: Frame, rng: np.random.Generator) -> Scene:
+    """A random scene: pose, light, parts."""
     light = canvas.make_light(rng, azimuth=-115, elevation=52, jitter=0.05)
     dx, dy = rng.uniform(-1, 1, 2)
     angle = rng.uniform(-0.5, 0.5)
@@ -121,8 +135,17 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
     ]
     shades = rng.uniform(0.95, 1.05, len(parts))
 
-    cut = _open_track(defect.rng) if defect and defect.type == "open_track" else None
-    surface = _bare_board(frame, dx, dy, angle, cloud, cut)
+    bare = _bare_board(frame, dx, dy, angle, cloud)
+    return Scene(light, (dx, dy, angle), grain, cloud, parts, shades, bare)
+
+
+def paint(frame: Frame, scene: Scene, defect: DefectInstance | None = None) -> Array:
+    """The scene in linear light, ``[S, S, 3]``."""
+    parts, shades, grain = scene.parts, scene.shades, scene.grain
+    if defect and defect.type == "open_track":
+        surface = _bare_board(frame, *scene.pose, scene.cloud, _open_track(defect.rng))
+    else:
+        surface = copy.deepcopy(scene.bare)
     if defect and defect.type == "scratch":
         _scratch(surface, defect.rng)
     for part in PARTS:
@@ -142,11 +165,11 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
         _solder_bridge(surface, parts, defect.rng)
     if defect and defect.type == "burn":
         _burn(surface, parts, defect.rng, grain)
-    return _light(surface, light, grain)
+    return _light(surface, scene.light, grain)
 
 
 def _bare_board(
-    frame: Frame, dx: float, dy: float, angle: float, cloud: Array, cut: Array | None
+    frame: Frame, dx: float, dy: float, angle: float, cloud: Array, cut: Array | None = None
 ) -> Surface:
     """Laminate, copper, solder mask, vias, holes and silk screen.
 
@@ -268,7 +291,7 @@ def _extra_part(draw: np.random.Generator) -> Part:
         (x, y, 2 * radius, 2 * radius) for x, y, radius in HOLES
     ]
     while True:
-        x, y, turn = *draw.uniform(12, 116, 2), 90 * draw.integers(2)
+        (x, y), turn = draw.uniform(12, 116, 2), 90 * int(draw.integers(2))
         w, h = (6.8, 11.8) if turn else (11.8, 6.8)
         if all(
             abs(x - tx) > (w + tw) / 2 + 3.5 or abs(y - ty) > (h + th) / 2 + 3.5
@@ -305,7 +328,7 @@ def _flux_residue(surface: Surface, draw: np.random.Generator) -> None:
     drops = at + draw.normal(0, size * 0.6, (4, 2))
     d = canvas.puddle(surface.frame, drops, size * draw.uniform(0.5, 0.9, 4), merge=2.0)
     rim = 0.4 * np.exp(-np.square((d + 1.0) / 1.2))
-    film = draw.uniform(0.12, 0.16) * coverage(d, 2.0) * (0.8 + rim)
+    film = draw.uniform(0.18, 0.24) * coverage(d, 2.0) * (0.8 + rim)
     surface.put((slice(None), slice(None)), film.astype(np.float32), (0.13, 0.12, 0.06), 0.1)
 
 
@@ -313,7 +336,7 @@ def _solder_ball(surface: Surface, draw: np.random.Generator) -> None:
     """A ball on the solder mask, away from parts, pads and silk screen."""
     radius = draw.uniform(1.0, 1.45)
     for at in draw.uniform(10, 118, (100, 2)):
-        window, lx, ly = surface.local(*at, 0, radius + 2.5)
+        window, lx, ly = surface.local(at[0], at[1], 0, radius + 2.5)
         mask_only = np.abs(surface.shine[window] - 0.10) < 0.01
         if mask_only.all() and not surface.parts[window].any():
             break

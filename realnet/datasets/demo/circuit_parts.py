@@ -98,6 +98,14 @@ class Surface:
         height: Array | float | None = None,
     ) -> None:
         """Blend a material over the window; ``height`` replaces the relief there."""
+        window, inside = _covered(window, alpha)
+        alpha = alpha[inside]
+        if not alpha.size:
+            return
+        if isinstance(colour, np.ndarray) and colour.ndim == 3:
+            colour = colour[inside]
+        if isinstance(height, np.ndarray) and height.ndim == 2:
+            height = height[inside]
         self.colour[window] = canvas.over(self.colour[window], colour, alpha)
         self.shine[window] += (np.float32(shine) - self.shine[window]) * alpha
         if height is not None:
@@ -108,6 +116,38 @@ class Surface:
         layer = self.tall.setdefault(height, np.zeros_like(self.height))
         layer[window] = np.maximum(layer[window], alpha)
         self.parts[window] = np.maximum(self.parts[window], alpha)
+
+
+def _covered(
+    window: tuple[slice, slice], alpha: Array
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The part of the window where ``alpha`` is not 0: in the image, and inside the window."""
+    rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+    if not len(rows):
+        return (slice(0, 0), slice(0, 0)), (slice(0, 0), slice(0, 0))
+    top, left = window[0].start or 0, window[1].start or 0
+    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    inside = (slice(y0, y1), slice(x0, x1))
+    return (slice(top + y0, top + y1), slice(left + x0, left + x1)), inside
+
+
+def _near(
+    window: tuple[slice, slice], lx: Array, ly: Array, at: tuple[float, float], reach: float
+) -> tuple[tuple[slice, slice], Array, Array]:
+    """The square of at least ``reach`` u around a local point: smaller, so faster to draw in."""
+    if min(lx.shape) < 2:
+        return window, lx, ly
+    # Local coordinates are linear in the row and column: a rotation and a scale.
+    across, down = lx[0, 1] - lx[0, 0], ly[0, 1] - ly[0, 0]
+    square = across * across + down * down
+    dx, dy = at[0] - lx[0, 0], at[1] - ly[0, 0]
+    column, row = (dx * across + dy * down) / square, (dy * across - dx * down) / square
+    far = 1.5 * reach / np.sqrt(square)
+    y0, y1 = np.clip([row - far, row + far + 1], 0, lx.shape[0]).astype(int).tolist()
+    x0, x1 = np.clip([column - far, column + far + 1], 0, lx.shape[1]).astype(int).tolist()
+    inside = (slice(y0, y1), slice(x0, x1))
+    top, left = window[0].start, window[1].start
+    return (slice(top + y0, top + y1), slice(left + x0, left + x1)), lx[inside], ly[inside]
 
 
 @functools.lru_cache(maxsize=64)
@@ -152,9 +192,10 @@ def draw_pads(surface: Surface, part: Part) -> None:
     """The footprint: tinned pads with a little solder, and the silk-screen outline."""
     window, lx, ly = surface.local(part.x, part.y, part.turn, max(part.w, part.h) / 2 + 9)
     for x, y, w, h in leads(part):
-        d = box(lx - np.float32(x), ly - np.float32(y), w, h, 0.4)
+        near, px, py = _near(window, lx, ly, (x, y), max(w, h) + 1)
+        d = box(px - np.float32(x), py - np.float32(y), w, h, 0.4)
         bump = 0.18 + 0.35 * np.clip(-d / 1.2, 0, 1)
-        surface.put(window, coverage(d), SOLDER, 0.35, bump)
+        surface.put(near, coverage(d), SOLDER, 0.35, bump)
     if part.kind in SMALL:
         frame = np.abs(box(lx, ly, part.w / 2 + 2.9, part.h / 2 + 2.0, 0.8)) - 0.32
         corner = (np.abs(lx) > part.w * 0.28).astype(np.float32)
@@ -183,15 +224,16 @@ def _scaled(colour: Sequence[float], factor: float) -> tuple[float, ...]:
 
 def _package(surface, window, lx, ly, part, shade, tall) -> Array:
     for x, y, w, h in leads(part):
+        near, px, py = _near(window, lx, ly, (x, y), max(w, h) + 1.6)
         if w > h:
             d = box(
-                lx - np.float32(x - np.sign(x) * 0.6), ly - np.float32(y), w - 0.5, h - 0.3, 0.3
+                px - np.float32(x - np.sign(x) * 0.6), py - np.float32(y), w - 0.5, h - 0.3, 0.3
             )
         else:
             d = box(
-                lx - np.float32(x), ly - np.float32(y - np.sign(y) * 0.6), w - 0.3, h - 0.5, 0.3
+                px - np.float32(x), py - np.float32(y - np.sign(y) * 0.6), w - 0.3, h - 0.5, 0.3
             )
-        surface.put(window, coverage(d, 0.5), TIN, 0.55, 1.0 + 0.3 * np.clip(-d, 0, 0.6))
+        surface.put(near, coverage(d, 0.5), TIN, 0.55, 1.0 + 0.3 * np.clip(-d, 0, 0.6))
     w, h = part.w / 2, part.h / 2
     d = box(lx, ly, w, h, 0.8)
     alpha = coverage(d)

@@ -47,8 +47,24 @@ class _Body:
     chamfer: float = CHAMFER
 
 
-def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None = None) -> Array:
-    """The scene in linear light, ``[S, S, 3]``; ``rng``: pose, light, grain."""
+@dataclass(frozen=True)
+class Scene:
+    """What one image shows without a defect."""
+
+    light: canvas.Light
+    grain: Array
+    cloud: Array
+    rings: Array
+    belt: Array
+    x: Array  # coordinates rotated with the nut, its centre at the origin
+    y: Array
+    outline: Array
+    bore_x: float
+    bore_y: float
+
+
+def sample_scene(frame: Frame, rng: np.random.Generator) -> Scene:
+    """A random scene: pose, light, grain."""
     angle, cx, cy = rng.uniform(-6, 6), *(64 + rng.uniform(-2, 2, 2))
     light = canvas.make_light(rng, azimuth=-128, elevation=48, jitter=0.06)
     grain = canvas.grain(rng, frame, blur=0.35)
@@ -59,12 +75,19 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
 
     x, y = canvas.rotate(frame.x - np.float32(cx), frame.y - np.float32(cy), angle)
     bore_x, bore_y = rng.uniform(-0.25, 0.25, 2)
+    belt = _belt(frame, belt_grain, belt_phase)
+    return Scene(light, grain, cloud, rings, belt, x, y, _hexagon(x, y), bore_x, bore_y)
+
+
+def paint(frame: Frame, scene: Scene, defect: DefectInstance | None = None) -> Array:
+    """The scene in linear light, ``[S, S, 3]``."""
+    x, y, light, grain, belt = scene.x, scene.y, scene.light, scene.grain, scene.belt
     body = _Body(
         x=x,
         y=y,
-        outline=_hexagon(x, y),
-        bore_x=bore_x,
-        bore_y=bore_y,
+        outline=scene.outline,
+        bore_x=scene.bore_x,
+        bore_y=scene.bore_y,
         relief=np.zeros_like(x),
         albedo=np.ones_like(x),
         polish=np.ones_like(x),
@@ -75,7 +98,6 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
     if defect:
         _DAMAGE[defect.type](body, frame, defect.rng, grain)
 
-    belt = _belt(frame, belt_grain, belt_phase)
     solid = coverage(body.outline)
     bx, by = x - np.float32(body.bore_x), y - np.float32(body.bore_y)
     r = np.hypot(bx, by)
@@ -87,7 +109,7 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
     depth = 0.18 + 0.22 * ramp(-(bx * light.x + by * light.y) / BORE, -0.2, 1.0)
     ground = ground + (belt * depth[..., None] - ground) * coverage(r - BORE)[..., None]
 
-    metal = _metal(body, frame, light, grain, cloud, rings, r, bx, by)
+    metal = _metal(body, frame, light, grain, scene.cloud, scene.rings, r, bx, by)
     return canvas.over(ground, metal, solid * (1 - hole))
 
 

@@ -20,7 +20,7 @@ from realnet.datasets.demo.canvas import (
     make_frame,
 )
 
-_SCENES = {"circuit_board": circuit_board, "hex_nut": hex_nut, "woven_fabric": woven_fabric}
+_PAINTERS = {"circuit_board": circuit_board, "hex_nut": hex_nut, "woven_fabric": woven_fabric}
 
 TYPICAL = 0.012  # fraction of the image that a usual defect covers
 _ATTEMPTS = 12
@@ -36,14 +36,14 @@ class Sample:
 
 def defect_types(category: str) -> tuple[str, ...]:
     """The defect types of a category, sorted."""
-    if category not in _SCENES:
+    if category not in _PAINTERS:
         raise UserError(f"no demo category {category!r}; known: {', '.join(DEMO_CATEGORIES)}")
-    return tuple(sorted(_SCENES[category].DEFECTS))
+    return tuple(sorted(_PAINTERS[category].DEFECTS))
 
 
 def defects(category: str) -> dict[str, Defect]:
     """The defect types of a category by name, sorted."""
-    return {name: _SCENES[category].DEFECTS[name] for name in defect_types(category)}
+    return {name: _PAINTERS[category].DEFECTS[name] for name in defect_types(category)}
 
 
 def render(
@@ -60,18 +60,18 @@ def render(
     known = defect_types(category)
     if defect is not None and defect not in known:
         raise UserError(f"{category} has no defect {defect!r}; known: {', '.join(known)}")
-    scene, names = _SCENES[category], ("demo", category, split, index)
+    painter, names = _PAINTERS[category], ("demo", category, split, index)
     frame = make_frame(size)
     shot = make_exposure(numpy_generator(seed, *names, "exposure"), size)
-    good = develop(scene.paint(frame, numpy_generator(seed, *names)), frame, shot)
+    scene = painter.sample_scene(frame, numpy_generator(seed, *names))
+    good = develop(painter.paint(frame, scene), frame, shot)
     if defect is None:
         return Sample(digitise(good, shot), np.zeros((size, size), bool))
-    defect_type = scene.DEFECTS[defect]
+    defect_type = painter.DEFECTS[defect]
     best: tuple[float, np.ndarray, np.ndarray] = math.inf, good, np.zeros((size, size), bool)
     for attempt in range(_ATTEMPTS):
         one = DefectInstance(defect, numpy_generator(seed, *names, defect, attempt))
-        flawed = scene.paint(frame, numpy_generator(seed, *names), one)
-        bad = develop(flawed, frame, shot)
+        bad = develop(painter.paint(frame, scene, one), frame, shot)
         mask, area, contrast = _compare(good, bad, defect_type)
         smallest, largest, clear = defect_type.smallest, defect_type.largest, defect_type.clear
         if smallest <= area <= largest and contrast >= clear:

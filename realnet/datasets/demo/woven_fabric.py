@@ -57,8 +57,21 @@ class _Cloth:
     slack: Array | None = None  # 0..1: yarns are straight there, without a crossing yarn
 
 
-def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None = None) -> Array:
-    """The scene in linear light, ``[S, S, 3]``; ``rng``: phase, light, yarns."""
+@dataclass(frozen=True)
+class Scene:
+    """What one image shows without a defect; pairs are of warp and weft."""
+
+    light: canvas.Light
+    grain: Array
+    x: Array  # coordinates in the cloth
+    y: Array
+    shade: list[Array]  # factors on the colour and the width of each yarn
+    thick: list[Array]
+    twist: list[Array]  # phase of the fibres
+
+
+def sample_scene(frame: Frame, rng: np.random.Generator) -> Scene:
+    """A random scene: phase, light, yarns."""
     light = canvas.make_light(rng, azimuth=-60, elevation=42, jitter=0.05)
     phase = rng.uniform(-0.09, 0.09, 2) * PITCH
     sway = [0.35 * canvas.smooth_noise(rng, frame, 40) for _ in range(2)]
@@ -67,10 +80,19 @@ def paint(frame: Frame, rng: np.random.Generator, defect: DefectInstance | None 
     thick = [rng.normal(1, 0.018, YARNS).astype(np.float32) for _ in range(2)]
     twist = [rng.uniform(0, 2 * np.pi, YARNS).astype(np.float32) for _ in range(2)]
 
+    x = (frame.x + np.float32(phase[0]) + sway[0]).astype(np.float32)
+    y = (frame.y + np.float32(phase[1]) + sway[1]).astype(np.float32)
+    return Scene(light, grain, x, y, shade, thick, twist)
+
+
+def paint(frame: Frame, scene: Scene, defect: DefectInstance | None = None) -> Array:
+    """The scene in linear light, ``[S, S, 3]``."""
+    light, grain, shade = scene.light, scene.grain, scene.shade
+    thick, twist = scene.thick, scene.twist
     zero = np.zeros_like(frame.x)
     cloth = _Cloth(
-        x=(frame.x + np.float32(phase[0]) + sway[0]).astype(np.float32),
-        y=(frame.y + np.float32(phase[1]) + sway[1]).astype(np.float32),
+        x=scene.x.copy(),
+        y=scene.y.copy(),
         warp_gone=zero.copy(),
         weft_gone=zero.copy(),
         relief=zero.copy(),
@@ -135,7 +157,7 @@ def _yarn(position: Array) -> tuple[Array, Array]:
     return np.clip(cell.astype(np.int32) + 2, 0, YARNS - 1), inside.astype(np.float32)
 
 
-def _profile(place: Array, width: Array) -> Array:
+def _profile(place: Array, width: Array | float) -> Array:
     """Height of a yarn's round surface; decreases steeply beside it."""
     q = 2 * place / width
     return RADIUS * np.sqrt(np.maximum(1 - q * q, 0)) - 9 * np.maximum(np.abs(q) - 1, 0)
@@ -143,7 +165,7 @@ def _profile(place: Array, width: Array) -> Array:
 
 def _pair(place: Array) -> Array:
     """Height of two thin yarns side by side; as :func:`_profile`."""
-    return 0.8 * _profile(np.abs(place) - np.float32(0.235), np.float32(0.45))
+    return 0.8 * _profile(np.abs(place) - np.float32(0.235), 0.45)
 
 
 # --- defects --------------------------------------------------------------------------------------
