@@ -512,7 +512,14 @@ class Rrs(Section):
     mode: Literal["max_mean", "max", "mean", "all"]
     channels: Positive  # r, halved between the two lists in mode max_mean
     ranking_norm: bool  # rank BatchNorm-standardised residuals, as the official code does
+    scaled: bool = False  # divide residuals by their channel's standard deviation there; ours
     hidden: list[Positive] = Field(min_length=4, max_length=4)  # widths after the residual units
+
+    @model_validator(mode="after")
+    def _scale_is_of_the_norm(self) -> "Rrs":
+        if self.scaled and not self.ranking_norm:
+            raise ValueError("scaled: true needs ranking_norm: true, whose statistics it uses")
+        return self
 
 
 class Model(Section):

@@ -17,21 +17,39 @@ class ResidualSelection(nn.Module):
 
     Ranking uses BatchNorm-standardised residuals (momentum 0.9, no affine), as in the official
     code (the paper does not say); gradients flow through the un-normalised ones.
+
+    With ``scaled`` (our option) the discriminator gets residuals divided by that norm's running
+    standard deviation of their channel, which is a constant for the gradient. A slot is a rank, so
+    without it a slot has another unit in each image: that of the channel that happens to be there.
     """
 
     def __init__(self, channels: int, params: Rrs):
         super().__init__()
-        self.mode, self.kept = params.mode, params.channels
+        self.mode, self.kept, self.scaled = params.mode, params.channels, params.scaled
         self.norm = (
             nn.BatchNorm2d(channels, momentum=0.9, affine=False) if params.ranking_norm else None
         )
 
     def forward(self, residuals: torch.Tensor) -> torch.Tensor:
-        if self.mode == "all":
+        ranked = None if self.mode == "all" else self.ranking(residuals)
+        if self.scaled:
+            residuals = self._divided(residuals, update=ranked is None)
+        if ranked is None:
             return residuals
-        ranked = self.ranking(residuals)
         index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *residuals.shape[2:])
         return residuals.gather(1, index)
+
+    def _divided(self, residuals: torch.Tensor, update: bool) -> torch.Tensor:
+        """The residuals divided by the running standard deviation of their channel.
+
+        update: update the statistics first, where no ranking has done so.
+        """
+        assert self.norm is not None and self.norm.running_var is not None  # checked in the section
+        if update:
+            with torch.no_grad():
+                self.norm(residuals)
+        scale = (self.norm.running_var + self.norm.eps).rsqrt()
+        return residuals * scale.view(1, -1, 1, 1)
 
     @torch.no_grad()
     def ranking(self, residuals: torch.Tensor) -> torch.Tensor:

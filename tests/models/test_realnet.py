@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from realnet.config.params import load
-from realnet.config.sections import Block
+from realnet.config.sections import Block, Rrs
 from realnet.models.afs import Selection
 from realnet.models.features import build_network
 from realnet.models.realnet import FeatureSelector, RealNet, margin, realnet_loss, resize_to
@@ -153,6 +153,28 @@ def test_ranking_uses_batch_statistics_in_training_and_running_ones_after():
     assert torch.equal(select.norm.running_mean, before)
     # A batch of one image is standardised by its own statistics: all its channel means are zero.
     assert trained.shape == (1, 3)
+
+
+@pytest.mark.parametrize("mode", ["max", "all"])
+def test_scaled_residuals_have_the_unit_of_their_channel(mode):
+    select = ResidualSelection(3, rrs(ranking_norm=True, mode=mode, channels=3, scaled=True)).train()
+    residuals = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    factor = torch.tensor([1.0, 100.0, 1.0]).view(1, 3, 1, 1)
+    given = (residuals * factor).requires_grad_()
+    out = select(given)
+    variance = 0.9 * given.detach().var((0, 2, 3)) + 0.1
+    expected = given.detach() / (variance + select.norm.eps).sqrt().view(1, 3, 1, 1)
+    if mode == "max":
+        order = select.ranking(given).view(6, 3, 1, 1).expand(6, 3, 5, 5)
+        expected = expected.gather(1, order)
+    assert torch.allclose(out, expected, rtol=1e-4)
+    out.sum().backward()  # the standard deviation is a constant
+    assert torch.allclose(given.grad[0, :, 0, 0], (variance + select.norm.eps).rsqrt(), rtol=1e-4)
+
+
+def test_scaled_residuals_need_the_ranking_norm():
+    with pytest.raises(ValueError, match="scaled: true needs ranking_norm"):
+        Rrs.model_validate(load().model.rrs.model_dump() | {"scaled": True, "ranking_norm": False})
 
 
 @pytest.mark.parametrize("size", [32, 50])
