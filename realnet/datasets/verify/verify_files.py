@@ -46,6 +46,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "alpha": ("note", "images with an alpha channel, opaque"),
     "turned": ("note", "images that are turned as their EXIF data say"),
     "excluded": ("note", "excluded by a rule of prepare"),
+    "image-only": ("note", "in image metrics only by a rule of prepare"),
     "passed-over": ("note", "other files, passed over"),
 }
 
@@ -177,8 +178,9 @@ def _judge_mask(
         message = f"{_x(mask.size)} pixels, its image {image} {_x(size)}"
         found.append(problem("mask-size", path, message))
     marked = values > threshold
-    if not marked.any() and rule.empty == "exclude":
-        found.append(problem("excluded", image, f"its mask {path.name} marks nothing"))
+    if not marked.any() and rule.empty != "error":
+        kind = "excluded" if rule.empty == "exclude" else "image-only"
+        found.append(problem(kind, image, f"its mask {path.name} marks nothing"))
     elif not marked.any():
         message = f"marks nothing, but {image} counts as anomalous"
         found.append(problem("mask-empty", path, message))
