@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "manifest-unlisted": ("error", "not in the manifest"),
     "manifest-hash": ("error", "other bytes than the manifest says"),
     "manifest-size": ("error", "another size in pixels than the manifest says"),
-    "manifest-differs": ("error", "split, defect type or mask differs from the manifest"),
+    "manifest-differs": ("error", "split, defect type, mask or use differs from the manifest"),
     "mask-values": ("warning", "masks of more than two values"),
     "mask-jpeg": ("warning", "masks stored as JPEG"),
     "mask-full": ("warning", "masks that mark the whole image"),
@@ -84,6 +84,14 @@ class Seen:
     mask_read: bool = False
     mask_sha256: str = ""
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def use(self) -> str:
+        """What the image is measured for, by the rule for empty masks."""
+        kinds = {found.kind for found in self.problems}
+        if "excluded" in kinds:
+            return "excluded"
+        return "in image metrics only" if "image-only" in kinds else "in all metrics"
 
 
 def see(entry: Entry, has_masks: bool, rule: MaskRule) -> Seen:
