@@ -20,6 +20,7 @@ import numpy as np
 
 from realnet.evaluation.maps import Request, measure
 from realnet.evaluation.maps.table import table as measured_table
+from realnet.evaluation.stored import pixel_labelled
 from realnet.metrics import image_ap, image_auroc, localise, pixel_metrics
 from realnet.metrics.official import pro_official
 
@@ -516,7 +517,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no table {unknown[0]}; one of {', '.join(TABLES)}")
     if given.scores:
         with np.load(given.scores) as stored:
-            logits, masks = stored["margins"], stored["masks"] > 0
+            kept = pixel_labelled(stored)
+            logits, masks = stored["margins"][kept], stored["masks"][kept] > 0
         own = (logits, masks, softmax(CONFIDENCE * logits))
         for rows in (linear(own), storage(own)):
             print(markdown(rows) + "\n")

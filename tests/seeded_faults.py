@@ -48,7 +48,7 @@ FAULTS = (
     Fault(
         "data: empty masks are accepted",
         "datasets/manifest.py",
-        "if not pixels.any():",
+        'if is_empty and rule.empty == "error":',
         "if False:",
         "datasets/test_data_manifest.py::test_an_empty_mask_is_an_error",
     ),
@@ -255,8 +255,8 @@ FAULTS = (
     Fault(
         "AUPIMO: normal pixels of all images",
         "metrics/pixel.py",
-        "return normal & ~(labels > 0)",
-        "return normal | (labels > 0)",
+        "return images & ~(labels > 0)",
+        "return images | (labels > 0)",
         "metrics/test_metrics.py::test_aupimo_counted_by_hand",
     ),
     Fault(
@@ -316,6 +316,27 @@ FAULTS = (
         "mask_threshold=rule.threshold if mask else None",
         "mask_threshold=None",
         "datasets/test_split_tables.py::test_the_mask_threshold_reaches_the_evaluation",
+    ),
+    Fault(
+        "metrics: pixels without ground truth are normal",
+        "metrics/arrays.py",
+        "return defect & labelled, ~defect & labelled",
+        "return defect & labelled, ~(defect & labelled)",
+        "metrics/test_metrics.py::test_pixel_metrics_leave_out_images_without_ground_truth",
+    ),
+    Fault(
+        "realnet: a checkpoint is selected on images without pixel ground truth",
+        "training/checkpoint_selection.py",
+        'if item.split == "test" and item.pixel_labelled]',
+        'if item.split == "test"]',
+        "training/test_selection.py::test_images_without_pixel_ground_truth_are_not_selected_on",
+    ),
+    Fault(
+        "evaluate: official labels of images without pixel ground truth",
+        "evaluation/protocols.py",
+        "expit(margins[pixel_labelled]), masks[pixel_labelled], pool",
+        "expit(margins), masks, pool",
+        "evaluation/test_evaluate_image_only.py::test_pixel_metrics_are_those_without_the_images",
     ),
     Fault(
         "backbone: the file of a weight package is not verified",

@@ -142,13 +142,17 @@ class OwnLayout(Section):
         return self
 
 
+EmptyMask = Literal["error", "exclude", "image_only"]
+
+
 class MaskRule(Section):
     """What the masks of a dataset mean."""
 
     # Pixels above this value are anomalous; null: 0, and 127 in JPEG files.
     threshold: NonNegative | None = None
-    # A mask of a defective image that marks nothing: stop, or leave the image out.
-    empty: Literal["error", "exclude"] = "error"
+    # A mask of a defective image that marks nothing: stop; leave the image out; or measure it in
+    # image metrics only, since it has no pixel ground truth.
+    empty: EmptyMask = "error"
 
 
 class Prepare(Section):

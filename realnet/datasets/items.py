@@ -34,10 +34,14 @@ class Item(Entry):
     mask_sha256: str  # "" without a mask
     # Pixels of the mask above this value are anomalous; None: the default of the file's format.
     mask_threshold: int | None = None
+    # Whether the image has a pixel ground truth. False: a defective image whose mask marks nothing;
+    # it counts in image metrics only.
+    pixel_labelled: bool = True
 
 
-OPTIONAL = "mask_threshold"  # a column that only datasets with such a rule have
-FIELDS = tuple(field.name for field in fields(Item) if field.name != OPTIONAL)
+# Columns that a manifest has only where an item has another value, with that of all others.
+OPTIONAL = {"mask_threshold": None, "pixel_labelled": True}
+FIELDS = tuple(field.name for field in fields(Item) if field.name not in OPTIONAL)
 AGAIN = "write it again with `realnet data prepare`"
 
 
@@ -63,9 +67,9 @@ def _item(row: dict[str, str]) -> Item:
     """ValueError: wrong number of columns, or an invalid value."""
     if None in row or None in row.values():
         raise ValueError(f"{'more' if None in row else 'fewer'} cells than columns")
-    allowed = {"split": ("train", "test"), "label": ("0", "1")}
+    allowed = {"split": ("train", "test"), "label": ("0", "1"), "pixel_labelled": ("0", "1")}
     for name, values in allowed.items():
-        if row[name] not in values:
+        if name in row and row[name] not in values:
             raise ValueError(f"{name} {row[name]!r} is not {' or '.join(values)}")
     if not row["path"] or "\0" in row["path"] + row["mask_path"]:
         raise ValueError("no path of an image")
@@ -82,5 +86,6 @@ def _item(row: dict[str, str]) -> Item:
         height=height,
         sha256=row["sha256"],
         mask_sha256=row["mask_sha256"],
-        mask_threshold=int(row[OPTIONAL]) if row.get(OPTIONAL) else None,
+        mask_threshold=int(row["mask_threshold"]) if row.get("mask_threshold") else None,
+        pixel_labelled=row.get("pixel_labelled", "1") == "1",
     )

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
-from realnet.config.sections import MaskRule, OwnLayout, Prepare
+from realnet.config.sections import EmptyMask, MaskRule, OwnLayout, Prepare
 from realnet.core.errors import UserError
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.items import Entry
@@ -59,7 +58,7 @@ class Layout:
     name: str
     title: str
     dataset: str | None = None  # the only dataset that may have it
-    empty_mask: Literal["error", "exclude"] = "error"  # see MaskRule
+    empty_mask: EmptyMask = "error"  # see MaskRule
     train: Sequence[str] = ()
     test_good: Sequence[str] = ()
     test_defective: Sequence[str] = ()

@@ -18,6 +18,8 @@ from realnet.datasets.layouts import Excluded, Listing, list_category, mask_rule
 from realnet.datasets.published_counts import differences, published
 
 EMPTY = "its mask marks nothing"
+# Key of a summary -> what its images are, in messages.
+TREATMENTS = {"excluded": "excluded", "image_only": "in image metrics only"}
 SHOWN = 5  # images that a message names
 
 
@@ -64,6 +66,11 @@ def build(root: str | Path, dataset: str, category: str, settings: Prepare) -> M
         "mask_threshold": rule.threshold,
         "differs_from_published": differs,
         "excluded": [{"path": one.entry.path.as_posix(), "reason": one.reason} for one in excluded],
+        "image_only": [
+            {"path": item.path.as_posix(), "reason": EMPTY}
+            for item in items
+            if not item.pixel_labelled
+        ],
     }
     return Manifest(tuple(items), summary, differs)
 
@@ -75,11 +82,16 @@ def write(folder: str | Path, manifest: Manifest) -> None:
         | {
             "path": item.path.as_posix(),
             "mask_path": item.mask_path.as_posix() if item.mask_path else "",
+            "pixel_labelled": int(item.pixel_labelled),
         }
         for item in manifest.items
     ]
-    ruled = any(item.mask_threshold is not None for item in manifest.items)
-    columns = (*FIELDS, OPTIONAL) if ruled else FIELDS
+    needed = [
+        name
+        for name, default in OPTIONAL.items()
+        if any(getattr(item, name) != default for item in manifest.items)
+    ]
+    columns = (*FIELDS, *needed)
     rows = [{name: row[name] for name in columns} for row in rows]
     written = Path(folder) / "manifest.csv"
     write_csv(written, rows, columns)
@@ -87,16 +99,20 @@ def write(folder: str | Path, manifest: Manifest) -> None:
     write_json(Path(folder) / "summary.json", manifest.summary | {"outputs": outputs})
 
 
-def exclusions(excluded: Sequence[Mapping[str, str]]) -> list[str]:
-    """One line per reason, from ``excluded`` of a summary: how many images, and the first."""
-    by_reason: dict[str, list[str]] = {}
-    for one in excluded:
-        by_reason.setdefault(one["reason"], []).append(one["path"])
+def left_out(summary: Mapping[str, Any]) -> list[str]:
+    """One line per treatment and reason, from a summary: how many images, and the first.
+
+    Images that were excluded, and those that are in image metrics only.
+    """
+    treated: dict[tuple[str, str], list[str]] = {}
+    for key, treatment in TREATMENTS.items():
+        for one in summary.get(key, ()):
+            treated.setdefault((treatment, one["reason"]), []).append(one["path"])
     return [
-        f"{len(paths)} image{'s' * (len(paths) > 1)} excluded ({reason}):"
+        f"{len(paths)} image{'s' * (len(paths) > 1)} {treatment} ({reason}):"
         f" {', '.join(Path(path).name for path in paths[:SHOWN])}"
         f"{f' and {len(paths) - SHOWN} more' if len(paths) > SHOWN else ''}"
-        for reason, paths in by_reason.items()
+        for (treatment, reason), paths in treated.items()
     ]
 
 
@@ -130,10 +146,11 @@ def summarise(items: Sequence[Item], dataset: str, category: str) -> dict[str, A
 def read_item(entry: Entry, listing: Listing, category: str, rule: MaskRule) -> Item | Excluded:
     """Decode an image and its mask.
 
-    An image whose mask marks nothing is excluded if the rule says so. UserError: unreadable; a
-    missing, empty or misfitting mask.
+    An image whose mask marks nothing is excluded, or has no pixel ground truth, if the rule says
+    so. UserError: unreadable; a missing, empty or misfitting mask.
     """
     path, mask = entry.path, entry.mask_path
+    is_empty = False
     height, width = read_image(path).shape[:2]
     if entry.label and listing.has_masks and mask is None:
         raise UserError(
@@ -145,12 +162,14 @@ def read_item(entry: Entry, listing: Listing, category: str, rule: MaskRule) -> 
         if pixels.shape != (height, width):
             found = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise UserError(f"{mask}: mask is {found} pixels, its image {path} {width}x{height}")
-        if not pixels.any() and rule.empty == "exclude":
+        is_empty = not pixels.any()
+        if is_empty and rule.empty == "exclude":
             return Excluded(entry, EMPTY)
-        if not pixels.any():
+        if is_empty and rule.empty == "error":
             raise UserError(
                 f"{mask}: empty mask, but {path} counts as anomalous; mend it, or leave such images"
-                " out: prepare.masks, DATASET: {empty: exclude}"
+                " out, or out of pixel metrics: prepare.masks, DATASET: {empty: exclude} or"
+                " {empty: image_only}"
             )
     return Item(
         **{field.name: getattr(entry, field.name) for field in fields(Entry)},
@@ -159,4 +178,5 @@ def read_item(entry: Entry, listing: Listing, category: str, rule: MaskRule) -> 
         sha256=sha256(path),
         mask_sha256=sha256(mask) if mask else "",
         mask_threshold=rule.threshold if mask else None,
+        pixel_labelled=not is_empty,
     )

@@ -68,13 +68,20 @@ def assemble(found: Localisation | None, statistics: PerImage, resampling: Resam
 
 
 def localisation(
-    margins: np.ndarray, masks: np.ndarray | None, labels: np.ndarray, pro_limit: float
+    margins: np.ndarray,
+    masks: np.ndarray | None,
+    labels: np.ndarray,
+    pro_limit: float,
+    pixel_labelled: np.ndarray | None = None,
 ) -> Localisation | None:
-    """Localisation metrics at ``pro_limit`` (the headline) and the usual limits."""
+    """Localisation metrics at ``pro_limit`` (the headline) and the usual limits.
+
+    ``pixel_labelled`` bool [N]: which images have a pixel ground truth; None: all.
+    """
     if masks is None:
         return None
     limits = (pro_limit, *(limit for limit in LIMITS if limit != pro_limit))
-    return localise(margins, masks, limits, labels)
+    return localise(margins, masks, limits, labels, pixel_labelled=pixel_labelled)
 
 
 def metrics(

@@ -47,13 +47,17 @@ def write_curves(
     masks: np.ndarray | None,
     scores: np.ndarray,
     labels: np.ndarray,
+    pixel_labelled: np.ndarray | None = None,
 ) -> None:
     """Write ``<curve>_x``, ``<curve>_y`` of image_roc, image_pr, roc, pr, pro; empty if undefined.
 
-    Pixel curves are computed from the maps ``margins`` [N, H, W].
+    Pixel curves are computed from the maps ``margins`` [N, H, W] of the images that have a pixel
+    ground truth (``pixel_labelled`` bool [N]; None: all).
     """
     curves = _image_curves(scores, labels) | _no_pixel_curves()
     if masks is not None:
+        if pixel_labelled is not None:
+            margins, masks = margins[pixel_labelled], masks[pixel_labelled]
         curves |= {
             "roc": roc_curve(margins, masks),
             "pr": pr_curve(margins, masks),

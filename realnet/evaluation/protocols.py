@@ -39,11 +39,17 @@ class CheckpointMetrics:
     step: int | None
 
 
-def official(margins: np.ndarray, masks: np.ndarray | None, pool: int) -> Metrics:
-    """Official metrics of logit margins [N, H, W]; labels come from the masks. None without."""
+def official(
+    margins: np.ndarray, masks: np.ndarray | None, pool: int, pixel_labelled: np.ndarray
+) -> Metrics:
+    """Official metrics of logit margins [N, H, W]; None without masks.
+
+    Labels come from the masks, so images without pixel ground truth (``pixel_labelled`` bool [N])
+    are in none of these metrics.
+    """
     if masks is None:
         return dict.fromkeys(KEYS)
-    return dict(official_metrics(expit(margins), masks, pool))
+    return dict(official_metrics(expit(margins[pixel_labelled]), masks[pixel_labelled], pool))
 
 
 def protocols(

@@ -25,13 +25,18 @@ class TestSet:
     items: list[Item]
     images: torch.Tensor  # uint8 [N, 3, S, S]
     masks: np.ndarray  # bool [N, S, S]; all False without masks
-    has_masks: bool
+    has_masks: bool  # whether any anomalous image has a pixel ground truth
     labels: np.ndarray  # uint8 [N], 1 anomalous
 
     @property
     def truth(self) -> np.ndarray | None:
         """The masks, or None where the dataset has none."""
         return self.masks if self.has_masks else None
+
+    @property
+    def pixel_labelled(self) -> np.ndarray:
+        """bool [N]: which images have a pixel ground truth, where the dataset has masks."""
+        return np.array([item.pixel_labelled for item in self.items], bool)
 
     @property
     def defects(self) -> list[str]:
@@ -51,7 +56,7 @@ def read_test_set(manifest: Path, size: int) -> TestSet:
         items=items,
         images=load_images(items, size),
         masks=load_masks(items, size).numpy(),
-        has_masks=any(item.mask_path for item in items),
+        has_masks=any(item.mask_path and item.pixel_labelled for item in items),
         labels=np.array([item.label for item in items], np.uint8),
     )
 
@@ -74,12 +79,13 @@ def score(
         test.images, runtime, params.batch_size, params.image_score_pool
     )
     margins = maps.numpy()
-    found = localisation(margins, test.truth, test.labels, params.pro_limit)
+    labelled = test.pixel_labelled
+    found = localisation(margins, test.truth, test.labels, params.pro_limit, labelled)
     # The official metrics need probabilities, which the maps of other methods are not.
     truth = test.truth if detector.method == "realnet" else None
     measured = CheckpointMetrics(
         strict=metrics(found, scores, test.labels),
-        official=official(margins, truth, params.image_score_pool),
+        official=official(margins, truth, params.image_score_pool, labelled),
         step=step,
     )
     return Scored(margins, scores, found, measured)

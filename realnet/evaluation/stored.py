@@ -31,6 +31,13 @@ def load_per_image(path: str | Path) -> PerImage:
     return PerImage(**arrays | {"pro_limit": float(arrays["pro_limit"])})
 
 
+def pixel_labelled(stored: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which images of a scores.npz have a pixel ground truth, bool [N]; all, if it does not say."""
+    if "pixel_labelled" in stored:
+        return stored["pixel_labelled"]
+    return np.ones(len(stored["labels"]), bool)
+
+
 def save_curves(path: Path, curves: Mapping[str, Curve]) -> None:
     """Write an .npz with ``<curve>_x`` and ``<curve>_y``, float64; undefined curves are empty."""
     flat = {

@@ -64,6 +64,25 @@ def binary(masks: Any) -> np.ndarray:
     return np.ascontiguousarray(values > 0)
 
 
+def defect_and_normal(masks: Any, pixel_labelled: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels are defects and which are normal, each a bool array of shape (N, H, W).
+
+    Every pixel metric gets its pixels here. ``pixel_labelled`` [N]: which images have a pixel
+    ground truth; the pixels of all others are neither, whatever their mask. None: all have one.
+    Raises ValueError for another shape or NaN.
+    """
+    defect = binary(masks)
+    if pixel_labelled is None:
+        return defect, ~defect
+    labelled = array(pixel_labelled) > 0
+    if labelled.shape != defect.shape[:1]:
+        raise MetricInputError(
+            f"pixel_labelled: expected {len(defect)}, one per image, found {labelled.shape}"
+        )
+    labelled = labelled[:, None, None]
+    return defect & labelled, ~defect & labelled
+
+
 def same_shape(margins: Any, shape: tuple[int, ...]) -> None:
     """Raise ValueError if ``margins`` do not have the ``shape`` of the masks."""
     if tuple(margins.shape) != shape:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from realnet.metrics.arrays import MetricInputError, binary, maps, same_shape
+from realnet.metrics.arrays import MetricInputError, array, defect_and_normal, maps, same_shape
 from realnet.metrics.image import scores_and_labels
 from realnet.metrics.regions import Regions, label_regions
 
@@ -25,8 +25,8 @@ class PerImage:
 
     scores: np.ndarray  # float64 [N], of the images
     labels: np.ndarray  # uint8 [N], 1 anomalous
-    strata: np.ndarray  # str [N]: the defect type; images are resampled within each
-    normal_pixels: np.ndarray  # int64 [N]
+    strata: np.ndarray  # str [N], see strata_of; images are resampled within each
+    normal_pixels: np.ndarray  # int64 [N]; 0, as are all counts, without pixel ground truth
     defect_pixels: np.ndarray  # int64 [N]
     regions: np.ndarray  # int64 [N]
     false: np.ndarray  # int32 [N, T]: normal pixels that reach the threshold
@@ -53,6 +53,7 @@ def per_image(
     labels: Any,
     strata: Sequence[str],
     pro_limit: float = 0.3,
+    pixel_labelled: Any = None,
 ) -> PerImage:
     """Statistics of one set of test images.
 
@@ -68,6 +69,8 @@ def per_image(
         Defect types; images are resampled within each.
     pro_limit : float
         False positive rate up to which PRO is integrated.
+    pixel_labelled : array-like of shape (N,), optional
+        Which images have a pixel ground truth; the others have no pixels. Default: all.
 
     Returns
     -------
@@ -85,15 +88,16 @@ def per_image(
     zeros = np.zeros(images, np.int64)
     pixels: tuple[np.ndarray, ...] = (zeros, zeros, zeros, *[np.zeros((images, 0))] * 3)
     if masks is not None:
-        margins, masks = maps(margins), binary(masks)
-        same_shape(margins, masks.shape)
+        margins = maps(margins)
+        defect, normal = defect_and_normal(masks, pixel_labelled)
+        same_shape(margins, defect.shape)
         if len(margins) != images:
             raise MetricInputError(f"{images} image scores for {len(margins)} score maps")
-        pixels = _pixels(margins, masks)
+        pixels = _pixels(margins, defect, normal)
     return PerImage(
         scores.astype(np.float64),
         labels.astype(np.uint8),
-        np.asarray(list(strata), dtype=str),
+        strata_of(strata, pixel_labelled),
         pixels[0].astype(np.int64),
         pixels[1].astype(np.int64),
         pixels[2].astype(np.int64),
@@ -104,20 +108,34 @@ def per_image(
     )
 
 
-def _pixels(margins: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The six pixel arrays of :class:`PerImage`, for images with masks."""
-    regions = label_regions(masks)
-    flat = np.ascontiguousarray(margins).reshape(len(margins), -1)
-    hidden = masks.reshape(len(masks), -1)
-    normal = [np.sort(values[~mask]) for values, mask in zip(flat, hidden, strict=True)]
-    defect = flat.reshape(-1)[regions.pixels]
-    thresholds = _thresholds(np.concatenate(normal), defect)
+def strata_of(defects: Sequence[str], pixel_labelled: Any = None) -> np.ndarray:
+    """str [N]: the defect type of each image, apart for images without pixel ground truth.
+
+    So every resample has as many images with pixel ground truth as the test set, and intervals of
+    pixel metrics are the same as without the others.
+    """
+    names = list(defects)
+    if pixel_labelled is not None:
+        labelled = (array(pixel_labelled) > 0).tolist()
+        names = [
+            name if has_pixels else f"{name} (image only)"
+            for name, has_pixels in zip(names, labelled, strict=True)
+        ]
+    return np.asarray(names, dtype=str)
+
+
+def _pixels(margins: np.ndarray, defect: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The six pixel arrays of :class:`PerImage`; ``defect``, ``normal``: which pixels are."""
+    regions = label_regions(defect)
+    ascending = [np.sort(values[chosen]) for values, chosen in zip(margins, normal, strict=True)]
+    scores = np.ascontiguousarray(margins).reshape(-1)[regions.pixels]
+    thresholds = _thresholds(np.concatenate(ascending), scores)
     return (
-        hidden.shape[1] - regions.defect_pixels,
+        np.array([len(values) for values in ascending]),
         regions.defect_pixels,
-        np.bincount(regions.images, minlength=len(flat)),
-        np.stack([reaching(values, thresholds) for values in normal]),
-        *found_and_overlap(regions, defect, thresholds),
+        np.bincount(regions.images, minlength=len(margins)),
+        np.stack([reaching(values, thresholds) for values in ascending]),
+        *found_and_overlap(regions, scores, thresholds),
     )
 
 

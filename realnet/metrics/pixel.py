@@ -12,7 +12,7 @@ import numpy as np
 from realnet.metrics.arrays import (
     MetricInputError,
     array,
-    binary,
+    defect_and_normal,
     is_limit,
     maps,
     on_device,
@@ -173,11 +173,12 @@ def localise(
     limits: Sequence[float] = LIMITS,
     labels: Any = None,
     on: str | None = None,
+    pixel_labelled: Any = None,
 ) -> Localisation:
     """All pixel- and region-level metrics in one pass.
 
-    O(N log N) time for N pixels. Memory beyond the input: a copy of the normal scores, and one
-    byte per pixel.
+    O(N log N) time for N pixels. Memory beyond the input: a copy of the normal scores, and a few
+    bytes per pixel.
 
     Parameters
     ----------
@@ -192,6 +193,9 @@ def localise(
         pixels.
     on : {"numpy", "torch"}, optional
         Default: torch for tensors on a GPU. Both count integers, so the results have the same bits.
+    pixel_labelled : array-like of shape (N,), optional
+        Which images have a pixel ground truth. The pixels of the others are in no metric; they
+        keep their index. Default: all.
 
     Returns
     -------
@@ -213,26 +217,33 @@ def localise(
     >>> found.auroc, found.pro[0.3]
     (1.0, 1.0)
     """
-    result = _localise(margins, masks, limits, labels, on)
+    result = _localise(margins, masks, limits, labels, on, pixel_labelled)
     if not result.defined:
         warn_undefined(result)
     return result
 
 
 def _localise(
-    margins: Any, masks: Any, limits: Sequence[float], labels: Any = None, on: str | None = None
+    margins: Any,
+    masks: Any,
+    limits: Sequence[float],
+    labels: Any = None,
+    on: str | None = None,
+    pixel_labelled: Any = None,
 ) -> Localisation:
     for limit in limits:
         is_limit(limit)
-    regions = label_regions(masks)
+    defect, normal = defect_and_normal(masks, pixel_labelled)
+    regions = label_regions(defect)
+    images = _normal_images(normal, labels)
     if on == "torch" or (on is None and on_device(margins)):
         same_shape(margins, regions.shape)
-        ranks = _rank_torch(margins, regions, _normal(regions, labels))
+        ranks = _rank_torch(margins, regions, normal, images)
     else:
         margins = maps(margins)
         same_shape(margins, regions.shape)
         margins = np.ascontiguousarray(margins)
-        ranks = _rank_numpy(margins, binary(masks), regions, _normal(regions, labels))
+        ranks = _rank_numpy(margins, regions, normal, images)
     return Localisation(tuple(limits), regions, *ranks)
 
 
@@ -241,32 +252,32 @@ def warn_undefined(found: Localisation) -> None:
     undefined("pixel_auroc, pixel_ap, pixel_f1_max and pro", f"{missing} pixels")
 
 
-def _normal(regions: Regions, labels: Any) -> np.ndarray:
-    """bool [N]: which images are normal."""
-    normal = regions.defect_pixels == 0
+def _normal_images(normal: np.ndarray, labels: Any) -> np.ndarray:
+    """bool [N]: which images are normal; ``normal`` bool [N, H, W]: which pixels are."""
+    images = np.asarray(normal.all(axis=(1, 2)))
     if labels is None:
-        return normal
+        return images
     labels = array(labels)
-    if labels.shape != normal.shape:
+    if labels.shape != images.shape:
         raise MetricInputError(
-            f"labels: expected {len(normal)}, one per image, found {labels.shape}"
+            f"labels: expected {len(images)}, one per image, found {labels.shape}"
         )
-    return normal & ~(labels > 0)
+    return images & ~(labels > 0)
 
 
 def _rank_numpy(
-    margins: np.ndarray, masks: np.ndarray, regions: Regions, normal: np.ndarray
+    margins: np.ndarray, regions: Regions, normal: np.ndarray, images: np.ndarray
 ) -> tuple[Ranks, Ranks]:
-    """Among all normal pixels, and among those of the ``normal`` images."""
+    """Among all ``normal`` pixels, and among those of the normal ``images``."""
     thresholds = Thresholds.of(margins.reshape(-1)[regions.pixels])
-    images = np.flatnonzero(normal)
-    run = len(images) and images[-1] - images[0] + 1 == len(images)  # then a view
-    chosen = slice(images[0], images[-1] + 1) if run else images
+    places = np.flatnonzero(images)
+    run = len(places) and places[-1] - places[0] + 1 == len(places)  # then a view
+    chosen = slice(places[0], places[-1] + 1) if run else places
 
     def count(piece: slice | None) -> Ranks:
         if piece is None:
             return rank_top(thresholds, margins[chosen].reshape(-1), AUPIMO_BOUNDS[1])
-        return rank(thresholds, margins[piece][~masks[piece]])
+        return rank(thresholds, margins[piece][normal[piece]])
 
     edges = np.linspace(0, len(margins), min(THREADS, len(margins)) + 1).astype(int).tolist()
     pieces = [slice(start, end) for start, end in itertools.pairwise(edges)]
@@ -274,7 +285,9 @@ def _rank_numpy(
     return total(thresholds, parts), top
 
 
-def _rank_torch(margins: Any, regions: Regions, normal: np.ndarray) -> tuple[Ranks, Ranks]:
+def _rank_torch(
+    margins: Any, regions: Regions, normal: np.ndarray, images: np.ndarray
+) -> tuple[Ranks, Ranks]:
     """As :func:`_rank_numpy`, counted on the device of the tensor."""
     import torch
 
@@ -284,12 +297,10 @@ def _rank_torch(margins: Any, regions: Regions, normal: np.ndarray) -> tuple[Ran
     pixels = torch.from_numpy(regions.pixels).to(margins.device)
     flat = margins.reshape(-1)
     thresholds = Thresholds.of(flat[pixels].cpu().numpy())
-    kept = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
-    kept[pixels] = False
-    kept = kept.view(margins.shape)
+    kept = torch.from_numpy(normal).to(margins.device)
     parts = []
     for wanted in (False, True):
-        index = torch.from_numpy(np.flatnonzero(normal == wanted)).to(margins.device)
+        index = torch.from_numpy(np.flatnonzero(images == wanted)).to(margins.device)
         parts.append(rank_on_device(thresholds, margins[index][kept[index]]))
     return parts[0] + parts[1], parts[1]
 
@@ -345,9 +356,10 @@ def pro_at(found: Localisation) -> dict[str, float]:
     return {f"{limit:g}": found.pro[limit] for limit in sorted(found.limits)}
 
 
-def image_separation(margins: Any, masks: Any) -> np.ndarray:
+def image_separation(margins: Any, masks: Any, pixel_labelled: Any = None) -> np.ndarray:
     """AUROC of each image's defect pixels against all normal pixels, float64 [N].
 
     See :attr:`Localisation.separation`; NaN, without a warning, where there is no defect pixel.
+    ``pixel_labelled``: as for :func:`localise`.
     """
-    return _localise(margins, masks, (1.0,)).separation
+    return _localise(margins, masks, (1.0,), pixel_labelled=pixel_labelled).separation

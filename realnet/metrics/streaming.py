@@ -18,7 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from realnet.metrics.arrays import MetricInputError, array, binary, is_limit, maps, same_shape
+from realnet.metrics.arrays import (
+    MetricInputError,
+    array,
+    defect_and_normal,
+    is_limit,
+    maps,
+    same_shape,
+)
 from realnet.metrics.pixel import LIMITS, Localisation, warn_undefined
 from realnet.metrics.ranks import Ranks, Thresholds, none_counted, rank
 from realnet.metrics.regions import Regions, label_regions
@@ -31,17 +38,18 @@ class DefectPixels:
         self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # image -> scores, areas
         self._size: tuple[int, int] | None = None
 
-    def add(self, margins: Any, masks: Any, first: int) -> None:
-        """Add a batch: ``margins``, ``masks`` [B, H, W] as for ``localise``; ``first``: its index.
+    def add(self, margins: Any, masks: Any, first: int, pixel_labelled: Any = None) -> None:
+        """Add a batch: ``margins``, ``masks`` [B, H, W] and ``pixel_labelled`` [B] as for
+        ``localise``; ``first``: index of its first image.
 
         Raises ValueError for shapes that do not match, or an image added before.
         """
-        margins, masks = _batch(margins, masks)
+        margins, defect, _ = _batch(margins, masks, pixel_labelled)
         if self._size not in (None, margins.shape[1:]):
             raise MetricInputError(f"maps of {margins.shape[1:]} pixels after maps of {self._size}")
         self._size = margins.shape[1:]
         _once(range(first, first + len(margins)), self._found)
-        regions = label_regions(masks)
+        regions = label_regions(defect)
         scores = margins.reshape(-1)[regions.pixels]
         ends = np.cumsum(regions.defect_pixels)
         for index in range(len(margins)):
@@ -88,24 +96,31 @@ class NormalCounts:
         self._normal = self._anomalous = none_counted(self.thresholds)
         self._seen: set[int] = set()
 
-    def add(self, margins: Any, masks: Any, first: int, labels: Any = None) -> None:
+    def add(
+        self,
+        margins: Any,
+        masks: Any,
+        first: int,
+        labels: Any = None,
+        pixel_labelled: Any = None,
+    ) -> None:
         """Add a batch of the same images, in any order and of any size.
 
-        ``labels`` [B] as for ``localise``. Raises ValueError for shapes that do not match, an image
-        added before, or an image that was not in the first pass.
+        ``labels``, ``pixel_labelled`` [B] as for ``localise``. Raises ValueError for shapes that
+        do not match, an image added before, or an image that was not in the first pass.
         """
-        margins, masks = _batch(margins, masks)
+        margins, _, normal = _batch(margins, masks, pixel_labelled)
         images = range(first, first + len(margins))
         _once(images, self._seen)
         if images.stop > self.regions.shape[0]:
             raise MetricInputError(f"metrics: image {images.stop - 1} was not in the first pass")
         self._seen |= set(images)
-        normal = ~masks.any(axis=(1, 2))
+        normal_images = normal.all(axis=(1, 2))
         if labels is not None:
-            normal &= ~(array(labels) > 0)
+            normal_images &= ~(array(labels) > 0)
         for wanted, name in ((True, "_normal"), (False, "_anomalous")):
-            chosen = normal == wanted
-            scores = margins[chosen][~masks[chosen]]
+            chosen = normal_images == wanted
+            scores = margins[chosen][normal[chosen]]
             setattr(self, name, getattr(self, name) + rank(self.thresholds, scores))
 
     def merge(self, other: "NormalCounts") -> None:
@@ -131,10 +146,14 @@ class NormalCounts:
         return found
 
 
-def _batch(margins: Any, masks: Any) -> tuple[np.ndarray, np.ndarray]:
-    margins, masks = maps(margins), binary(masks)
-    same_shape(margins, masks.shape)
-    return margins, masks
+def _batch(
+    margins: Any, masks: Any, pixel_labelled: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The maps, and which of their pixels are defects and which are normal."""
+    margins = maps(margins)
+    defect, normal = defect_and_normal(masks, pixel_labelled)
+    same_shape(margins, defect.shape)
+    return margins, defect, normal
 
 
 def _once(images: Any, seen: Any) -> None:

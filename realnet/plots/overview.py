@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from realnet.core.errors import UserError
+from realnet.evaluation.stored import pixel_labelled
 from realnet.metrics import image_separation
 from realnet.plots import style
 from realnet.plots.qualitative import heat_scale
@@ -49,7 +50,8 @@ def overview(results: Results) -> tuple[Figure | None, list[str]]:
     it lists. Per category, of the defective images ordered by
     :func:`realnet.metrics.image_separation`, those at 1/3 and 2/3 (one at 1/2 with more
     than four categories): neither the best nor the worst; the second has another defect type if
-    there are several. Without masks they are ordered by image score. One heat scale per category.
+    there are several. Without masks they are ordered by image score. Images without pixel ground
+    truth beside others that have one are not shown. One heat scale per category.
 
     Returns the figure (None if no category has scores) and the paths that were not found.
     """
@@ -78,10 +80,12 @@ def _strips(
         with np.load(path, allow_pickle=False) as file:
             data = {key: file[key] for key in ARRAYS}
             has_masks = bool(file["has_masks"]) if "has_masks" in file else True
+            labelled = pixel_labelled(file)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a scores.npz of the stage evaluate ({error})") from None
     if has_masks:
-        order = image_separation(data["margins"], data["masks"])  # NaN: no defect in the mask
+        # NaN: no defect in the mask.
+        order = image_separation(data["margins"], data["masks"], labelled)
     else:
         order = np.where(data["labels"] > 0, data["image_scores"], np.nan)
     ranking = [i for i in np.argsort(order, kind="stable").tolist() if order[i] >= 0]

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from realnet.datasets.images import read_image
+from realnet.evaluation.stored import pixel_labelled
 from realnet.metrics import image_separation
 from realnet.plots import style
 from realnet.plots.chain import reference
@@ -47,28 +48,40 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     """Pages, from ``scores.npz`` of the reference variant's first seed and the test images."""
     name, heading = f"panels_{dataset}", f"Test images and heat maps, {title(dataset)}"
     variant, categories, masked = found.matrix.variants[0], {}, True
+    some_bare = False  # whether images beside others have no pixel ground truth
     for category, folder in reference(found, dataset).items():
         data = arrays(folder / "scores.npz")
         if data is None or not len(data["labels"]):
             continue
         masked = bool(data["has_masks"]) if "has_masks" in data else True
-        defective = data["labels"] > 0
+        defective, labelled = data["labels"] > 0, pixel_labelled(data)
         if masked:
             # A defect that vanished at this resolution has no separation: it ranks last.
-            order = np.nan_to_num(image_separation(data["margins"], data["masks"]), nan=-1.0)
+            separation = image_separation(data["margins"], data["masks"], labelled)
+            order = np.where(labelled, np.nan_to_num(separation, nan=-1.0), np.nan)
         else:
             order = data["image_scores"].astype(float)
         order = np.where(defective, order, np.nan)
+        shown = chosen(order, data["defects"].tolist())
+        if masked:
+            bare = np.flatnonzero(defective & ~labelled)
+            shown += [
+                (f"no mask: {data['defects'][index]}", index)
+                for index in bare[np.argsort(-data["image_scores"][bare], kind="stable")][
+                    :1
+                ].tolist()
+            ]
+            some_bare |= len(bare) > 0
         scale = heat_scale(data["margins"])
         tiles = [
             Tile(
                 _picture(Path(str(data["paths"][index]))),
-                data["masks"][index].copy() if masked else None,
+                data["masks"][index].copy() if masked and labelled[index] else None,
                 data["margins"][index].copy(),
                 words,
                 scale,
             )
-            for words, index in chosen(order, data["defects"].tolist())
+            for words, index in shown
         ]
         if tiles:
             categories[category] = tiles
@@ -82,12 +95,13 @@ def make(found: Results, results: Path, dataset: str) -> Iterator[Entry]:
     parts = style.pages(tuple(categories), max(1, int(style.PAGE / block)))
     by = "their contribution to the pixel AUROC" if masked else "image score"
     outline = ", with the outline of the ground truth" if masked else " (the dataset has no masks)"
+    last = ", then the defective image without mask that has the highest image score"
     for page, names in enumerate(parts):
         caption = (
             f"Defective test images of {title(dataset)} and heat maps of variant {variant}, first"
             f" seed{outline}. Best, median and worst of each category by {by}, then the median of"
-            " each defect type; no image twice, none chosen by hand. One heat scale per category,"
-            " from the median margin to the 99.8th percentile."
+            f" each defect type{last if some_bare else ''}; no image twice, none chosen by hand."
+            " One heat scale per category, from the median margin to the 99.8th percentile."
         )
         yield Drawn(
             *(paged(name, page), heading + part_of(page, len(parts)), caption),

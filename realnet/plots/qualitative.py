@@ -145,11 +145,13 @@ class ScoredImages:
     labels: np.ndarray  # [N], anomalous where > 0
     names: Sequence[str]  # N short captions, e.g. ``scratch/003``
     separation: np.ndarray | None = None  # float64 [N], see Localisation.separation
+    pixel_labelled: np.ndarray | None = None  # bool [N], whether it has a ground truth; None: all
 
     def __post_init__(self) -> None:
         count, size = len(self.images), self.images.shape[1:3]
         parts = (self.masks, self.separation, self.scores, self.labels, self.names)
-        lengths = {len(part) for part in (self.margins, *parts) if part is not None}
+        given = (self.margins, *parts, self.pixel_labelled)
+        lengths = {len(part) for part in given if part is not None}
         if not count or lengths != {count} or size != self.margins.shape[1:]:
             raise ValueError(
                 f"{count} images of {size} pixels do not match {sorted(lengths)} maps of"
@@ -170,7 +172,8 @@ def qualitative(
     "worst" is where localisation fails; normal images by image score, highest first. No image is
     shown twice, and fewer than ``n`` in a group where there are not enough. No image is chosen by
     hand. Without masks there is no outline of ground truth, and defective images are ordered by
-    image score: "worst" are the images that would be missed.
+    image score: "worst" are the images that would be missed. Images without pixel ground truth
+    beside others that have one are a group of their own, by image score, highest first.
 
     All heat maps share one scale, :func:`heat_scale`. The second contour is margin = ``threshold``
     (0: probability 1/2, the model's own decision boundary, not tuned on the test set; None: no
@@ -181,6 +184,9 @@ def qualitative(
     separation = shown.separation
     rank = shown.scores if shown.masks is None or separation is None else separation
     scale = heat_scale(shown.margins)
+    labelled = np.ones(len(shown.images), bool)
+    if shown.masks is not None and shown.pixel_labelled is not None:
+        labelled = shown.pixel_labelled
 
     def tile(index: int) -> Tile:
         numbers = f"score {shown.scores[index]:.3g}"
@@ -188,14 +194,14 @@ def qualitative(
             numbers += f", sep. {separation[index]:.3f}"
         return Tile(
             image=shown.images[index],
-            mask=None if shown.masks is None else shown.masks[index],
+            mask=None if shown.masks is None or not labelled[index] else shown.masks[index],
             margin=shown.margins[index],
             words=f"{numbers}: {shown.names[index]}",
             scale=scale,
             threshold=threshold,
         )
 
-    groups = _choose(rank, shown.scores, np.asarray(shown.labels) > 0, n)
+    groups = _choose(rank, shown.scores, np.asarray(shown.labels) > 0, n, labelled)
     rows = {name: [tile(index) for index in indices] for name, indices in groups.items()}
     outlines = ["no masks" if shown.masks is None else "blue: ground truth"]
     outlines += [] if threshold is None else [f"pink: margin > {threshold:g}"]
@@ -205,25 +211,33 @@ def qualitative(
 
 
 def _choose(
-    rank: np.ndarray, scores: np.ndarray, defective: np.ndarray, n: int
+    rank: np.ndarray,
+    scores: np.ndarray,
+    defective: np.ndarray,
+    n: int,
+    labelled: np.ndarray | None = None,
 ) -> dict[str, list[int]]:
     """Image indices of each non-empty group; ties keep the order of the files.
 
-    ``rank`` orders the defective images, ``scores`` the normal ones.
+    ``rank`` orders the defective images that are ``labelled`` (None: all), ``scores`` the others.
     """
     # A defect that vanished at this resolution has no separation: it ranks last.
     rank = np.where(np.isfinite(rank), rank, -1.0)
-    best_first = [i for i in np.argsort(-rank, kind="stable").tolist() if defective[i]]
+    ranked = defective if labelled is None else defective & labelled
+    best_first = [i for i in np.argsort(-rank, kind="stable").tolist() if ranked[i]]
     total = len(best_first)
     best = best_first[: min(n, -(-total // 3))]
     worst = best_first[len(best) :][::-1][:n]
     between = best_first[len(best) : total - len(worst)]
     start = max(0, (len(between) - n) // 2)
-    alarms = [i for i in np.argsort(-scores, kind="stable").tolist() if not defective[i]][:n]
+    by_score = np.argsort(-scores, kind="stable").tolist()
+    alarms = [i for i in by_score if not defective[i]][:n]
+    bare = [i for i in by_score if defective[i] and not ranked[i]][:n]
     groups = {
         "Best": best,
         "Median": between[start : start + n],
         "Worst": worst,
+        "No mask": bare,
         "Nearest false alarms": alarms,
     }
     return {name: indices for name, indices in groups.items() if indices}

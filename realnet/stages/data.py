@@ -3,7 +3,7 @@
 import sys
 
 from realnet.config.stage_params import DataParams
-from realnet.datasets.manifest import build, exclusions, write
+from realnet.datasets.manifest import build, left_out, write
 from realnet.stages.job import Job
 
 
@@ -15,7 +15,7 @@ def run(job: Job[DataParams]) -> None:
     """
     manifest = build(job.inputs["raw"], job.dataset, job.category, job.params.prepare)
     write(job.out, manifest)
-    for line in exclusions(manifest.summary["excluded"]):
+    for line in left_out(manifest.summary):
         print(f"realnet data prepare: {job.name}: {line}", file=sys.stderr)
     for line in manifest.differs or ():
         print(f"realnet data prepare: {job.name}: {line} (allowed)", file=sys.stderr)

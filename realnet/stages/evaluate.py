@@ -10,7 +10,7 @@ import numpy as np
 from realnet.compute.runtime import start
 from realnet.config.stage_params import EvaluateParams
 from realnet.core.errors import UserError, as_user_error
-from realnet.core.io import atomic, write_csv, write_json
+from realnet.core.io import write_csv, write_json
 from realnet.detectors.base import AnomalyDetector
 from realnet.detectors.loading import load
 from realnet.evaluation.assemble import Assembled, Resampling, assemble, plain
@@ -18,7 +18,7 @@ from realnet.evaluation.details import write_curves, write_regions
 from realnet.evaluation.protocols import LAST, protocols
 from realnet.evaluation.residuals import save_residuals
 from realnet.evaluation.score import Scored, TestSet, read_test_set, score
-from realnet.evaluation.stored import save_per_image
+from realnet.evaluation.stored import save_arrays, save_per_image
 from realnet.metrics import MetricInputError, per_image
 from realnet.provenance.record import Record
 from realnet.stages.job import Job
@@ -35,7 +35,8 @@ def run(job: Job[EvaluateParams]) -> None:
 
     A dataset may have no masks. Then ``has_masks`` is false in ``metrics.json`` and in
     ``scores.npz``, whose masks are all False; pixel metrics are null; image metrics use the labels
-    of the manifest.
+    of the manifest. Images that the manifest has as not ``pixel_labelled`` count in image metrics
+    only; then ``scores.npz`` and ``images.csv`` have ``pixel_labelled`` too.
     """
     runtime = start(job.params.compute)
     params, model, manifest = job.params.evaluate, job.inputs["model"], job.inputs["manifest"]
@@ -58,13 +59,17 @@ def run(job: Job[EvaluateParams]) -> None:
             selected = load(model, runtime, "best")
             best = score(selected, test, runtime, params, info.best_step)
         statistics = per_image(
-            last.margins, test.truth, last.scores, test.labels, test.defects, params.pro_limit
+            *(last.margins, test.truth, last.scores, test.labels, test.defects),
+            *(params.pro_limit, test.pixel_labelled),
         )
         assembled = assemble(last.found, statistics, Resampling(job.category))
 
     _write_scores(job.out, test, last)
     write_regions(job.out / "regions.csv", last.found, test.paths, test.defects)
-    write_curves(job.out / "curves.npz", last.margins, test.truth, last.scores, test.labels)
+    write_curves(
+        *(job.out / "curves.npz", last.margins, test.truth, last.scores, test.labels),
+        test.pixel_labelled,
+    )
     save_per_image(job.out / "per_image.npz", statistics)
     save_residuals(
         *(job.out / "residuals.npz", detector, test.images, runtime, params.batch_size),
@@ -85,22 +90,25 @@ def _check_trained_for(detector: AnomalyDetector, model: Path, job: Job[Evaluate
 
 def _write_scores(out: Path, test: TestSet, scored: Scored) -> None:
     """``scores.npz``, from which everything can be measured again, and ``images.csv``."""
-    with atomic(out / "scores.npz") as temporary:
-        np.savez_compressed(
-            temporary,
-            margins=scored.margins,
-            masks=test.masks,
-            has_masks=np.array(test.has_masks),
-            image_scores=scored.scores,
-            labels=test.labels,
-            paths=np.array(test.paths),
-            defects=np.array(test.defects),
-        )
+    labelled = test.pixel_labelled
+    partly = {} if labelled.all() else {"pixel_labelled": labelled}
+    arrays = {
+        "margins": scored.margins,
+        "masks": test.masks,
+        "has_masks": np.array(test.has_masks),
+        "image_scores": scored.scores,
+        "labels": test.labels,
+        "paths": np.array(test.paths),
+        "defects": np.array(test.defects),
+    }
+    save_arrays(out / "scores.npz", arrays | partly)
     rows = [
         {"path": item.path, "label": item.label, "defect": item.defect, "score": float(score)}
+        | {"pixel_labelled": int(item.pixel_labelled)}
         for item, score in zip(test.items, scored.scores, strict=True)
     ]
-    write_csv(out / "images.csv", rows, ["path", "label", "defect", "score"])
+    columns = ["path", "label", "defect", "score", *partly]
+    write_csv(out / "images.csv", [{key: row[key] for key in columns} for row in rows], columns)
 
 
 def _measured(
@@ -111,7 +119,8 @@ def _measured(
     by_protocol: dict[str, dict[str, object] | None],
 ) -> dict[str, object]:
     """The content of ``metrics.json``."""
-    vanished = (test.labels == 1) & ~test.masks.any((1, 2))  # defects lost by resizing
+    labelled = test.pixel_labelled
+    vanished = (test.labels == 1) & labelled & ~test.masks.any((1, 2))  # defects lost by resizing
     return plain(
         {
             **assembled.metrics,
@@ -126,6 +135,7 @@ def _measured(
                 "test_normal": int((test.labels == 0).sum()),
                 "test_anomalous": int((test.labels == 1).sum()),
                 "anomalous_without_pixels": int(vanished.sum()) if test.has_masks else None,
+                "image_only": int((~labelled).sum()),
             },
             "protocols": by_protocol,
         }
@@ -146,6 +156,7 @@ def _write_figure(
         labels=test.labels,
         names=[f"{item.defect}/{item.path.name}" for item in test.items],
         separation=scored.found.separation if scored.found else None,
+        pixel_labelled=test.pixel_labelled,
     )
     figure = qualitative(
         shown,

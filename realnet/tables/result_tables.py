@@ -62,7 +62,7 @@ def main_table(results: Results) -> Table:
         f"Variant {reference}; means over categories, percent. {notes.seeds(results)}",
         *notes.intervals(results),
         *notes.compared(results, list(matrix.datasets)),
-        *notes.excluded(results),
+        *notes.left_out(results),
     ]
     groups = [rows]
     if len(rows) > 1:
@@ -109,7 +109,7 @@ def dataset_table(results: Results, dataset: str) -> Table:
         f"Variant {reference}, percent. {notes.seeds(results)}",
         *notes.intervals(results),
         *notes.compared(results, [dataset]),
-        *notes.excluded(results, [dataset]),
+        *notes.left_out(results, [dataset]),
     ]
     heading = f"{title(dataset)}: {_heading(results)}"
     return Table(heading, columns, [rows[:-1], rows[-1:]], lines, results.matrix.digits)
@@ -178,7 +178,7 @@ def per_category_table(results: Results) -> Table:
         *notes.intervals(results),
         *notes.ranks(results),
         *notes.masks(results),
-        *notes.excluded(results),
+        *notes.left_out(results),
     ]
     ranked = ("dataset", "category")
     return Table("Variants by category", columns, groups, lines, results.matrix.digits, ranked)
@@ -218,7 +218,7 @@ def ablation_table(results: Results) -> Table:
         *notes.ranks(results),
         *notes.claims(results),
         *notes.masks(results),
-        *notes.excluded(results),
+        *notes.left_out(results),
     ]
     return Table("Variants", columns, groups, lines, results.matrix.digits, ("dataset",))
 

@@ -15,6 +15,7 @@ from realnet.config.sections import Experiment, Report
 from realnet.core.errors import UserError
 from realnet.core.io import read_json
 from realnet.datasets.categories import KNOWN_CATEGORIES
+from realnet.datasets.manifest import left_out
 
 T = TypeVar("T")
 METRICS = ("image_auroc", "pixel_auroc", "pro")
@@ -142,14 +143,15 @@ class Results:
         return tuple(pair for pair in order if pair in unmasked)
 
     @cached_property
-    def excluded(self) -> dict[tuple[str, str], list[dict[str, str]]]:
-        """(dataset, category) -> the images that the stage data left out, by ``summary.json``."""
+    def left_out(self) -> dict[tuple[str, str], list[str]]:
+        """(dataset, category) -> lines on the images that ``summary.json`` has as excluded or as in
+        image metrics only."""
         found = {}
         for dataset, categories in self.categories.items():
             for category in categories:
                 path = self.root / "data" / dataset / category / "summary.json"
-                if path.is_file() and (images := read_json(path).get("excluded")):
-                    found[dataset, category] = images
+                if path.is_file() and (lines := left_out(read_json(path))):
+                    found[dataset, category] = lines
         return found
 
     def is_whole(self, dataset: str) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 from realnet.datasets.categories import KNOWN_CATEGORIES
-from realnet.datasets.manifest import exclusions
 from realnet.tables.published import Number, number, others, source, title
 from realnet.tables.published import claims as published_claims
 from realnet.tables.resamples import lacking
@@ -153,13 +152,13 @@ def masks(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
     ]
 
 
-def excluded(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
-    """The images that the stage data left out."""
+def left_out(results: Results, datasets: Sequence[str] | None = None) -> list[str]:
+    """The images that are excluded, or in image metrics only."""
     return [
         f"{dataset}/{category}: {line}."
-        for (dataset, category), images in results.excluded.items()
+        for (dataset, category), lines in results.left_out.items()
         if datasets is None or dataset in datasets
-        for line in exclusions(images)
+        for line in lines
     ]
 
 

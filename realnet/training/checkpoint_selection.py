@@ -103,11 +103,12 @@ def best_on_test(
     """The selection configured by ``params.select_every``, or None.
 
     Also None, with a line in the log, where the test images (split ``test`` of ``items``) do not
-    define the metrics: no masks, or only normal or only anomalous images.
+    define the metrics: no masks, or only normal or only anomalous images. Images without pixel
+    ground truth are left out, since the official metrics have their labels from the masks.
     """
     if params.select_every is None or pool is None:  # one is None where the other is
         return None
-    tested = [item for item in items if item.split == "test"]
+    tested = [item for item in items if item.split == "test" and item.pixel_labelled]
     masks = load_masks(tested, detector.image_size)
     anomalous = masks.flatten(1).any(1)
     if not tested:

@@ -25,6 +25,7 @@ from realnet.datasets.verify.verify_dataset import verify
 SHIPPED = Path(layouts.__file__).parent / "splits/magnetic_tile"
 SPLITS = ("random", "by_tile")
 EMPTY_MASKS = ("exp3_num_45042", "exp4_num_124690", "exp4_num_352527", "exp4_num_45057")
+CHOICES = ("exclude", "image_only")
 DEFAULT = Prepare(allow_partial=False, layouts={})
 
 
@@ -231,7 +232,7 @@ def test_the_mask_threshold_reaches_the_evaluation(own, tmp_path):
         shares[name] = load_masks([item], 8).float().mean().item()
     assert shares == {"out": 0.25, "default": 0.5}
     # Without a rule a manifest is as it was, so nothing is retrained.
-    assert OPTIONAL not in read_csv(tmp_path / "default/manifest.csv")[0]
+    assert not OPTIONAL.keys() & read_csv(tmp_path / "default/manifest.csv")[0].keys()
     assert read_json(tmp_path / "out/summary.json")["mask_threshold"] == 127
 
 
@@ -245,3 +246,48 @@ def test_an_excluded_image_is_not_read_and_is_named(own, tmp_path, capsys):
     wrong = by_table(exclude={"own": {"a/9.png": "?"}})
     with pytest.raises(UserError, match=r"prepare\.exclude\.own: .*a/9\.png: no such image"):
         list_category(own, "own", "first", wrong)
+
+
+@pytest.fixture
+def partly(own) -> Path:
+    """The mask of own/b/5.png marks nothing."""
+    save(own / "masks/5.png", 0)
+    return own
+
+
+def test_an_image_with_an_empty_mask_may_stay_for_image_metrics(partly, tmp_path, capsys):
+    settings = by_table(masks={"own": MaskRule(empty="image_only")})
+    summary = prepare("own", "first", partly, tmp_path / "data", settings)
+    assert summary["counts"]["test"] == {"crack": 1, "dent": 1, "good": 1}
+    assert summary["image_only"] == [{"path": str(partly / "b/5.png"), "reason": EMPTY}]
+    line = f"own/first: 1 image in image metrics only ({EMPTY}): 5.png"
+    assert line in capsys.readouterr().err
+    items = {item.path.name: item for item in read_manifest(tmp_path / "data/manifest.csv")}
+    assert [name for name, item in items.items() if not item.pixel_labelled] == ["5.png"]
+    assert items["5.png"].mask_path == partly / "masks/5.png" and items["5.png"].mask_sha256
+
+
+def test_verify_compares_the_use_of_images_with_the_manifest(partly, tmp_path):
+    kinds = {}
+    rules = {choice: by_table(masks={"own": MaskRule(empty=choice)}) for choice in CHOICES}
+    for made in CHOICES:
+        prepare("own", "first", partly, tmp_path / made / "own/first", rules[made])
+        for now in CHOICES:
+            (checked,) = verify([("own", "first")], partly.parent, tmp_path / made, rules[now])
+            found = [p.kind for p in checked.problems if p.path == partly / "b/5.png"]
+            kinds[made, now] = sorted(found)
+    assert kinds == {
+        ("exclude", "exclude"): ["excluded"],
+        ("exclude", "image_only"): ["image-only", "manifest-unlisted"],
+        ("image_only", "exclude"): ["excluded", "manifest-differs"],
+        ("image_only", "image_only"): ["image-only"],
+    }
+
+
+def test_a_manifest_with_an_unknown_label_of_pixels_is_refused(partly, tmp_path):
+    settings = by_table(masks={"own": MaskRule(empty="image_only")})
+    prepare("own", "first", partly, tmp_path / "data", settings)
+    path = tmp_path / "data/manifest.csv"
+    path.write_text(path.read_text().replace(",0\n", ",no\n"))
+    with pytest.raises(UserError, match=r"line 6: pixel_labelled 'no' is not 0 or 1"):
+        read_manifest(path)

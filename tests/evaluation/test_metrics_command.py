@@ -314,6 +314,20 @@ def test_batches_change_no_metric(category, tmp_path, monkeypatch):
     assert read == [*range(7), *range(7)]
 
 
+def test_batches_leave_out_the_same_images(category, tmp_path, monkeypatch):
+    margins, masks = category
+    np.save(tmp_path / "maps.npy", margins)
+    np.save(tmp_path / "masks.npy", masks)
+    rows = [f"{name},{int(k not in (1, 3))}\n" for k, name in enumerate(DEFECTS)]
+    (tmp_path / "labels.csv").write_text("label,pixel_labelled\n" + "".join(rows))
+    request = Request(tmp_path / "maps.npy", tmp_path / "masks.npy", tmp_path / "labels.csv")
+    whole = measure(request)
+    kept = [0, 2, 4, 5, 6]
+    assert whole["pro"] == pixel_metrics(margins[kept], masks[kept])["pro"]
+    monkeypatch.setattr(inputs, "BATCH_PIXELS", 1000)
+    assert measure(request) == whole
+
+
 def test_statistics_match_the_evaluation(monkeypatch, tmp_path):
     """Counts at other thresholds give almost the same samples."""
     generator = np.random.default_rng(2)
@@ -675,6 +689,22 @@ def test_images_without_defect_folders_need_masks_or_labels(category, tmp_path):
     assert measure(Request(maps, truth, table))["pro"] == expected
     table.write_text("path,label\na.png,1\nb.png,0\nc.png,1\n")
     with pytest.raises(UserError, match=r"c.tiff: anomalous in .*labels.csv, but without a mask"):
+        measure(Request(maps, truth, table))
+
+
+def test_a_table_of_labels_names_images_without_ground_truth(category, tmp_path):
+    margins, masks = category
+    for name, values in zip("abcd", margins, strict=False):
+        write(tmp_path / f"maps/{name}.tiff", values)
+    write(tmp_path / "truth/a.png", masks[0])
+    maps, truth, table = tmp_path / "maps", tmp_path / "truth", tmp_path / "labels.csv"
+    table.write_text("path,label,pixel_labelled\na,1,1\nb,0,1\nc,0,1\nd,1,0\n")
+    masks[1:] = 0
+    result = measure(Request(maps, truth, table))
+    assert result["pro"] == pixel_metrics(margins[:3], masks[:3])["pro"]
+    assert result["image_auroc"] == image_auroc(margins[:4].max((1, 2)), [1, 0, 0, 1])
+    table.write_text("path,label,pixel_labelled\na,1,1\nb,0,1\nc,0,1\nd,1,no\n")
+    with pytest.raises(UserError, match=r"labels.csv: pixel_labelled 'no' is not 0 or 1"):
         measure(Request(maps, truth, table))
 
 

@@ -37,6 +37,24 @@ def test_a_defect_lost_in_resizing_is_among_the_worst():
     assert _choose(separation, np.zeros(3), np.ones(3, bool), 1)["Worst"] == [1]
 
 
+def test_images_without_ground_truth_are_a_group_of_their_own():
+    labels = np.array([0, 1, 1, 1, 1, 1])
+    labelled = np.array([True, True, False, True, False, True])
+    masks = np.zeros((6, 8, 8), bool)
+    masks[[1, 3, 5], 2:4, 2:4] = True
+    rng = np.random.default_rng(0)
+    margins = (rng.normal(size=masks.shape) + masks).astype(np.float32)
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    given = (images, masks, margins, np.arange(6.0), labels, list("abcdef"))
+    separation = image_separation(margins, masks, labelled)
+    figure = qualitative(ScoredImages(*given, separation, labelled), 1)
+    words = [text.get_text() for text in figure.texts]
+    assert "No mask" in words
+    shown = [word for word in words if len(word) == 1]
+    assert sorted(shown[:3]) == ["b", "d", "f"]  # best, median, worst
+    assert shown[3:] == ["e", "a"]  # without mask, of the highest score; nearest false alarm
+
+
 def test_heat_scale_ignores_a_hot_pixel_and_constants():
     margins = np.random.default_rng(0).normal(size=(4, 32, 32)).astype(np.float32)
     scale = heat_scale(margins)

@@ -457,3 +457,48 @@ def test_counts_are_exact_over_26_million_pixels(step: float):
     truth, scores = masks.ravel(), margins.ravel()
     assert found.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
     assert found.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+
+
+# --- images without pixel ground truth ------------------------------------------------------------
+
+LABELLED = np.array([True, True, False, True, False, True])
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("on", ["numpy", "torch"])
+def test_pixel_metrics_leave_out_images_without_ground_truth(kind, on):
+    """Whatever their maps and masks say: the metrics are those of the other images alone."""
+    margins, masks = case(kind, 5, images=6)
+    labels = masks.any((1, 2)) | ~LABELLED
+    names = np.array(list("aabbcc"))
+    options = {"on": on, "limits": LIMITS}
+    found = localise(margins, masks, labels=labels, pixel_labelled=LABELLED, **options)
+    alone = localise(margins[LABELLED], masks[LABELLED], labels=labels[LABELLED], **options)
+    assert found.auroc == pytest.approx(
+        roc_auc_score(masks[LABELLED].ravel(), margins[LABELLED].ravel())
+    )
+    for name in ("auroc", "ap", "f1_max", "pro", "defect_pixels", "normal_pixels"):
+        assert getattr(found, name) == getattr(alone, name), name
+    assert found.by_defect(names) == alone.by_defect(names[LABELLED])
+    assert found.by_size() == alone.by_size()
+    for name in ("aupimo", "separation"):  # the others keep their index
+        np.testing.assert_array_equal(getattr(found, name)[LABELLED], getattr(alone, name))
+        assert np.isnan(getattr(found, name)[~LABELLED]).all()
+    np.testing.assert_array_equal(
+        image_separation(margins, masks, LABELLED)[LABELLED], alone.separation
+    )
+
+
+def test_an_image_without_ground_truth_is_no_normal_image_without_labels():
+    margins, masks = case("noise", 6, images=6)
+    masks[2] = False
+    found = localise(margins, masks, pixel_labelled=LABELLED)
+    alone = localise(margins[LABELLED], masks[LABELLED])
+    np.testing.assert_array_equal(found.aupimo[LABELLED], alone.aupimo)
+    assert found.ranks_in_normal.normals == alone.ranks_in_normal.normals
+
+
+def test_pixel_labelled_has_one_value_per_image():
+    margins, masks = case("noise", 7)
+    with pytest.raises(MetricInputError, match="pixel_labelled: expected 5, one per image"):
+        localise(margins, masks, pixel_labelled=LABELLED)

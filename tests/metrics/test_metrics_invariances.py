@@ -103,12 +103,14 @@ def test_batches_and_merging_equal_one_pass(made, first_cuts, second_cuts, data)
     """Each pass has its own batches, distributed to three workers and merged in any order."""
     levels, masks = made
     labels = masks.any((1, 2)) | data.draw(hnp.arrays(np.bool_, 6))  # some have no mask
+    labelled = data.draw(hnp.arrays(np.bool_, 6))
 
     def worked(fresh, runs) -> object:
         workers = [fresh() for _ in range(3)]
         for run in runs:
             worker = workers[data.draw(st.integers(0, 2))]
             of_images = {} if fresh is DefectPixels else {"labels": labels[run]}
+            of_images["pixel_labelled"] = labelled[run]
             worker.add(levels[run], masks[run], run[0], **of_images)
         merged, *others = data.draw(st.permutations(workers))
         for other in others:
@@ -120,7 +122,8 @@ def test_batches_and_merging_equal_one_pass(made, first_cuts, second_cuts, data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         found = counts.localisation()
-    assert everything(found) == everything(measured(levels, masks, labels=labels))
+    expected = measured(levels, masks, labels=labels, pixel_labelled=labelled)
+    assert everything(found) == everything(expected)
 
 
 @settings(max_examples=20, deadline=None)

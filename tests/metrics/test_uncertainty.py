@@ -301,3 +301,20 @@ def test_stored_statistics_give_the_same_resamples(tmp_path):
     assert again.key == stats.key
     for metric in BOOTSTRAPPED:
         assert np.array_equal(bootstrap(again, metric, 30), bootstrap(stats, metric, 30))
+
+
+def test_intervals_of_pixel_metrics_are_those_of_the_images_with_ground_truth():
+    margins, masks, scores, labels, strata = made = small_set(10)
+    labelled = np.ones(len(labels), bool)
+    labelled[[1, 2, 9]] = False
+    masks[~labelled] = False
+    stats = per_image(*made, pixel_labelled=labelled)
+    alone = per_image(*(values[labelled] for values in made))
+    for metric in PIXEL:
+        found, expected = (bootstrap(each, metric, 20, seed=3) for each in (stats, alone))
+        np.testing.assert_array_equal(found, expected)
+    assert not (stats.normal_pixels[~labelled].any() or stats.false[~labelled].any())
+    weights = np.ones((1, len(labels)), int)
+    everything = per_image(margins, None, scores, labels, strata)
+    for metric in IMAGE:
+        assert metric_of(stats, metric, weights) == metric_of(everything, metric, weights)

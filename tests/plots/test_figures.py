@@ -14,7 +14,7 @@ from realnet.core.io import write_csv, write_json, write_png
 from realnet.evaluation.assemble import Resampling, assemble
 from realnet.evaluation.details import write_curves
 from realnet.evaluation.stored import save_per_image
-from realnet.metrics import image_score, per_image, pixel_metrics
+from realnet.metrics import image_score, image_separation, per_image, pixel_metrics
 from realnet.plots import (
     ablation,
     against_paper,
@@ -32,7 +32,7 @@ from realnet.plots import (
 from realnet.plots.chain import chain
 from realnet.plots.gallery import make_figures, write_figures
 from realnet.plots.made import Drawn, Skipped
-from realnet.plots.overview import overview
+from realnet.plots.overview import _strips, overview
 from realnet.plots.summary import summary
 from realnet.tables.runs import collect, matrix_of
 
@@ -333,6 +333,29 @@ def test_a_dataset_without_masks(copy):
         assert problems(entry.figure) == [], entry.name
     words = {t.get_text() for t in entries["curves_bolts"].figure.findobj(Text)}
     assert "undefined" in words
+
+
+def test_images_without_ground_truth_have_no_mask(copy):
+    kept = {}
+    for path in (copy / "evaluate").rglob("scores.npz"):
+        with np.load(path) as file:
+            data = dict(file)
+        data["masks"][-2:] = False
+        data["pixel_labelled"] = np.arange(12) < 10
+        np.savez(path, **data)
+        kept[path] = data
+    found = found_in(copy)
+    (entry,) = panels.make(found, copy, "bolts")
+    assert "the defective image without mask" in entry.caption
+    words = [text.get_text() for text in entry.figure.findobj(Text)]
+    assert words.count("no mask") == len(CATEGORIES)
+    assert problems(entry.figure) == []
+    path, data = next(iter(kept.items()))
+    strips = _strips(path, "bolts", "m8", (0.0, 0.5, 1.0))
+    assert len(strips) == 3 and all(strip.mask.any() for strip, _ in strips)
+    order = image_separation(data["margins"], data["masks"], data["pixel_labelled"])
+    worst = data["margins"][np.nanargmin(order)]
+    np.testing.assert_array_equal(strips[0][0].margin, worst)
 
 
 def test_a_method_without_selection_of_features_and_residuals(copy):

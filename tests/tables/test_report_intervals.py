@@ -393,10 +393,13 @@ def test_a_mean_row_of_a_ranked_table_is_bold_in_its_name_alone():
 def test_excluded_images_are_named_below_the_tables(results):
     path = results / "data/own/nut/summary.json"
     excluded = [{"path": f"data/raw/own/{n}.png", "reason": "out of focus"} for n in range(7)]
-    write_json(path, {"excluded": excluded})
+    image_only = [{"path": "data/raw/own/9.png", "reason": "its mask marks nothing"}]
+    write_json(path, {"excluded": excluded, "image_only": image_only})
     first = ", ".join(f"{n}.png" for n in range(5))
     line = f"own/nut: 7 images excluded (out of focus): {first} and 2 more."
+    other = "own/nut: 1 image in image metrics only (its mask marks nothing): 9.png."
     for name in ("main", "own", "per_category", "ablation"):
-        assert line in to_markdown(result_tables.all_tables(gather(results))[name])
+        table = to_markdown(result_tables.all_tables(gather(results))[name])
+        assert line in table and other in table
     path.unlink()
     assert "excluded" not in to_markdown(result_tables.main_table(gather(results)))

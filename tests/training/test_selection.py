@@ -14,7 +14,7 @@ from test_training import FIELDS, RUN, SIZE, add, stage
 from realnet.compute.runtime import start
 from realnet.config.params import load
 from realnet.core.errors import UserError
-from realnet.core.io import read_csv, read_json, sha256, write_csv
+from realnet.core.io import read_csv, read_json, sha256, write_csv, write_png
 from realnet.datasets.images import load_images, load_masks
 from realnet.datasets.items import read_manifest
 from realnet.detectors.realnet_detector import load_detector
@@ -199,6 +199,19 @@ def test_selection_interval(made, tmp_path):
     # Six images in batches of four: two steps per epoch.
     fit(made, tmp_path / "epochs", steps=None, epochs=5, batch_size=4, select_every=2)
     assert [row["step"] for row in rows_of(tmp_path / "epochs")] == [4, 8, 10]
+
+
+def test_images_without_pixel_ground_truth_are_not_selected_on(made, tmp_path):
+    rows = read_csv(made / "manifest.csv")
+    blank = {"path": tmp_path / "blank.png", "mask_path": tmp_path / "empty.png"}
+    write_png(blank["path"], np.full((SIZE, SIZE, 3), 255, np.uint8))
+    write_png(blank["mask_path"], np.zeros((SIZE, SIZE), np.uint8))
+    blank |= {"sha256": sha256(blank["path"]), "mask_sha256": sha256(blank["mask_path"])}
+    spot = next(row for row in rows if row["defect"] == "spot")
+    more = [row | {"pixel_labelled": 1} for row in rows] + [spot | blank | {"pixel_labelled": 0}]
+    write_csv(tmp_path / "more.csv", more, [*FIELDS, "pixel_labelled"])
+    fit(made, tmp_path / "more", tmp_path / "more.csv", select_every=1)
+    assert rows_of(tmp_path / "more") == rows_of(made / "every")
 
 
 @pytest.mark.parametrize(

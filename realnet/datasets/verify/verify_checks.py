@@ -89,6 +89,8 @@ def compare_manifest(path: Path, seen: Sequence[Seen], root: Path) -> list[Probl
         listed[key] = item
     for image in seen:
         row = listed.pop(_key(image.entry.path, root), None)
+        if row is None and image.use == "excluded":
+            continue
         if row is None:
             message = f"{path} does not list it"
             found.append(problem("manifest-unlisted", image.entry.path, message))
@@ -115,12 +117,14 @@ def _compare(image: Seen, item: Item, root: Path) -> list[Problem]:
     if image.width and (image.width, image.height) != (item.width, item.height):
         message = f"{image.width}x{image.height}, in the manifest {item.width}x{item.height}"
         found.append(problem("manifest-size", entry.path, message))
+    then = "in all metrics" if item.pixel_labelled else "in image metrics only"
+    use = then if entry.mask_path and not image.mask_read else image.use
     roles = [
-        (x.split, x.defect, _key(x.mask_path, root) if x.mask_path else None) for x in (entry, item)
+        f"{x.split}/{x.defect}, {_key(x.mask_path, root) if x.mask_path else 'no mask'}, {used}"
+        for x, used in ((entry, use), (item, then))
     ]
     if roles[0] != roles[1]:
-        said = (f"{split}/{defect}, {mask or 'no mask'}" for split, defect, mask in roles)
-        message = ", in the manifest ".join(said)
+        message = ", in the manifest ".join(roles)
         found.append(problem("manifest-differs", entry.path, message))
     return found
 

@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "manifest-unlisted": ("error", "not in the manifest"),
     "manifest-hash": ("error", "other bytes than the manifest says"),
     "manifest-size": ("error", "another size in pixels than the manifest says"),
-    "manifest-differs": ("error", "split, defect type or mask differs from the manifest"),
+    "manifest-differs": ("error", "split, defect type, mask or use differs from the manifest"),
     "mask-values": ("warning", "masks of more than two values"),
     "mask-jpeg": ("warning", "masks stored as JPEG"),
     "mask-full": ("warning", "masks that mark the whole image"),
@@ -46,6 +46,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "alpha": ("note", "images with an alpha channel, opaque"),
     "turned": ("note", "images that are turned as their EXIF data say"),
     "excluded": ("note", "excluded by a rule of prepare"),
+    "image-only": ("note", "in image metrics only by a rule of prepare"),
     "passed-over": ("note", "other files, passed over"),
 }
 
@@ -83,6 +84,14 @@ class Seen:
     mask_read: bool = False
     mask_sha256: str = ""
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def use(self) -> str:
+        """What the image is measured for, by the rule for empty masks."""
+        kinds = {found.kind for found in self.problems}
+        if "excluded" in kinds:
+            return "excluded"
+        return "in image metrics only" if "image-only" in kinds else "in all metrics"
 
 
 def see(entry: Entry, has_masks: bool, rule: MaskRule) -> Seen:
@@ -177,8 +186,9 @@ def _judge_mask(
         message = f"{_x(mask.size)} pixels, its image {image} {_x(size)}"
         found.append(problem("mask-size", path, message))
     marked = values > threshold
-    if not marked.any() and rule.empty == "exclude":
-        found.append(problem("excluded", image, f"its mask {path.name} marks nothing"))
+    if not marked.any() and rule.empty != "error":
+        kind = "excluded" if rule.empty == "exclude" else "image-only"
+        found.append(problem(kind, image, f"its mask {path.name} marks nothing"))
     elif not marked.any():
         message = f"marks nothing, but {image} counts as anomalous"
         found.append(problem("mask-empty", path, message))

@@ -33,6 +33,7 @@ from realnet.metrics import (
 from realnet.metrics.official import official_metrics
 
 OFFICIAL_POOL = 16
+SHOWN = 5  # images that a note names
 TIES = 0.001  # share of tied pairs above which a note is printed
 
 
@@ -141,7 +142,8 @@ def _official(
         )
     parts = [(expit(maps) if logits else maps, masks) for _, maps, masks in reader.batches()]
     maps, masks = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return official_metrics(maps, masks, request.pool or OFFICIAL_POOL)
+    kept = reader.pixel_labelled  # the official labels come from the masks
+    return official_metrics(maps[kept], masks[kept], request.pool or OFFICIAL_POOL)
 
 
 def _notes(reader: Reader, passed: Passed | None, stats: PerImage) -> list[str]:
@@ -168,7 +170,16 @@ def _notes(reader: Reader, passed: Passed | None, stats: PerImage) -> list[str]:
         notes.append(
             f"{before} regions became {passed.found.regions.count} when the masks were resized"
         )
-    empty = int((passed.labels & (stats.defect_pixels == 0)).sum()) - len(reader.lost)
+    apart = np.flatnonzero(~reader.pixel_labelled).tolist()
+    if apart:
+        names = ", ".join(str(reader.images.names[index]) for index in apart[:SHOWN])
+        more = f" and {len(apart) - SHOWN} more" if len(apart) > SHOWN else ""
+        notes.append(
+            f"{_number(len(apart), 'image')} without pixel ground truth, in image metrics only:"
+            f" {names}{more}"
+        )
+    without = passed.labels & reader.pixel_labelled & (stats.defect_pixels == 0)
+    empty = int(without.sum()) - len(reader.lost)
     if empty > 0:
         notes.append(f"{_number(empty, 'anomalous image')} without a pixel in the mask")
     marked = int((~passed.labels & (stats.defect_pixels > 0)).sum())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,30 +13,43 @@ from realnet.evaluation.maps.files import STACKS, check_real, read_array
 from realnet.evaluation.maps.folders import GOOD
 
 
-def read_labels(
-    path: Path, count: int, names: Sequence[str] | None
-) -> tuple[np.ndarray, list[str] | None]:
-    """Labels, bool [N], True is anomalous, and the defect types where the file names them.
+class Labels(NamedTuple):
+    """Labels of N images; None: the file has no such column."""
+
+    anomalous: np.ndarray  # bool [N]
+    defects: list[str] | None = None
+    pixel_labelled: np.ndarray | None = None  # bool [N]
+
+
+def read_labels(path: Path, count: int, names: Sequence[str] | None) -> Labels:
+    """Labels of the images, and what else the file says of them.
 
     .npy: [N], > 0 is anomalous. .csv: a column ``label`` of numbers, or of defect types, where
-    ``good`` is normal; optionally a column ``defect`` of defect types. ``names`` of the images, by
+    ``good`` is normal; optionally a column ``defect`` of defect types, and a column
+    ``pixel_labelled``, 0 for images without pixel ground truth. ``names`` of the images, by
     which rows are found in a column ``path``; None: rows are in the order of the images.
     UserError: another number of labels, no label for an image, no number.
     """
     if path.suffix != ".csv":
-        return _numbers(path, count, "labels") > 0, None
+        return Labels(_numbers(path, count, "labels") > 0)
     rows = _rows(path, "label", count, names)
     texts = [row["label"].strip() for row in rows]
     defects = [row["defect"] for row in rows] if "defect" in rows[0] else None
+    labelled = None
+    if "pixel_labelled" in rows[0]:
+        given = [row["pixel_labelled"] for row in rows]
+        for wrong in (text for text in given if text not in ("0", "1")):
+            raise UserError(f"{path}: pixel_labelled {wrong!r} is not 0 or 1")
+        labelled = np.array([text == "1" for text in given])
     try:
         values = np.array([float(text) for text in texts])
     except ValueError:
         if "" in texts:
             raise UserError(f"{path}: line {texts.index('') + 2} has no label") from None
-        return np.array([text != GOOD for text in texts]), texts
+        return Labels(np.array([text != GOOD for text in texts]), texts, labelled)
     if np.isnan(values).any():
         raise UserError(f"{path}: a label is NaN")
-    return values > 0, defects
+    return Labels(values > 0, defects, labelled)
 
 
 def read_scores(path: Path, count: int, names: Sequence[str] | None) -> np.ndarray:

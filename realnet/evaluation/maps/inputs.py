@@ -21,6 +21,7 @@ from realnet.evaluation.maps.files import (
 )
 from realnet.evaluation.maps.folders import GOOD, pairs
 from realnet.evaluation.maps.request import Request
+from realnet.evaluation.stored import pixel_labelled
 from realnet.metrics import label_regions
 
 BATCH_PIXELS = 2**24  # 64 MB of float32 maps at a time
@@ -29,7 +30,7 @@ BATCH_PIXELS = 2**24  # 64 MB of float32 maps at a time
 @dataclass(frozen=True)
 class Images:
     """N images; ``labels``, ``defects``, ``scores`` are None where they follow from the maps and
-    masks."""
+    masks, ``pixel_labelled`` where all images have a pixel ground truth."""
 
     names: Sequence[str]  # for messages: a file, or FILE[index]
     map_of: Callable[[int], np.ndarray]  # index -> [h, w], any real dtype
@@ -38,6 +39,7 @@ class Images:
     defects: list[str] | None = None  # the defect types, GOOD for normal images
     scores: np.ndarray | None = None  # float64 [N], of whole images
     without_mask: frozenset[int] = frozenset()  # indices of images without a mask
+    pixel_labelled: np.ndarray | None = None  # bool [N]
     logits: bool = False  # the maps are logit margins: the sigmoid is the probability
 
 
@@ -60,10 +62,13 @@ def open_images(request: Request) -> Images:
         names, images = None, _from_stacks(scores, masks)
     count = len(images.names)
     if labels is not None:
-        truth, defects = read_labels(labels, count, names)
-        defects = defects or _agreeing(images.defects, truth)
-        images = replace(images, labels=truth, defects=defects)
-        bare = [k for k in np.flatnonzero(truth).tolist() if k in images.without_mask]
+        given = read_labels(labels, count, names)
+        truth, labelled = given.anomalous, given.pixel_labelled
+        defects = given.defects or _agreeing(images.defects, truth)
+        labelled = images.pixel_labelled if labelled is None else labelled
+        images = replace(images, labels=truth, defects=defects, pixel_labelled=labelled)
+        expected = truth if labelled is None else truth & labelled
+        bare = [k for k in np.flatnonzero(expected).tolist() if k in images.without_mask]
         if bare:
             raise UserError(f"{images.names[bare[0]]}: anomalous in {labels}, but without a mask")
     if request.image_scores is not None:
@@ -122,6 +127,7 @@ def _from_evaluation(path: Path, stored_scores: bool) -> Images:
         )
     maps, masks = stack(path, stored["margins"]), stack(path, stored["masks"])
     dtypes = {"labels": "fiub", "image_scores": "fiub", "defects": "U", "has_masks": "b"}
+    dtypes["pixel_labelled"] = "b"
     for name in sorted(set(dtypes) & set(stored)):
         _check_column(path, name, stored[name], dtypes[name], maps, masks)
     images = _stacked(path, maps, path, masks)
@@ -130,6 +136,7 @@ def _from_evaluation(path: Path, stored_scores: bool) -> Images:
         labels=stored["labels"] > 0,
         defects=stored["defects"].tolist() if "defects" in stored else None,
         scores=stored["image_scores"] if stored_scores else None,
+        pixel_labelled=pixel_labelled(stored),
         mask_of=images.mask_of if stored.get("has_masks", True) else None,
         logits=True,
     )
@@ -190,6 +197,8 @@ class Reader:
 
     def __init__(self, images: Images, resize: str | None = None):
         self.images, self.resize = images, resize
+        labelled = images.pixel_labelled
+        self.pixel_labelled = np.ones(len(images.names), bool) if labelled is None else labelled
         self.size = self._mask_size() if resize == "maps" else None
         self.dtype: np.dtype | None = None  # of the maps, as they were read
         self.full_size: dict[int, int] = {}  # image -> regions of its mask before it was resized
@@ -218,7 +227,7 @@ class Reader:
         values = self.images.map_of(index)
         self._check(name, values)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        mask = None if self.images.mask_of is None else self.images.mask_of(index)
+        mask = self._mask(index)
         if mask is not None and mask.shape != values.shape and self.resize == "masks":
             mask = self._shrunk(index, mask, values.shape)
         if self.resize == "maps" and self.size and values.shape != self.size:
@@ -263,10 +272,15 @@ class Reader:
     def _mask_size(self) -> tuple[int, int] | None:
         """Size of the first mask; normal images may have none."""
         for index in range(len(self.images.names)):
-            mask = None if self.images.mask_of is None else self.images.mask_of(index)
+            mask = self._mask(index)
             if mask is not None:
                 return mask.shape
         return None
+
+    def _mask(self, index: int) -> np.ndarray | None:
+        """The mask of an image; None without one, or without pixel ground truth."""
+        mask_of = self.images.mask_of
+        return mask_of(index) if mask_of is not None and self.pixel_labelled[index] else None
 
 
 def _text(shape: tuple[int, int]) -> str:

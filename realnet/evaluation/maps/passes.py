@@ -23,12 +23,13 @@ from realnet.metrics import (
     per_image,
     pooled_maximum,
 )
-from realnet.metrics.arrays import array
+from realnet.metrics.arrays import array, defect_and_normal
 from realnet.metrics.image_counts import (
     RATES,
     defect_thresholds,
     found_and_overlap,
     reaching,
+    strata_of,
 )
 
 SKETCHED = 256  # scores per image in the sketch, at most: half of them high ones
@@ -54,28 +55,32 @@ def two_passes(reader: Reader, pool: int, limits: Sequence[float]) -> Passed:
     defects, scores, anomalous, sketches = DefectPixels(), [], [], []
     low, high = np.inf, -np.inf
     for first, maps, masks in reader.batches():
-        defects.add(maps, masks, first)
+        labelled = reader.pixel_labelled[first : first + len(maps)]
+        defects.add(maps, masks, first, labelled)
         scores.append(_image_scores(reader, maps, pool, first))
         anomalous.append(masks.any(axis=(1, 2)))
-        sketches += [_sketch(normal) for normal in _normal(maps, masks)]
+        sketches += [_sketch(normal) for normal in _normal(maps, masks, labelled)]
         low, high = min(low, float(maps.min())), max(high, float(maps.max()))
 
     regions, of_defects = defects.finish()
     labels = np.concatenate(anomalous) if images.labels is None else images.labels
     counts = NormalCounts(defects)
     thresholds = _thresholds(sketches, of_defects)
-    false = []
+    false, normal_pixels = [], []
     for first, maps, masks in reader.batches():
-        counts.add(maps, masks, first, labels[first : first + len(maps)])
-        false += [reaching(values, thresholds) for values in _normal(maps, masks)]
+        batch = slice(first, first + len(maps))
+        counts.add(maps, masks, first, labels[batch], reader.pixel_labelled[batch])
+        for values in _normal(maps, masks, reader.pixel_labelled[batch]):
+            false.append(reaching(values, thresholds))
+            normal_pixels.append(len(values))
     found = counts.localisation(limits)
 
     reached, overlap = found_and_overlap(regions, of_defects, thresholds)
     statistics = PerImage(
         scores=np.concatenate(scores),
         labels=labels.astype(np.uint8),
-        strata=np.asarray(images.defects or _two_types(labels), dtype=str),
-        normal_pixels=regions.shape[1] * regions.shape[2] - regions.defect_pixels,
+        strata=strata_of(images.defects or _two_types(labels), reader.pixel_labelled),
+        normal_pixels=np.array(normal_pixels),
         defect_pixels=regions.defect_pixels,
         regions=np.bincount(regions.images, minlength=len(labels)),
         false=np.stack(false).astype(np.int32),
@@ -108,10 +113,11 @@ def _two_types(labels: np.ndarray) -> list[str]:
     return ["anomalous" if label else GOOD for label in labels.tolist()]
 
 
-def _normal(maps: np.ndarray, masks: np.ndarray) -> Iterable[np.ndarray]:
+def _normal(maps: np.ndarray, masks: np.ndarray, labelled: np.ndarray) -> Iterable[np.ndarray]:
     """Scores of the normal pixels of each image, ascending, in the dtype of the metrics."""
-    for values, mask in zip(array(maps), masks, strict=True):
-        yield np.sort(values[~mask])
+    _, normal = defect_and_normal(masks, labelled)
+    for values, chosen in zip(array(maps), normal, strict=True):
+        yield np.sort(values[chosen])
 
 
 def _sketch(ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
