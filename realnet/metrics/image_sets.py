@@ -21,9 +21,9 @@ def grey(images: np.ndarray) -> np.ndarray:
 
 def histograms(images: np.ndarray) -> np.ndarray:
     """Share of the pixels at each grey level, ``[N, 256]``, of grey images ``[N, H, W]``."""
-    levels = np.rint(images).astype(np.int64).reshape(len(images), -1)
+    levels = (np.rint(image).astype(np.int64).ravel() for image in images)
     counts = np.stack([np.bincount(image, minlength=LEVELS) for image in levels])
-    return counts / levels.shape[1]
+    return counts / images[0].size
 
 
 def grey_distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -39,13 +39,14 @@ def radial_power(images: np.ndarray) -> np.ndarray:
     """
     size = images.shape[-1]
     window = np.outer(*2 * [np.hanning(size + 1)[:-1]])
-    centred = images - images.mean(axis=(1, 2), keepdims=True)
-    power = np.abs(np.fft.fft2(centred * window)) ** 2 / (window**2).sum()
     axis = np.fft.fftfreq(size, 1 / size)
     ring = np.rint(np.hypot(axis[:, None], axis[None, :])).astype(np.int64).ravel()
     count = np.bincount(ring)
-    rings = np.stack([np.bincount(ring, image.ravel()) / count for image in power])
-    return rings[:, 1 : size // 2 + 1]
+    rings = []
+    for image in images:  # one by one: the spectra of a whole training set are large
+        power = np.abs(np.fft.fft2((image - image.mean()) * window)) ** 2 / (window**2).sum()
+        rings.append(np.bincount(ring, power.ravel()) / count)
+    return np.stack(rings)[:, 1 : size // 2 + 1]
 
 
 def decibels(power: np.ndarray) -> np.ndarray:
