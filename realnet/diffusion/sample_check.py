@@ -13,9 +13,9 @@ images, of as many images each (our decision; the official code checks nothing):
 - ``features``: energy distance of spatial means of the backbone's features. Unlike the Fréchet
   distance it needs no covariance, so it is defined for 16 or 32 images.
 
-:data:`LIMITS` were chosen on the demo (64 pixels, 32 images, 10 steps of sampling, three categories)
-by these ratios of a distance to that of the halves. After 50 steps of training the samples are
-blotches, after 400 steps they are recognisable products:
+:data:`LIMITS` were chosen on the demo (three categories, 64 pixels, 32 images, 10 steps of
+sampling) by these ratios of a distance to that of the halves. After 50 steps of training the
+samples are blotches, after 400 steps they are recognisable products:
 
 =========== ========================= ==================== ======================== =====
 distance    400 steps                 150 steps (hex_nut)  50 steps                 limit
