@@ -84,6 +84,13 @@ _ALL = (
         figures={"grid.png": "sdas_strengths.png"},
     ),
     Stage(
+        "sdas_check",
+        "realnet.stages.sdas_check",
+        params.SdasCheckParams,
+        ("data", "backbone", "ddpm", "classifier"),
+        files=("check.json", "samples.png"),
+    ),
+    Stage(
         "sia",
         "realnet.stages.sia",
         params.SiaParams,
@@ -187,6 +194,6 @@ def depends_on(name: str) -> frozenset[str]:
 
 # Sections that a variant may overlay: those that some run depends on.
 OVERLAID: tuple[str, ...] = (
-    *("data", "backbone", "ddpm", "classifier", "sdas", "synthesis", "afs", "model", "training"),
-    *("method", "patchcore", "evaluate", "sia"),
+    *("data", "backbone", "ddpm", "classifier", "sdas", "sdas_check", "synthesis", "afs", "model"),
+    *("training", "method", "patchcore", "evaluate", "sia"),
 )

@@ -17,6 +17,7 @@ from realnet.stages import (
     patchcore,
     realnet,
     sdas,
+    sdas_check,
     sia,
     sia_shard,
 )
@@ -91,6 +92,13 @@ def train_classifier(*given):
 
 def sample_sdas(*given):
     sdas.run(sampling_job(*given))
+
+
+def check_ddpm(params, model, backbone, manifest, dataset, category, seed, out, guide=None):
+    """Run the stage `sdas_check`; return what it writes to ``check.json``."""
+    inputs = {"ddpm": model, "backbone": backbone, "manifest": manifest, "classifier": guide}
+    sdas_check.run(job(params, inputs, dataset, category, seed, out))
+    return read_json(Path(out) / "check.json")
 
 
 def make_sia(*given):

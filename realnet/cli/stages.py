@@ -104,6 +104,32 @@ def sdas(
 
 
 @app.command()
+def sdas_check(
+    ddpm: Annotated[Path, typer.Option(help="Folder of the stage ddpm, or of import-ddpm.")],
+    backbone: BackboneOption,
+    manifest: ManifestOption,
+    dataset: DatasetOption,
+    category: CategoryOption,
+    out: OutOption,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Folder of the stage classifier, to be guided by it.")
+    ] = None,
+    seed: SeedOption = 0,
+    params: ParamsOption = "params.yaml",
+    variant: VariantOption = "base",
+) -> None:
+    """Check a diffusion model: are its s = 0 samples like normal images?"""
+    from realnet.config.params import stage_params
+    from realnet.config.stage_params import SdasCheckParams
+    from realnet.stages.job import Job
+    from realnet.stages.sdas_check import run
+
+    inputs = _inputs(ddpm=ddpm, backbone=backbone, manifest=manifest, classifier=classifier)
+    stage = stage_params(params, SdasCheckParams, variant)
+    run(Job(stage, out, dataset, (category,), seed, variant, inputs))
+
+
+@app.command()
 def sia(
     ddpm: Annotated[Path, typer.Option(help="Folder of the stage ddpm, or of import-ddpm.")],
     manifest: ManifestOption,

@@ -31,6 +31,7 @@ from realnet.config.sections import (
     Prepare,
     Report,
     Sdas,
+    SdasCheck,
     Section,
     Sia,
     Synthesis,
@@ -57,6 +58,7 @@ class Params(Section):
     ddpm: Ddpm
     classifier: Classifier
     sdas: Sdas
+    sdas_check: SdasCheck
     sia: Sia
     synthesis: Synthesis
     afs: Afs

@@ -352,6 +352,18 @@ class SdasStart(Section):
     rounding: Literal["round", "truncate"]
 
 
+class SdasChain(SdasStart):
+    """All that the stage `sdas_check` reads of the section `sdas`: how images are sampled."""
+
+    steps: Positive
+
+
+class SdasCheck(Section):
+    """The check of the diffusion model: its s = 0 samples beside normal images (ours)."""
+
+    images: NonNegative  # samples, and as many normal images; 0: no check
+
+
 class Sia(Section):
     """The Synthetic Industrial Anomaly dataset (`snakemake sia`); no part of the benchmark.
 

@@ -22,6 +22,8 @@ from realnet.config.sections import (
     Prepare,
     Report,
     Sdas,
+    SdasChain,
+    SdasCheck,
     SdasStart,
     Section,
     Sia,
@@ -77,6 +79,17 @@ class SdasParams(StageParams):
     ddpm: Ddpm
     sdas: Sdas
     compute: Compute
+
+
+class SdasCheckParams(StageParams):
+    sdas: SdasChain
+    sdas_check: SdasCheck
+    compute: Compute
+
+    @classmethod
+    def of(cls, params: "Params") -> Self:
+        chain = {name: getattr(params.sdas, name) for name in SdasChain.model_fields}
+        return cls(sdas=SdasChain(**chain), sdas_check=params.sdas_check, compute=params.compute)
 
 
 class SiaParams(StageParams):

@@ -220,18 +220,3 @@ def load_sampler(spec: SamplerSpec, normal: torch.Tensor | None, runtime: Runtim
         return sample_images(model, scheduler, runtime, chain, batch, guide)
 
     return sample
-
-
-def texture_energy(normal: torch.Tensor, samples: torch.Tensor) -> dict[str, float]:
-    """Fine-texture energy of normal images and of s = 0 samples, which should agree.
-
-    Median absolute Laplacian in grey levels of [0, 1]. Samples that are smoother than the real
-    images teach the detector that smooth means anomalous.
-    """
-
-    def energy(images: torch.Tensor) -> float:
-        grey = images.float().mean(1, keepdim=True) / 255
-        kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
-        return round(torch.nn.functional.conv2d(grey, kernel).abs().median().item(), 5)
-
-    return {"normal": energy(normal), "sampled": energy(samples)}

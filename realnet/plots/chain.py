@@ -6,8 +6,8 @@ from realnet import registry
 from realnet.provenance.lineage import behind
 from realnet.tables.runs import Results, Run
 
-# In the order of the pipeline.
-STAGES = tuple(name for name in registry.STAGES if name not in ("data", "sia"))
+# In the order of the pipeline; without those that no evaluation depends on.
+STAGES = tuple(name for name in registry.STAGES if name not in ("data", "sdas_check", "sia"))
 
 
 def chain(results: Path, folder: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from PIL import Image
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, write_text
 
-TABLES = ("main", "verdicts", "ablation", "protocols")
+TABLES = ("main", "verdicts", "ablation", "protocols", "sdas_check")
 MAX_FIGURE = 2_000_000  # bytes; larger figures are not copied
 MAX_TOTAL = 12_000_000  # bytes of all files
 REDUCE_FROM = 200_000  # bytes; larger PNG files are reduced to 256 colours

@@ -11,7 +11,7 @@ from realnet.core.io import atomic, sha256, write_csv, write_png
 from realnet.core.progress import progress
 from realnet.datasets.images import load_images
 from realnet.datasets.items import read_manifest
-from realnet.diffusion.sampler import SamplerSpec, load_sampler, texture_energy, through_jpeg
+from realnet.diffusion.sampler import SamplerSpec, load_sampler, through_jpeg
 from realnet.provenance.record import Record
 from realnet.stages.job import Job
 from realnet.training.checkpoint import Checkpoints, training_identity
@@ -96,7 +96,7 @@ def run(job: Job[SdasParams]) -> None:
     figure = strength_grid({job.category: Grid(**shown)}, count)
     save_figure(out / "grid.png", figure)
     write_csv(out / "manifest.csv", rows, list(rows[0]))
-    record.write(out, runtime.name, images=len(rows), texture=texture_energy(normal, grid[:, 0]))
+    record.write(out, runtime.name, images=len(rows))
     checkpoints.finish()
 
 

@@ -200,6 +200,8 @@ def _is_mean(row: Sequence[Any]) -> bool:
 
 def _shown(table: Table) -> Table:
     """Without empty columns, such as the paper's numbers on other datasets."""
+    if not _rows(table):
+        return table
     keep = [
         i for i in range(len(table.columns)) if any(row[i] is not None for row in _rows(table))
     ]  # fmt: skip

@@ -23,6 +23,7 @@ from realnet.tables.runs import (
     Stat,
     under,
 )
+from realnet.tables.sample_checks import sample_check_table
 from realnet.tables.verdict_rules import seed_interval
 
 METHODS = {"realnet": "RealNet", "patchcore": "PatchCore"}
@@ -36,6 +37,7 @@ def all_tables(found: Results) -> dict[str, Table]:
         "protocols": protocols_table(found),
         "per_category": per_category_table(found),
         "ablation": ablation_table(found),
+        "sdas_check": sample_check_table(found),
     }
     for dataset in found.matrix.datasets:
         if dataset in (*made, "verdicts", "cells") or dataset.startswith("ablation_"):

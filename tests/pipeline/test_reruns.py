@@ -12,7 +12,7 @@ SCHEDULER = "realnet/diffusion/scheduler.py"
 # Stages whose code contains the module, and the stages downstream.
 BEHIND_SCHEDULER = {
     *("train_ddpm", "sample_sdas", "select_features", "train_realnet", "evaluate_detector"),
-    *("make_report", "track_runs"),
+    *("check_samples", "make_report", "track_runs"),
 }
 
 

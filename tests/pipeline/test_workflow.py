@@ -38,10 +38,25 @@ def test_variants_share_what_they_do_not_change(finished):
     assert {p.name for p in results.glob("afs/*/*/*/*")} == {"base", "texture"}
 
 
+def test_each_diffusion_model_is_checked(finished):
+    """These are as good as untrained."""
+    results = finished.root / "results"
+    rows = read_csv(results / "tables/sdas_check.csv")
+    assert [(row["category"], row["variant"]) for row in rows] == [
+        ("hex_nut", "base"),
+        ("woven_fabric", "base"),
+    ]
+    assert {row["result"] for row in rows} == {"warning"}
+    for row in rows:
+        log = results / f"logs/sdas_check/demo/{row['category']}/seed0/base.log"
+        assert f"warning: demo/{row['category']}: s = 0 samples" in log.read_text()
+        assert f"demo/{row['category']}: s = 0 samples" in (results / "report.html").read_text()
+
+
 def test_each_stage_leaves_its_record_and_no_checkpoint(finished):
     results = finished.root / "results"
     records = [json.loads(p.read_text()) for p in results.glob("*/**/stage.json")]
-    stages = {"backbone", "ddpm", "sdas", "afs", "realnet", "evaluate"}
+    stages = {"backbone", "ddpm", "sdas", "sdas_check", "afs", "realnet", "evaluate"}
     assert {record["stage"] for record in records} == stages
     assert all(record["git_commit"] and record["versions"]["torch"] for record in records)
     assert not list(results.glob("**/checkpoint"))
@@ -96,14 +111,15 @@ def test_nothing_to_do_after_a_finished_run(finished):
         (
             "sdas={steps: 2}",
             {"sample_sdas", "select_features", "train_realnet", "evaluate_detector"}
-            | {"make_report", "track_runs"},
+            | {"check_samples", "make_report", "track_runs"},
         ),
+        ("sdas_check={images: 3}", {"check_samples", "make_report"}),
     ],
 )
 def test_a_changed_parameter_reruns_the_stages_that_read_it(finished, override, rules):
     planned = finished.planned("--config", override)
     assert set(planned) == rules
-    if "sdas" in override:  # the variant on textures does not read SDAS images
+    if "sdas=" in override:  # the variant on textures does not read SDAS images
         assert planned["train_realnet"] == 2
     elif "train_realnet" in rules:
         assert planned["train_realnet"] == 4
@@ -226,7 +242,9 @@ def test_dvc_runs_the_same_dag(finished):
     assert changed_in_dvc(finished) == {"code"}  # which always runs and changes no file
     flip_operator(scheduler)
     finished.run("realnet", "code")
-    assert changed_in_dvc(finished) == {"code", "ddpm", "classifier", "sdas", "sia"}
+    assert changed_in_dvc(finished) == {
+        *("code", "ddpm", "classifier", "sdas", "sdas_check", "sia")
+    }
     scheduler.write_text(text)
     finished.run("realnet", "code")
     assert changed_in_dvc(finished) == set()

@@ -16,7 +16,7 @@ from realnet.report.publish import publish
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     root = tmp_path / "results"
-    for name in ("main", "verdicts", "ablation", "protocols", "ablation_rrs"):
+    for name in ("main", "verdicts", "ablation", "protocols", "sdas_check", "ablation_rrs"):
         write_text(root / f"tables/{name}.md", f"## {name}\n\n| a |\n| --- |\n| 1 |\n")
         write_text(root / f"tables/{name}.csv", "a\n1\n")
         write_text(root / f"tables/{name}.tex", "tabular")

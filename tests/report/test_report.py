@@ -38,7 +38,7 @@ def test_tables_equal_the_golden_files(tmp_path: Path):
     write_results(tmp_path)
     report(tmp_path, matrix())
     produced = sorted((tmp_path / "tables").iterdir())
-    assert len(produced) == 3 * (5 + len(CATEGORIES)) + 1
+    assert len(produced) == 3 * (6 + len(CATEGORIES)) + 1
     if os.environ.get("REGOLD"):
         for path in produced:
             (GOLDEN / path.name).write_bytes(path.read_bytes())

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import (
+    check_ddpm,
     evaluate,
     make_backbone,
     prepare,
@@ -116,6 +117,33 @@ def test_official_sdas_images_have_one_strength_per_batch_and_jpeg_losses(made, 
     ]
 
 
+def test_an_untrained_diffusion_model_is_flagged(made, tmp_path, capsys):
+    paths = made / "ddpm", made / "backbone", made / "hex_nut/manifest.csv"
+    found = check_ddpm(stage("sdas_check"), *paths, *RUN, tmp_path / "check")
+    assert found["result"] == "warning" and found["images"] == 4
+    (warning,) = found["warnings"]
+    assert warning.startswith("demo/hex_nut: s = 0 samples are not like normal images: ")
+    assert "raise ddpm.steps (it was 6)" in warning and "\n" not in warning
+    assert f"warning: {warning}\n" in capsys.readouterr().out
+    assert read_json(tmp_path / "check/stage.json")["warnings"] == [warning]
+    assert (tmp_path / "check/samples.png").stat().st_size > 500
+    again = check_ddpm(stage("sdas_check"), *paths, *RUN, tmp_path / "again")
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"), [(0, "sdas_check.images is 0"), (1, "8 normal images")]
+)
+def test_no_check_is_said_and_not_a_success(made, tmp_path, capsys, images, reason):
+    paths = made / "ddpm", made / "backbone", made / "hex_nut/manifest.csv"
+    params = stage("sdas_check", sdas_check={"images": images})
+    found = check_ddpm(params, *paths, *RUN, tmp_path)
+    assert found["result"] == "not checked" and reason in found["reason"]
+    assert f"demo/hex_nut: diffusion model not checked: {found['reason']}" in (
+        capsys.readouterr().out
+    )
+
+
 def test_sampling_from_images_and_joint_scope(made, tmp_path):
     manifests = [made / c / "manifest.csv" for c in ("hex_nut", "woven_fabric")]
     categories = ["hex_nut", "woven_fabric"]
@@ -125,6 +153,11 @@ def test_sampling_from_images_and_joint_scope(made, tmp_path):
     target = tmp_path / "sdas"
     sample_sdas(params, tmp_path / "all", manifests[1], "demo", "woven_fabric", 0, target)
     assert len(read_csv(target / "manifest.csv")) == 4
+    checked = stage("sdas_check", sdas={"start": "image", "start_fraction": 0.5})
+    inputs = tmp_path / "all", made / "backbone", manifests[1]
+    found = check_ddpm(checked, *inputs, "demo", "woven_fabric", 0, tmp_path / "check")
+    assert found["category"] == "woven_fabric" and found["images"] == 4
+    assert all("start: image" not in warning for warning in found["warnings"])
     with pytest.raises(UserError, match="not for circuit_board"):
         sample_sdas(params, tmp_path / "all", manifests[1], "demo", "circuit_board", 0, target)
     with pytest.raises(UserError, match="scope is category"):

@@ -214,7 +214,7 @@ def test_a_category_outside_the_matrix_runs_by_its_path(plan):
 def test_one_category_with_its_table_by_config(plan):
     chosen = "experiment={datasets: {btad: ['01']}, variants: [base]}"
     jobs, _ = plan("results/tables/btad.csv", chosen)
-    assert jobs == ONE_CELL | {"make_report": 1}
+    assert jobs == ONE_CELL | {"check_samples": 1, "make_report": 1}
 
 
 def test_a_joint_model_needs_all_listed_categories(plan):

@@ -26,6 +26,7 @@ rule make_report:
         scores=layer("evaluate", "scores.npz"),
         per_image=layer("evaluate", "per_image.npz"),
         records=layer("evaluate", "stage.json"),
+        checks=layer("sdas_check", "check.json", SDAS_VARIANTS),
         code=code("report"),
     output:
         [

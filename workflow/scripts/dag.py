@@ -22,7 +22,7 @@ from realnet.models.weight_packages import package_of
 # The folder of the package, in which shipped split tables are; the workflow runs there.
 SOURCES = Path(layouts.__file__).parents[2]
 # Tables in results/tables in addition to one per dataset.
-TABLES = ("main", "protocols", "per_category", "ablation", "verdicts")
+TABLES = ("main", "protocols", "per_category", "ablation", "sdas_check", "verdicts")
 
 
 def settings(values: dict[str, Any], overrides: dict[str, Any]) -> Params:

@@ -92,7 +92,7 @@ def _place(name: str, found: Results) -> int:
     """Sort key: main, datasets, variants and their groups, then the long tables."""
     if name in found.categories:
         return 1
-    order = {"main": 0, "ablation": 2, "protocols": 4, "per_category": 5}
+    order = {"main": 0, "ablation": 2, "protocols": 4, "per_category": 5, "sdas_check": 6}
     return order.get(name, 3)
 
 

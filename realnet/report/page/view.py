@@ -118,7 +118,8 @@ def _is_kept(name: str, table: Table, k: int, column: Column, found: Results) ->
     """Drops columns that are empty everywhere, and the dataset's if there is only one."""
     if column.key == "dataset" and name != "main" and len(found.categories) == 1:
         return False
-    return any(row[k] is not None for group in table.groups for row in group)
+    rows = [row for group in table.groups for row in group]
+    return not rows or any(row[k] is not None for row in rows)
 
 
 def _above(columns: Sequence[Column]) -> list[Heading]:
