@@ -157,7 +157,9 @@ def test_ranking_uses_batch_statistics_in_training_and_running_ones_after():
 
 @pytest.mark.parametrize("mode", ["max", "all"])
 def test_scaled_residuals_have_the_unit_of_their_channel(mode):
-    select = ResidualSelection(3, rrs(ranking_norm=True, mode=mode, channels=3, scaled=True)).train()
+    select = ResidualSelection(
+        3, rrs(ranking_norm=True, mode=mode, channels=3, scaled=True)
+    ).train()
     residuals = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     factor = torch.tensor([1.0, 100.0, 1.0]).view(1, 3, 1, 1)
     given = (residuals * factor).requires_grad_()
