@@ -1,16 +1,26 @@
 """RRS, Reconstruction Residuals Selection, and the discriminator behind it (paper sec. 3.3)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from realnet.config.sections import Rrs
+from realnet.models.afs import resize_to
+
+
+def at_finest_size(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All channels of maps ``[B, m_k, H_k, W_k]`` at the size of the finest, ``[B, M, H, W]``."""
+    finest = max(m.shape[-1] for m in maps)
+    return torch.cat([resize_to(m, finest) for m in maps], dim=1)
 
 
 class ResidualSelection(nn.Module):
     """Keep the r most informative residual maps of each image.
 
-    Input: residuals E ``[B, M, H, W]`` >= 0. Output ``[B, r, H, W]`` (or all M for mode "all").
+    Input: residuals E >= 0 of each block at its own size, ``[B, m_k, H_k, W_k]``. Output: those
+    selected, at the size of the finest, ``[B, r, H, W]`` (or all M for mode "all").
     Mode "max_mean": the r/2 channels with the largest global maximum, then the r/2 with the largest
     global mean, each list in descending order; a channel may be in both. So a slot is a rank,
     not a channel.
@@ -26,12 +36,16 @@ class ResidualSelection(nn.Module):
             nn.BatchNorm2d(channels, momentum=0.9, affine=False) if params.ranking_norm else None
         )
 
-    def forward(self, residuals: torch.Tensor) -> torch.Tensor:
+    def forward(self, residuals: Sequence[torch.Tensor]) -> torch.Tensor:
         if self.mode == "all":
-            return residuals
-        ranked = self.ranking(residuals)
-        index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *residuals.shape[2:])
-        return residuals.gather(1, index)
+            return at_finest_size(residuals)
+        with torch.no_grad():
+            resized = at_finest_size(residuals)
+            ranked = self.ranking(resized)
+        if torch.is_grad_enabled():
+            return _resized_channels(residuals, ranked, resized.shape[-1])
+        index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *resized.shape[2:])
+        return resized.gather(1, index)
 
     @torch.no_grad()
     def ranking(self, residuals: torch.Tensor) -> torch.Tensor:
@@ -45,6 +59,26 @@ class ResidualSelection(nn.Module):
         half = self.kept // 2
         first, second = peak.topk(self.kept - half, dim=1), mean.topk(half, dim=1)
         return torch.cat([first.indices, second.indices], dim=1)
+
+
+def _resized_channels(
+    maps: Sequence[torch.Tensor], channels: torch.Tensor, size: int
+) -> torch.Tensor:
+    """``at_finest_size(maps)`` at ``channels`` ``[B, r]`` of each image, ``[B, r, size, size]``.
+
+    Only these channels are resized, so that the backward pass has r channels to resize, not M.
+    """
+    parts, places, first = [], [], 0
+    for level in maps:
+        mine = (channels >= first) & (channels < first + level.shape[1])
+        image, slot = mine.nonzero(as_tuple=True)
+        if len(image):
+            chosen = level[image, channels[image, slot] - first]
+            parts.append(resize_to(chosen[None], size)[0])
+            places.append(image * channels.shape[1] + slot)
+        first += level.shape[1]
+    order = torch.cat(places).argsort()
+    return torch.cat(parts)[order].unflatten(0, channels.shape)
 
 
 class ResidualUnit(nn.Module):
