@@ -18,6 +18,7 @@ from torch import nn
 from realnet.config.sections import Backbone as BackboneParams
 from realnet.core.errors import UserError
 from realnet.core.io import read_json, save_weights, sha256, write_json
+from realnet.models.folding import fold_batch_norms
 from realnet.models.weight_packages import package_of
 
 CHANNELS = 3
@@ -209,7 +210,10 @@ ARCHITECTURE = {"arch", "arch_args", "stem_pool", "out_indices", "mean", "std"}
 
 
 def load_backbone(folder: str | Path) -> FeatureExtractor:
-    """The feature extractor that the stage `backbone` wrote; its digest is verified."""
+    """The feature extractor that the stage `backbone` wrote; its digest is verified.
+
+    Its normalisations are folded into the convolutions (:mod:`realnet.models.folding`).
+    """
     folder = Path(folder)
     meta = read_json(folder / "backbone.json")
     path = folder / "backbone.safetensors"
@@ -222,6 +226,7 @@ def load_backbone(folder: str | Path) -> FeatureExtractor:
     )
     network = build_network(params)
     load_into(network, safetensors.torch.load_file(path), str(path))
+    fold_batch_norms(network.eval())
     return extractor_of(network, params)
 
 

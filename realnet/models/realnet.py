@@ -9,7 +9,7 @@ from torch import nn
 from realnet.config.sections import Block, Model
 from realnet.models.afs import Selection, resize_to
 from realnet.models.reconstruction import ReconstructionUNet
-from realnet.models.rrs import Discriminator, ResidualSelection
+from realnet.models.rrs import Discriminator, ResidualSelection, at_finest_size
 
 
 class FeatureSelector(nn.Module):
@@ -77,14 +77,18 @@ class RealNet(nn.Module):
 
     def forward(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         rebuilt = [net(f) for net, f in zip(self.reconstruct, features, strict=True)]
-        residuals = self.residuals(features, rebuilt)
-        return self.discriminate(self.select(residuals), self.image_size), rebuilt
+        selected = self.select(self.squared(features, rebuilt))
+        return self.discriminate(selected, self.image_size), rebuilt
 
     def residuals(self, features: list[torch.Tensor], rebuilt: list[torch.Tensor]) -> torch.Tensor:
         """E = (phi(A) - G(phi(A)))^2 of all blocks at the finest one's size, ``[B, M, H, W]``."""
-        finest = max(f.shape[-1] for f in features)
-        squared = [(f.float() - g.float()) ** 2 for f, g in zip(features, rebuilt, strict=True)]
-        return torch.cat([resize_to(e, finest) for e in squared], dim=1)
+        return at_finest_size(self.squared(features, rebuilt))
+
+    def squared(
+        self, features: list[torch.Tensor], rebuilt: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """(phi_k(A) - G_k(phi_k(A)))^2 of each block at its own size, float32."""
+        return [(f.float() - g.float()) ** 2 for f, g in zip(features, rebuilt, strict=True)]
 
 
 def realnet_loss(

@@ -5,6 +5,7 @@ at rates 2 and 4. The last convolution starts at zero, so training starts from a
 """
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +13,15 @@ from torch import nn
 
 from realnet.config.sections import Reconstruction
 
+Layer = TypeVar("Layer", bound=nn.Module)
+
 
 def _norm(channels: int, groups: int) -> nn.GroupNorm:
     # The official 32 groups where they divide the channels; small demo widths need fewer.
     return nn.GroupNorm(math.gcd(groups, channels), channels)
 
 
-def _zero(module: nn.Module) -> nn.Module:
+def _zero(module: Layer) -> Layer:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -62,13 +65,15 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, channels, height, width = x.shape
-        flat = x.reshape(batch, channels, height * width)
+        # Channels last [B, HW, channels]: torch's fused attention needs each head's in one piece.
+        rows = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        packed = F.linear(rows, self.qkv.weight.squeeze(-1), self.qkv.bias)
         # "Legacy" order of guided diffusion: channels = heads x (q, k, v) x width of a head.
-        packed = self.qkv(self.norm(flat)).view(batch, self.heads, 3, -1, height * width)
-        q, k, v = packed.transpose(3, 4).unbind(2)  # each [B, heads, HW, channels / heads]
+        packed = packed.view(batch, height * width, self.heads, 3, -1)
+        q, k, v = packed.permute(3, 0, 2, 1, 4)  # each [B, heads, HW, channels / heads]
         mixed = F.scaled_dot_product_attention(q, k, v)
-        mixed = mixed.transpose(2, 3).reshape(batch, channels, height * width)
-        return (flat + self.out(mixed)).view(batch, channels, height, width)
+        mixed = mixed.transpose(1, 2).reshape(batch, height, width, channels)
+        return x + F.linear(mixed, self.out.weight.squeeze(-1), self.out.bias).permute(0, 3, 1, 2)
 
 
 class ReconstructionUNet(nn.Module):

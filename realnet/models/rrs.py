@@ -1,16 +1,26 @@
 """RRS, Reconstruction Residuals Selection, and the discriminator behind it (paper sec. 3.3)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from realnet.config.sections import Rrs
+from realnet.models.afs import resize_to
+
+
+def at_finest_size(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All channels of maps ``[B, m_k, H_k, W_k]`` at the size of the finest, ``[B, M, H, W]``."""
+    finest = max(m.shape[-1] for m in maps)
+    return torch.cat([resize_to(m, finest) for m in maps], dim=1)
 
 
 class ResidualSelection(nn.Module):
     """Keep the r most informative residual maps of each image.
 
-    Input: residuals E ``[B, M, H, W]`` >= 0. Output ``[B, r, H, W]`` (or all M for mode "all").
+    Input: residuals E >= 0 of each block at its own size, ``[B, m_k, H_k, W_k]``. Output: those
+    selected, at the size of the finest, ``[B, r, H, W]`` (or all M for mode "all").
     Mode "max_mean": the r/2 channels with the largest global maximum, then the r/2 with the largest
     global mean, each list in descending order; a channel may be in both. So a slot is a rank,
     not a channel.
@@ -30,31 +40,38 @@ class ResidualSelection(nn.Module):
             nn.BatchNorm2d(channels, momentum=0.9, affine=False) if params.ranking_norm else None
         )
 
-    def forward(self, residuals: torch.Tensor) -> torch.Tensor:
-        ranked = None if self.mode == "all" else self.ranking(residuals)
-        if self.scaled:
-            residuals = self._divided(residuals, update=ranked is None)
-        if ranked is None:
-            return residuals
-        index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *residuals.shape[2:])
-        return residuals.gather(1, index)
-
-    def _divided(self, residuals: torch.Tensor, update: bool) -> torch.Tensor:
-        """The residuals divided by the running standard deviation of their channel.
-
-        update: update the statistics first, where no ranking has done so.
-        """
-        assert self.norm is not None and self.norm.running_var is not None  # checked in the section
-        if update:
+    def forward(self, residuals: Sequence[torch.Tensor]) -> torch.Tensor:
+        ranked = None
+        if self.mode != "all":
             with torch.no_grad():
-                self.norm(residuals)
-        scale = (self.norm.running_var + self.norm.eps).rsqrt()
-        return residuals * scale.view(1, -1, 1, 1)
+                ranked = self.ranking(at_finest_size(residuals))
+        elif self.scaled:
+            self.standardised(at_finest_size(residuals))  # updates the statistics
+        if self.scaled:
+            scales = self.inverse_deviations().split([e.shape[1] for e in residuals])
+            residuals = [e * s.view(-1, 1, 1) for e, s in zip(residuals, scales, strict=True)]
+        if ranked is None:
+            return at_finest_size(residuals)
+        if torch.is_grad_enabled():
+            return _resized_channels(residuals, ranked)
+        resized = at_finest_size(residuals)
+        index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *resized.shape[2:])
+        return resized.gather(1, index)
+
+    @torch.no_grad()
+    def standardised(self, residuals: torch.Tensor) -> torch.Tensor:
+        """``[B, M, H, W]`` after the BatchNorm, whose statistics are updated in training mode."""
+        return residuals if self.norm is None else self.norm(residuals)
+
+    def inverse_deviations(self) -> torch.Tensor:
+        """``[M]``: 1 / running standard deviation of each channel."""
+        assert self.norm is not None and self.norm.running_var is not None  # the section says so
+        return (self.norm.running_var + self.norm.eps).rsqrt()
 
     @torch.no_grad()
     def ranking(self, residuals: torch.Tensor) -> torch.Tensor:
         """Channel indices int64 ``[B, r]``."""
-        standard = self.norm(residuals) if self.norm is not None else residuals
+        standard = self.standardised(residuals)
         peak, mean = standard.amax((2, 3)), standard.mean((2, 3))
         if self.mode == "max":
             return peak.topk(self.kept, dim=1).indices
@@ -63,6 +80,24 @@ class ResidualSelection(nn.Module):
         half = self.kept // 2
         first, second = peak.topk(self.kept - half, dim=1), mean.topk(half, dim=1)
         return torch.cat([first.indices, second.indices], dim=1)
+
+
+def _resized_channels(maps: Sequence[torch.Tensor], channels: torch.Tensor) -> torch.Tensor:
+    """``at_finest_size(maps)`` at ``channels`` ``[B, r]`` of each image, ``[B, r, H, W]``.
+
+    Only these channels are resized, so that the backward pass has r channels to resize, not M.
+    """
+    parts, places, first, size = [], [], 0, max(m.shape[-1] for m in maps)
+    for level in maps:
+        mine = (channels >= first) & (channels < first + level.shape[1])
+        image, slot = mine.nonzero(as_tuple=True)
+        if len(image):
+            chosen = level[image, channels[image, slot] - first]
+            parts.append(resize_to(chosen[None], size)[0])
+            places.append(image * channels.shape[1] + slot)
+        first += level.shape[1]
+    order = torch.cat(places).argsort()
+    return torch.cat(parts)[order].unflatten(0, channels.shape)
 
 
 class ResidualUnit(nn.Module):

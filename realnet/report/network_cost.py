@@ -27,6 +27,7 @@ from realnet.core.io import write_json, write_text
 from realnet.diffusion.denoiser import Denoiser, classes_of, parameter_count
 from realnet.models.afs import Selection
 from realnet.models.features import FeatureExtractor, build_network, extractor_of
+from realnet.models.folding import fold_batch_norms
 from realnet.models.realnet import FeatureSelector, RealNet, realnet_loss
 from realnet.provenance.record import peak_memory_mb
 
@@ -92,7 +93,7 @@ def count_parts(params: Params) -> list[Row]:
         maps = extractor(image)
         features = selector(maps)
         rebuilt = [net(f) for net, f in zip(model.reconstruct, features, strict=True)]
-        residuals = model.residuals(features, rebuilt)
+        squared = model.squared(features, rebuilt)
         timestep = torch.zeros(1, dtype=torch.long)
         label = timestep if _classes(params) > 1 else None
         rows = [_part(f"Backbone ({params.backbone.arch})", extractor, lambda: extractor(image))]
@@ -105,7 +106,7 @@ def count_parts(params: Params) -> list[Row]:
             _part(
                 "RRS and discriminator",
                 model.discriminate,
-                lambda: model.discriminate(model.select(residuals), size),
+                lambda: model.discriminate(model.select(squared), size),
             )
         )
         total = {key: sum(row[key] for row in rows) for key in ("parameters", "macs")}
@@ -251,6 +252,7 @@ def _realnet_training(params: Params, batch: int, runtime: Runtime) -> Callable[
 
 def _placed(params: Params, runtime: Runtime) -> tuple[Any, Any, Any]:
     extractor, selector, model = _detector(params, params.data.image_size)
+    fold_batch_norms(extractor.network)  # as load_backbone does
     return runtime.place(extractor), selector.to(runtime.device), runtime.place(model)
 
 

@@ -215,7 +215,8 @@ def test_the_artifact_reloads_and_records_its_inputs(made):
 
 def test_scales_belong_to_the_selected_channels_in_every_mode(made, tmp_path):
     normal = normal_images(made)
-    extractor, runtime = load_backbone(made / "backbone"), start(stage("afs").compute)
+    runtime = start(stage("afs").compute)
+    extractor = runtime.place(load_backbone(made / "backbone"))
     deviations = standard_deviations(extractor, normal, runtime)
     chosen = {}
     for mode in ("afs", "random", "first"):

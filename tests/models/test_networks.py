@@ -79,9 +79,9 @@ def test_rrs_ranks_standardised_residuals_and_returns_raw_ones():
     residuals = torch.rand(8, 4, 6, 6) * torch.tensor([100.0, 1, 1, 1]).view(1, 4, 1, 1)
     residuals[0, 2, 3, 3] = 9.0  # large for its channel, small compared with the first one
     assert select.ranking(residuals)[0, 0] == 2
-    assert torch.equal(select(residuals)[0, 0], residuals[0, 2])
+    assert torch.equal(select([residuals])[0, 0], residuals[0, 2])
     everything = params.model_copy(update={"mode": "all"})
-    assert ResidualSelection(4, everything)(residuals) is residuals
+    assert torch.equal(ResidualSelection(4, everything)([residuals]), residuals)
 
 
 def test_denoiser_shapes_and_grain():

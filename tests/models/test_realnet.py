@@ -36,7 +36,7 @@ def test_parameter_counts_are_exactly_the_official_ones(paper):
 
 def test_shapes_at_the_papers_size(paper):
     """Shapes at 256 pixels, on the meta device: four strides, 1536 residual maps, 512 kept."""
-    with torch.device("meta"):
+    with torch.device("meta"), torch.no_grad():
         extractor = build_network(paper.backbone)
         maps = extractor(torch.zeros(2, 3, 256, 256))
         net = RealNet(paper.afs.channels, paper.model, 256)
@@ -111,8 +111,8 @@ def rrs(**options):
 @pytest.mark.parametrize("mode", ["max", "mean", "max_mean"])
 @pytest.mark.parametrize("kept", [4, 5])
 def test_rrs_matches_a_loop(mode, kept):
-    residuals = torch.rand(3, 9, 4, 6, generator=torch.Generator().manual_seed(1))
-    got = ResidualSelection(9, rrs(mode=mode, channels=kept))(residuals)
+    residuals = torch.rand(3, 9, 6, 6, generator=torch.Generator().manual_seed(1))
+    got = ResidualSelection(9, rrs(mode=mode, channels=kept))([residuals])
     for image, chosen in zip(residuals, got, strict=True):
         peaks = sorted(range(9), key=lambda c: image[c].max(), reverse=True)
         means = sorted(range(9), key=lambda c: image[c].mean(), reverse=True)
@@ -125,7 +125,7 @@ def test_a_channel_selected_twice_gets_both_gradients():
     residuals = torch.full((1, 4, 2, 2), 0.1)
     residuals[0, 2] = 5.0
     residuals.requires_grad_()
-    kept = ResidualSelection(4, rrs(channels=2))(residuals)
+    kept = ResidualSelection(4, rrs(channels=2))([residuals])
     assert torch.equal(kept[0, 0], kept[0, 1]) and kept[0, 0, 0, 0] == 5.0
     kept.sum().backward()
     assert residuals.grad[0, 2].unique().tolist() == [2.0]
@@ -137,7 +137,7 @@ def test_ranking_uses_batch_statistics_in_training_and_running_ones_after():
     scale = torch.tensor([1.0, 100.0, 1.0]).view(1, 3, 1, 1)
     residuals = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * scale
     mean, deviation = residuals.mean((0, 2, 3)), residuals.var((0, 2, 3)).sqrt()
-    select(residuals)
+    select([residuals])
     assert torch.allclose(select.norm.running_mean, 0.9 * mean, rtol=1e-4)
     assert torch.allclose(select.norm.running_var, 0.9 * deviation**2 + 0.1, rtol=1e-4)
     assert not list(select.parameters())
@@ -149,7 +149,7 @@ def test_ranking_uses_batch_statistics_in_training_and_running_ones_after():
     assert torch.equal(select.ranking(single), standard.argsort(1, descending=True))
     assert select.ranking(single)[0, 0] == 2
     before = select.norm.running_mean.clone()
-    select(single)
+    select([single])
     assert torch.equal(select.norm.running_mean, before)
     # A batch of one image is standardised by its own statistics: all its channel means are zero.
     assert trained.shape == (1, 3)
@@ -163,7 +163,7 @@ def test_scaled_residuals_have_the_unit_of_their_channel(mode):
     residuals = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     factor = torch.tensor([1.0, 100.0, 1.0]).view(1, 3, 1, 1)
     given = (residuals * factor).requires_grad_()
-    out = select(given)
+    out = select([given])
     variance = 0.9 * given.detach().var((0, 2, 3)) + 0.1
     expected = given.detach() / (variance + select.norm.eps).sqrt().view(1, 3, 1, 1)
     if mode == "max":
@@ -268,3 +268,31 @@ def test_margins_rank_where_the_softmax_saturates():
     assert probability[0] == probability[1] == 1
     assert margin(logits).flatten().tolist() == [40.0, 50.0]
     assert margin(logits.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("mode", ["max", "max_mean"])
+def test_selected_residuals_and_gradients_are_those_of_a_gather_at_the_finest_size(mode):
+    """Channels that are selected twice, and levels of which some image selects none."""
+    draw = torch.Generator().manual_seed(0)
+    maps = [torch.rand(3, m, s, s, generator=draw) ** 4 for m, s in ((5, 8), (4, 4), (3, 2))]
+    select = ResidualSelection(12, rrs(mode=mode, channels=5))
+    found = []
+    for gathers in (False, True):
+        leaves = [m.clone().requires_grad_() for m in maps]
+        if gathers:
+            resized = torch.cat([resize_to(m, 8) for m in leaves], dim=1)
+            index = select.ranking(resized)[:, :, None, None].expand(-1, -1, 8, 8)
+            selected = resized.gather(1, index)
+        else:
+            selected = select(leaves)
+        (selected * torch.arange(320.0).view(1, 5, 8, 8)).sum().backward()
+        unused = [torch.zeros_like(leaf) for leaf in leaves]
+        grads = [leaf.grad for leaf in leaves]
+        found.append(
+            [selected, *(u if g is None else g for g, u in zip(grads, unused, strict=True))]
+        )
+    with torch.no_grad():
+        found.append([select(maps)])
+    for expected, *others in zip(found[1], found[0], strict=True):
+        assert all(torch.allclose(other, expected, rtol=1e-5) for other in others)
+    assert torch.allclose(found[2][0], found[1][0])
