@@ -269,6 +269,7 @@ class Ddpm(Section):
     # official network starts; no effect with init. Models of earlier versions do not state it.
     zero_init: bool = False
     patch: Positive  # pixel-unshuffle factor before the UNet; 1 = the official network
+    positions: bool = False  # a trained offset at each position of the UNet's input; ours
     unet: UNet
     schedule: Schedule
     prediction_type: Literal["epsilon", "v_prediction", "sample"]

@@ -58,6 +58,10 @@ class Denoiser(nn.Module):
 
     With ``patch`` 1 this is the official network (ADM, 552.8 M parameters with the paper preset);
     larger patches trade detail for speed, so that the demo trains on a CPU.
+
+    With ``positions`` the UNet's input has a trained offset at each position, zero at the start (our
+    option). A convolution does not know where it is, so that a small network learns slowly what
+    always lies at the same place, such as the parts of a circuit board.
     """
 
     alphas_cumprod: torch.Tensor
@@ -71,9 +75,13 @@ class Denoiser(nn.Module):
         self.texture_std = params.texture_std
         products = build_scheduler(params).alphas_cumprod
         self.register_buffer("alphas_cumprod", products, persistent=False)
+        grid = image_size // self.patch
+        self.positions = (
+            nn.Parameter(torch.zeros(1, channels, grid, grid)) if params.positions else None
+        )
         self.unet = build_unet(
             params.unet,
-            sample_size=image_size // self.patch,
+            sample_size=grid,
             in_channels=channels,
             out_channels=channels * self.outputs,
             num_class_embeds=classes if classes > 1 else None,
@@ -87,6 +95,8 @@ class Denoiser(nn.Module):
         Returns ``[B, 3, S, S]``, or ``[B, 6, S, S]`` with the variance logits behind.
         """
         patches = F.pixel_unshuffle(sample, self.patch) if self.patch > 1 else sample
+        if self.positions is not None:
+            patches = patches + self.positions
         output = self.unet(patches, timestep, class_labels=label).sample.float()
         # Each of the output's groups (prediction, variance) is shuffled back on its own.
         groups = [

@@ -141,6 +141,27 @@ def test_zero_init_zeros_what_is_zero_in_the_official_networks():
     assert not fresh(sample, torch.tensor([1, 5])).any()
 
 
+def test_positions_start_at_zero_and_are_local():
+    params = load(overrides={"preset": "smoke"}).ddpm
+    size, patch = 32, params.patch
+    networks = []
+    for positions in (False, True):
+        torch.manual_seed(0)
+        networks.append(Denoiser(params.model_copy(update={"positions": positions}), size, 1))
+    plain, positioned = networks
+    assert plain.positions is None
+    assert positioned.positions.shape == (1, 3 * patch**2, size // patch, size // patch)
+    sample, when = torch.randn(2, 3, size, size), torch.tensor([1, 5])
+    assert torch.equal(plain(sample, when), positioned(sample, when))
+    shift = torch.zeros(1, 3, size, size)
+    shift[..., :patch, patch : 2 * patch] = 1.0
+    with torch.no_grad():
+        positioned.positions[:, :, 0, 1] = 1.0
+    assert torch.equal(plain(sample + shift, when), positioned(sample, when))
+    positioned(sample, when).square().mean().backward()
+    assert positioned.positions.grad.any(1).all()
+
+
 def test_presets_start_the_diffusion_model_as_declared():
     for preset, expected in (("paper", True), ("demo", False)):
         loaded = load(overrides={"preset": preset})
