@@ -52,7 +52,8 @@ class ResidualSelection(nn.Module):
             residuals = [e * s.view(-1, 1, 1) for e, s in zip(residuals, scales, strict=True)]
         if ranked is None:
             return at_finest_size(residuals)
-        if torch.is_grad_enabled():
+        # Its gather needs the numbers of channels per block, for which a GPU would have to wait.
+        if torch.is_grad_enabled() and ranked.device.type == "cpu":
             return _resized_channels(residuals, ranked)
         resized = at_finest_size(residuals)
         index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *resized.shape[2:])

@@ -244,7 +244,8 @@ def test_components_are_reproducible(made, tmp_path):
     params = stage("afs", "afs_pca")
     normal = load_images(read_manifest(made / "manifest.csv"), SIZE)
     counts, runtime = params.afs.channels, start(params.compute)
-    fresh, _ = principal_components(load_backbone(made / "backbone"), normal, counts, runtime)
+    extractor = runtime.place(load_backbone(made / "backbone"))
+    fresh, _ = principal_components(extractor, normal, counts, runtime)
     train(made, tmp_path / "a", tmp_path / "out", "afs_pca")
     stored = selection_from(read_json(tmp_path / "out/model.json")["selection"])
     for other in (again.projections, fresh, stored.projections):

@@ -74,7 +74,7 @@ def test_attention_matches_its_formula():
 
 
 def test_rrs_ranks_standardised_residuals_and_returns_raw_ones():
-    params = load().model.rrs.model_copy(update={"channels": 2, "mode": "max"})
+    params = load().model.rrs.model_copy(update={"channels": 2, "mode": "max", "scaled": False})
     select = ResidualSelection(4, params).train()
     residuals = torch.rand(8, 4, 6, 6) * torch.tensor([100.0, 1, 1, 1]).view(1, 4, 1, 1)
     residuals[0, 2, 3, 3] = 9.0  # large for its channel, small compared with the first one

@@ -105,7 +105,8 @@ def test_residual_block_matches_its_formula(resample, side):
 
 
 def rrs(**options):
-    return load().model.rrs.model_copy(update={"ranking_norm": False} | options)
+    plain = {"ranking_norm": False, "scaled": False}
+    return load().model.rrs.model_copy(update=plain | options)
 
 
 @pytest.mark.parametrize("mode", ["max", "mean", "max_mean"])
