@@ -53,7 +53,7 @@ def test_each_variant_builds(preset):
             continue
         seen.add(parts)
         size = p.data.image_size
-        with torch.device("meta"):
+        with torch.device("meta"), torch.no_grad():
             extractor = extractor_of(build_network(p.backbone), p.backbone)
             shapes = extractor.shapes(size)
             wanted = p.afs.channels if p.afs.selection != "all" else [c for c, _ in shapes]
