@@ -59,9 +59,9 @@ class Denoiser(nn.Module):
     With ``patch`` 1 this is the official network (ADM, 552.8 M parameters with the paper preset);
     larger patches trade detail for speed, so that the demo trains on a CPU.
 
-    With ``positions`` the UNet's input has a trained offset at each position, zero at the start (our
-    option). A convolution does not know where it is, so that a small network learns slowly what
-    always lies at the same place, such as the parts of a circuit board.
+    With ``positions`` the UNet's input has a trained offset at each position, zero at the start
+    (our option). A convolution does not know where it is, so that a small network learns slowly
+    what always lies at the same place, such as the parts of a circuit board.
     """
 
     alphas_cumprod: torch.Tensor
