@@ -80,9 +80,9 @@ tables: project  ## regenerate tables and figures from the results, without trai
 	snakemake --cores 1 --quiet rules host reason -- tables
 	@cat results/tables/main.md
 
-publish: project  ## run every ablation (an hour on two cores) and write results/published/
+publish: project  ## run the preset published (an hour on two cores) and write results/published/
 	snakemake --cores $(CORES) --rerun-incomplete --quiet rules host reason \
-	  --config 'experiment={variants: all}' -- all ablations
+	  --config preset=published -- all ablations
 	$(BIN)/python -m realnet publish
 
 mlflow: project  ## browse the runs at http://127.0.0.1:5000 (PORT=…)
