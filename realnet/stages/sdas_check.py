@@ -110,8 +110,8 @@ def described(health: Health) -> dict[str, Any]:
             "distance": compared.distance,
             "halves": compared.halves,
             "ratio": compared.ratio if np.isfinite(compared.ratio) else None,
-            "limit": LIMITS[name].ratio,
-            "floor": LIMITS[name].floor,
+            "limit": LIMITS[name].distance,
+            "ratio_limit": LIMITS[name].ratio,
             "exceeded": exceeds(name, compared),
         }
         for name, compared in health.compared.items()

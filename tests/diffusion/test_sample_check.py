@@ -67,7 +67,7 @@ def test_a_small_distance_is_no_fault_however_alike_the_normal_images_are():
     found = check(same[:8] + np.uint8(2), same)
     assert found.compared["grey_levels"].ratio == float("inf")
     assert found.compared["grey_levels"].distance == pytest.approx(2)
-    assert LIMITS["grey_levels"].floor > 2 and "grey_levels" not in found.faults
+    assert LIMITS["grey_levels"].distance > 2 and "grey_levels" not in found.faults
 
 
 def test_halves_are_disjoint_and_depend_on_the_seed_alone():
