@@ -531,6 +531,7 @@ class Rrs(Section):
     ranking_norm: bool  # rank BatchNorm-standardised residuals, as the official code does
     scaled: bool = False  # divide residuals by their channel's standard deviation there; ours
     hidden: list[Positive] = Field(min_length=4, max_length=4)  # widths after the residual units
+    padding: Literal["zeros", "replicate"] = "zeros"  # of the discriminator; replicate: ours
 
     @model_validator(mode="after")
     def _scale_is_of_the_norm(self) -> "Rrs":

@@ -73,7 +73,7 @@ class RealNet(nn.Module):
         total = sum(channels)
         kept = total if params.rrs.mode == "all" else params.rrs.channels
         self.select = ResidualSelection(total, params.rrs)
-        self.discriminate = Discriminator(kept, list(params.rrs.hidden))
+        self.discriminate = Discriminator(kept, params.rrs)
 
     def forward(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         rebuilt = [net(f) for net, f in zip(self.reconstruct, features, strict=True)]

@@ -104,9 +104,9 @@ def _resized_channels(maps: Sequence[torch.Tensor], channels: torch.Tensor) -> t
 class ResidualUnit(nn.Module):
     """x + conv1x1(ReLU(conv3x3(ReLU(x)))), without biases."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, padding: str):
         super().__init__()
-        self.wide = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.wide = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding, bias=False)
         self.narrow = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -114,20 +114,28 @@ class ResidualUnit(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Selected residuals ``[B, r, H, W]`` -> logits ``[B, 2, size, size]`` (normal, anomalous)."""
+    """Selected residuals ``[B, r, H, W]`` -> logits ``[B, 2, size, size]`` (normal, anomalous).
 
-    def __init__(self, channels: int, hidden: list[int]):
+    ``params.padding``: with ``zeros``, as in the official code, the border sees residuals of zero
+    beyond it. After a short training its logits differ from those inside, so that nearly every
+    normal image has its largest score there; with ``replicate`` (our option) it sees its own.
+    """
+
+    def __init__(self, channels: int, params: Rrs):
         super().__init__()
-        a, b, c, d = hidden
-        self.units = nn.Sequential(ResidualUnit(channels), ResidualUnit(channels), nn.ReLU())
+        a, b, c, d = params.hidden
+
+        def conv(inputs: int, outputs: int) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=params.padding)
+
+        units = [ResidualUnit(channels, params.padding) for _ in range(2)]
+        self.units = nn.Sequential(*units, nn.ReLU())
         self.reduce = nn.Sequential(
-            nn.Conv2d(channels, a, 3, padding=1), nn.BatchNorm2d(a), nn.ReLU(),
-            nn.Conv2d(a, b, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(b, c, 3, padding=1), nn.ReLU(),
+            conv(channels, a), nn.BatchNorm2d(a), nn.ReLU(),
+            conv(a, b), nn.ReLU(),
+            conv(b, c), nn.ReLU(),
         )  # fmt: skip
-        self.refine = nn.Sequential(
-            nn.Conv2d(c, d, 3, padding=1), nn.ReLU(), nn.Conv2d(d, 2, 3, padding=1)
-        )
+        self.refine = nn.Sequential(conv(c, d), nn.ReLU(), conv(d, 2))
 
     def forward(self, selected: torch.Tensor, size: int) -> torch.Tensor:
         h = self.reduce(self.units(selected))

@@ -26,7 +26,7 @@ def count(net):
 def test_parameter_counts_are_exactly_the_official_ones(paper):
     with torch.device("meta"):
         small, large = (ReconstructionUNet(m, paper.model.reconstruction) for m in (256, 512))
-        head = Discriminator(512, paper.model.rrs.hidden)
+        head = Discriminator(512, paper.model.rrs)
         backbone = build_network(paper.backbone)
         whole = RealNet(paper.afs.channels, paper.model, 256)
     assert (count(small), count(large), count(head)) == (51_846_144, 207_271_936, 5_872_662)
@@ -183,7 +183,7 @@ def test_scaled_residuals_need_the_ranking_norm():
 @pytest.mark.parametrize("size", [32, 50])
 def test_discriminator_returns_two_logits_per_pixel(size):
     torch.manual_seed(0)
-    net = Discriminator(6, [8, 6, 4, 3]).eval()
+    net = Discriminator(6, rrs(hidden=[8, 6, 4, 3], padding="zeros")).eval()
     x = torch.rand(2, 6, 16, 16, requires_grad=True)
     logits = net(x, size)
     assert logits.shape == (2, 2, size, size)
@@ -192,6 +192,15 @@ def test_discriminator_returns_two_logits_per_pixel(size):
     assert all(c.bias is None for u in net.units[:2] for c in (u.wide, u.narrow))
     logits[:, 1].sum().backward()
     assert (x.grad.abs().sum((0, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize(("padding", "flat"), [("zeros", False), ("replicate", True)])
+def test_padding_decides_whether_the_border_of_constant_residuals_differs(padding, flat):
+    torch.manual_seed(0)
+    net = Discriminator(6, rrs(hidden=[8, 6, 4, 3], padding=padding)).eval()
+    logits = net(torch.full((1, 6, 16, 16), 0.7), 32)
+    spread = (logits.amax((2, 3)) - logits.amin((2, 3))).max().item()
+    assert (spread < 1e-6) == flat
 
 
 # --- the whole network ---------------------------------------------------------------------------
