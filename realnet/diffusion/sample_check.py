@@ -13,8 +13,8 @@ images, of as many images each (our decision; the official code checks nothing):
 - ``features``: energy distance of spatial means of the backbone's features. Unlike the Fréchet
   distance it needs no covariance, so it is defined for 16 or 32 images.
 
-:data:`LIMITS` were chosen by eye on ten diffusion models of the demo and of magnetic tiles (128
-pixels, EfficientNet-Lite0, 32 images). Their distances, the ratio to that of the halves in brackets:
+:data:`LIMITS` were chosen by eye on nine diffusion models of the demo and of magnetic tiles (128
+pixels, EfficientNet-Lite0, 32 images). Distances, and in brackets the ratio to that of the halves:
 
 ================ ============== =========== =========== ======== ===========================
 category         samples        grey levels spectrum    features by eye
@@ -33,9 +33,10 @@ magnetic_tile    400 steps [1]_ 5.3 (0.8)   15.3 (17)   2.2 (6)  light and shade
 
 .. [1] From noised normal images. .. [2] Patches of 8 pixels, from noise. .. [3] v-prediction.
 
-A distance is a fault above its limit. The ratio has a limit too, since a small category differs from
-itself by chance: two random thirds of the normal images have ratios of 0.6 to 1.2. Ratios alone do
-not do: photographs of one fixed setup hardly differ, so that even good samples have large ratios.
+A distance is a fault above its limit. The ratio has a limit too, since a small category differs
+from itself by chance: two random thirds of the normal images have ratios of 0.6 to 1.2. Ratios
+alone do not do: photographs of one fixed setup hardly differ, so that even good samples have large
+ratios.
 """
 
 from collections.abc import Mapping, Sequence
