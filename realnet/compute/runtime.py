@@ -81,6 +81,7 @@ def _lay_out_moments(optimiser: torch.optim.Optimizer) -> None:
     for weight, state in optimiser.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
             state[name] = _laid_out(state[name], weight)
+        state["step"] = state["step"].to(weight.device, torch.float32)
 
 
 def _laid_out(tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

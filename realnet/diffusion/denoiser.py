@@ -184,7 +184,8 @@ def load_denoiser_weights(folder: str | Path, model: Denoiser, params: Ddpm) -> 
     """
     config, state, digest = read_weights(folder, "ddpm")
     theirs, ours = config["ddpm"], params.model_dump()
-    for key in ("unet", "patch", "prediction_type", "schedule"):
+    theirs = {"positions": False} | theirs  # weights of earlier versions do not state it
+    for key in ("unet", "patch", "positions", "prediction_type", "schedule"):
         if theirs.get(key) != ours[key]:
             name, there, here = _first_difference(f"ddpm.{key}", theirs.get(key), ours[key])
             raise UserError(f"ddpm.init: {folder} has {name} {there}, here it is {here}")

@@ -1,6 +1,7 @@
 """RRS, Reconstruction Residuals Selection, and the discriminator behind it (paper sec. 3.3)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,23 +42,26 @@ class ResidualSelection(nn.Module):
         )
 
     def forward(self, residuals: Sequence[torch.Tensor]) -> torch.Tensor:
-        ranked = None
-        if self.mode != "all":
-            with torch.no_grad():
-                ranked = self.ranking(at_finest_size(residuals))
-        elif self.scaled:
-            self.standardised(at_finest_size(residuals))  # updates the statistics
-        if self.scaled:
-            scales = self.inverse_deviations().split([e.shape[1] for e in residuals])
-            residuals = [e * s.view(-1, 1, 1) for e, s in zip(residuals, scales, strict=True)]
-        if ranked is None:
-            return at_finest_size(residuals)
+        if self.mode == "all":
+            selected = at_finest_size(residuals)
+            if not self.scaled:
+                return selected
+            if self.training:
+                self.standardised(selected)  # updates the statistics
+            return selected * self.inverse_deviations().view(-1, 1, 1)
+        with torch.no_grad():
+            resized = at_finest_size(residuals)
+            ranked = self.ranking(resized)
         # Its gather needs the numbers of channels per block, for which a GPU would have to wait.
         if torch.is_grad_enabled() and ranked.device.type == "cpu":
-            return _resized_channels(residuals, ranked)
-        resized = at_finest_size(residuals)
-        index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *resized.shape[2:])
-        return resized.gather(1, index)
+            selected = _resized_channels(residuals, ranked)
+        else:
+            whole = at_finest_size(residuals) if torch.is_grad_enabled() else resized
+            index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *whole.shape[2:])
+            selected = whole.gather(1, index)
+        if self.scaled:
+            selected = selected * self.inverse_deviations()[ranked][..., None, None]
+        return selected
 
     @torch.no_grad()
     def standardised(self, residuals: torch.Tensor) -> torch.Tensor:
@@ -104,7 +108,7 @@ def _resized_channels(maps: Sequence[torch.Tensor], channels: torch.Tensor) -> t
 class ResidualUnit(nn.Module):
     """x + conv1x1(ReLU(conv3x3(ReLU(x)))), without biases."""
 
-    def __init__(self, channels: int, padding: str):
+    def __init__(self, channels: int, padding: Literal["zeros", "replicate"]):
         super().__init__()
         self.wide = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding, bias=False)
         self.narrow = nn.Conv2d(channels, channels, 1, bias=False)

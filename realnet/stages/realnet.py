@@ -248,7 +248,8 @@ def _optimise(
             with runtime.autocast():
                 model(anomalous)
 
-        recompute_statistics(model, batch, params.precise_bn)
+        own = [model.select.norm] if model.select.scaled and model.select.norm is not None else []
+        recompute_statistics(model, batch, params.precise_bn, first=own)
 
     model.train()
     forward = runtime.compiled(parallel(model, runtime))

@@ -6,7 +6,7 @@ weights ("PreciseBN", Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021), th
 which batch came last. The official code does not do this.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,22 +16,32 @@ from realnet.compute.shared_norm import SharedBatchNorm2d
 
 
 @torch.no_grad()
-def recompute_statistics(model: nn.Module, forward: Callable[[int], object], batches: int) -> None:
+def recompute_statistics(
+    model: nn.Module,
+    forward: Callable[[int], object],
+    batches: int,
+    first: Collection[nn.BatchNorm2d] = (),
+) -> None:
     """Set the running statistics of all BatchNorm layers to their mean over ``batches`` batches.
 
     ``forward(k)`` passes batch k through ``model``, which is in training mode then. Weights do not
     change, nor, for 0 batches, the statistics; only this process takes part.
     ``torch.optim.swa_utils.update_bn`` does the same for one process.
+
+    first: layers whose running statistics the network uses in training mode too, such as RRS with
+    `rrs.scaled`. They have a pass of their own, and stay fixed in the one for the others.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [norm.momentum for norm in norms]
     training = model.training
     model.train()
+    passes = [set(first), set(norms) - set(first)] if first else [set(norms)]
     with _alone(norms):
-        for k in range(batches):
-            for norm in norms:
-                norm.momentum = 1 / (k + 1)  # a cumulative mean
-            forward(k)
+        for recomputed in passes:
+            for k in range(batches):
+                for norm in norms:  # a cumulative mean, or no change
+                    norm.momentum = 1 / (k + 1) if norm in recomputed else 0.0
+                forward(k)
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     model.train(training)

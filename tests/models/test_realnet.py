@@ -175,6 +175,24 @@ def test_scaled_residuals_have_the_unit_of_their_channel(mode):
     assert torch.allclose(given.grad[0, :, 0, 0], (variance + select.norm.eps).rsqrt(), rtol=1e-4)
 
 
+def test_scales_go_with_the_channels_of_their_block():
+    """Two blocks of other sizes, with and without gradient."""
+    select = ResidualSelection(5, rrs(ranking_norm=True, mode="mean", channels=5, scaled=True))
+    draw = torch.Generator().manual_seed(0)
+    fine = torch.rand(4, 3, 6, 6, generator=draw) * torch.tensor([1.0, 50.0, 7.0]).view(3, 1, 1)
+    coarse = torch.rand(4, 2, 3, 3, generator=draw) * 20
+    with torch.no_grad():
+        select.train()([fine, coarse])
+    select.eval()
+    whole = torch.cat([fine, resize_to(coarse, 6)], 1)
+    scale = (select.norm.running_var + select.norm.eps).rsqrt().view(5, 1, 1)
+    order = select.ranking(whole).view(4, 5, 1, 1).expand(4, 5, 6, 6)
+    expected = (whole * scale).gather(1, order)
+    assert torch.allclose(select([fine, coarse]), expected, rtol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(select([fine, coarse]), expected, rtol=1e-5)
+
+
 def test_scaled_residuals_need_the_ranking_norm():
     with pytest.raises(ValueError, match="scaled: true needs ranking_norm"):
         Rrs.model_validate(load().model.rrs.model_dump() | {"scaled": True, "ranking_norm": False})

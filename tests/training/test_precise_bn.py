@@ -7,6 +7,7 @@ from torch import nn
 
 from realnet.config.params import load
 from realnet.core.io import read_csv, read_json
+from realnet.models.realnet import RealNet
 from realnet.training.precise_bn import recompute_statistics, statistics_restored
 
 RANKING = "select.norm."  # the layer by which RRS ranks, momentum 0.9
@@ -46,6 +47,33 @@ def test_they_do_not_depend_on_earlier_statistics_and_can_be_restored():
         assert torch.equal(first[1].running_var, second[1].running_var)
     for name, value in second.named_buffers():
         assert torch.equal(value, before[name])
+
+
+def test_the_discriminators_statistics_belong_to_the_final_scale_of_the_residuals():
+    params = load(overrides={"preset": "smoke"}).model
+    rrs = params.rrs.model_copy(update={"scaled": True})
+    torch.manual_seed(0)
+    model = RealNet([6, 4], params.model_copy(update={"rrs": rrs}), 16).eval()
+    draw = torch.Generator().manual_seed(1)
+    given = [
+        [torch.randn(2, c, s, s, generator=draw) * (k + 1) ** 2 for c, s in ((6, 8), (4, 4))]
+        for k in range(4)
+    ]
+    recompute_statistics(model, lambda k: model(given[k]), 4, first=[model.select.norm])
+    inner = next(m for m in model.discriminate.modules() if isinstance(m, nn.BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    inner.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].mean((0, 2, 3))))
+    model.train()
+    model.select.norm.momentum = 0.0
+    final = model.select.norm.running_var.clone()
+    for features in given:
+        model(features)
+    assert torch.equal(model.select.norm.running_var, final)
+    # The hook's passes changed the running mean, so it is compared with one of before.
+    again = torch.stack(seen).mean(0)
+    model.select.norm.momentum = 0.9
+    recompute_statistics(model, lambda k: model(given[k]), 4, first=[model.select.norm])
+    assert torch.allclose(inner.running_mean, again, atol=1e-5)
 
 
 def split(state: dict[str, torch.Tensor]) -> tuple[dict, dict]:
