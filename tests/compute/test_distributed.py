@@ -31,6 +31,7 @@ FIELDS += ["mask_sha256"]
 TEXTURES = {"sources": {"normal": 0.5, "texture": 0.5}, "foreground": "none"}
 LENGTHS = {"lr_schedule": "constant", "warmup_steps": 0}
 DDPM = LENGTHS | {"steps": 4, "batch_size": 6, "accumulation": 2, "micro_batch": 2, "lr": 2e-3}
+DDPM["positions"] = True
 REALNET = LENGTHS | {"steps": None, "epochs": 2, "batch_size": 3, "lr": 1e-3}
 EMA = {"decay": 0.0, "warmup": False, "power": 0.75}
 
@@ -55,6 +56,11 @@ def realnet_arguments(root, out, processes=2, **options):
 # Nine images in batches of four: the last batch of an epoch has one, so one process has none.
 # Without ranking_norm: over a single image all its means are zero, so ranks are rounding errors.
 LAST_ONE = {"training": REALNET | {"batch_size": 4}, "model": {"rrs": {"ranking_norm": False}}}
+# Options that the official code does not have, as in the demo.
+OURS = {
+    "training": REALNET | {"precise_bn": 2},
+    "model": {"rrs": {"scaled": True, "padding": "replicate"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def made(tmp_path_factory):
             for rule in ("mean", "official")
         }
         realnet_jobs = {
-            "realnet": realnet_arguments(root, here / "realnet", processes),
+            "realnet": realnet_arguments(root, here / "realnet", processes, **OURS),
             "last_one": realnet_arguments(root, here / "last_one", processes, **LAST_ONE),
         }
         compute = stage("ddpm", processes).compute

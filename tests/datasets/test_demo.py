@@ -90,13 +90,14 @@ def test_counts_sizes_and_layout(rendered, tmp_path):
     assert read_image(rendered / "contact_sheet.png").shape[1] > 10 * 128
 
 
-def test_defaults_have_twenty_images_per_defect_type():
-    settings = load().data.demo
+@pytest.mark.parametrize(("preset", "each", "good"), [("demo", 10, 50), ("published", 20, 100)])
+def test_presets_have_as_many_images_of_each_defect_type(preset, each, good):
+    settings = load(overrides={"preset": preset}).data.demo
     for category in DEMO_CATEGORIES:
         counts = dataset.describe(settings)["categories"][category]["test_defective"]
-        assert list(counts.values()) == [20] * 10
+        assert list(counts.values()) == [each] * 10
         folders = Counter(folder for folder, _, _ in dataset.plan(category, settings))
-        assert (folders["train/good"], folders["test/good"]) == (80, 100)
+        assert (folders["train/good"], folders["test/good"]) == (80, good)
 
 
 def test_a_smaller_test_set_is_part_of_a_larger_one():
@@ -141,8 +142,8 @@ def test_masks_have_the_size_of_their_defect_type(category, defect):
 
 
 @pytest.mark.parametrize(("category", "defect"), DEFECT_TYPES)
-def test_masks_survive_the_default_image_size(category, defect):
-    """At 64 pixels, nearest neighbour, as the stages read masks."""
+def test_masks_survive_half_the_image_size(category, defect):
+    """64 pixels, nearest neighbour, as the stages read masks."""
     for index in range(2):
         mask = demo.render(category, f"test/{defect}", index, seed=8, size=128, defect=defect).mask
         assert np.asarray(Image.fromarray(mask).resize((64, 64), Image.Resampling.NEAREST)).any()
