@@ -146,7 +146,7 @@ FAULTS = (
     Fault(
         "realnet: RRS ranks raw residuals",
         "models/rrs.py",
-        "self.norm(residuals) if self.norm is not None else residuals",
+        "residuals if self.norm is None else self.norm(residuals)",
         "residuals",
         "models/test_networks.py::test_rrs_ranks_standardised_residuals_and_returns_raw_ones",
     ),

@@ -321,8 +321,12 @@ def test_weights_that_differ_from_their_digest_are_refused(made, tmp_path):
 
 
 def test_the_image_score_window_retrains_only_where_selection_uses_it():
+    def load_on(**overrides):
+        on = {"training": {"select_every": 100}}
+        return load(overrides=on | overrides)
+
     def given(**overrides):
-        return load(overrides=overrides).section_json("realnet")
+        return load_on(**overrides).section_json("realnet")
 
     plain = {"evaluate": {"pro_limit": 0.2, "batch_size": 3}}
     pool = {"evaluate": {"image_score_pool": 2}}
@@ -331,9 +335,9 @@ def test_the_image_score_window_retrains_only_where_selection_uses_it():
     assert given(**off) == given(**off, **pool)
     assert json.loads(given(**pool))["evaluate"] == {"image_score_pool": 2}
     variants = {"pool": pool, "limit": plain, "both": pool | {"afs": {"batches": 1}}}
-    params = load(overrides={"variants": variants})
+    params = load_on(variants=variants)
     assert [params.shared_variant("realnet", name) for name in variants] == ["pool", "base", "both"]
-    params = load(overrides={"variants": variants, **off})
+    params = load_on(variants=variants, **off)
     assert params.shared_variant("realnet", "pool") == "base"
     assert params.shared_variant("afs", "pool") == "base"
 
