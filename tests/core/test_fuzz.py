@@ -631,7 +631,7 @@ def test_damaged_labels_and_scores(folder, data, names):
 def test_valid_labels_are_read(folder):
     (folder / "l.csv").write_bytes(LABELS)
     found = read_labels(folder / "l.csv", 2, ["bent/1", "good/0"])
-    assert found.labels.tolist() == [True, False] and found.defects == ["bent", "good"]
+    assert found.anomalous.tolist() == [True, False] and found.defects == ["bent", "good"]
     assert read_scores(folder / "l.csv", 2, None).tolist() == [0.25, 0.75]
 
 
