@@ -80,7 +80,7 @@ tables: project  ## regenerate tables and figures from the results, without trai
 	snakemake --cores 1 --quiet rules host reason -- tables
 	@cat results/tables/main.md
 
-publish: project  ## run the preset published (an hour on two cores) and write results/published/
+publish: project  ## run the preset published (40 minutes on two cores) and write results/published/
 	snakemake --cores $(CORES) --rerun-incomplete --quiet rules host reason \
 	  --config preset=published -- all ablations
 	$(BIN)/python -m realnet publish
