@@ -131,7 +131,9 @@ def test_a_missing_key_and_an_unknown_preset_are_refused():
     del values["afs"]["channels"]
     with pytest.raises(UserError, match=r"missing key afs\.channels"):
         parse(values)
-    with pytest.raises(UserError, match="'papper' is none of architecture_c, demo, paper, published"):
+    with pytest.raises(
+        UserError, match="'papper' is none of architecture_c, demo, paper, published"
+    ):
         load(FILE, {"preset": "papper"})
 
 
