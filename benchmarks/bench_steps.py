@@ -28,8 +28,8 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from realnet.compute.runtime import start
-from realnet.config.params import load
+from realnet.compute.runtime import Runtime, start
+from realnet.config.params import Params, load
 from realnet.diffusion.denoiser import Denoiser
 from realnet.models.afs import Selection
 from realnet.models.features import build_network, extractor_of
@@ -72,15 +72,15 @@ def channels_first_attention(self: Attention, x: torch.Tensor) -> torch.Tensor:
 # --- steps ---------------------------------------------------------------------------------------
 
 
+def on_cpu(params: Params, threads: int, changes: tuple[str, ...]) -> Runtime:
+    layout = {"device": "cpu", "channels_last": "channels_last" in changes, "threads": threads}
+    return start(params.compute.model_copy(update=layout))
+
+
 def realnet_step(size: str, threads: int, changes: tuple[str, ...]) -> Step:
     overrides, batch, _ = SIZES[size]
     params = load(overrides=overrides)
-    layout = "channels_last" in changes
-    runtime = start(
-        params.compute.model_copy(
-            update={"device": "cpu", "channels_last": layout, "threads": threads}
-        )
-    )
+    runtime = on_cpu(params, threads, changes)
     network = build_network(params.backbone).eval()
     if "folded BatchNorm" in changes:
         fold_batch_norms(network)
@@ -118,12 +118,7 @@ def realnet_step(size: str, threads: int, changes: tuple[str, ...]) -> Step:
 def denoising_step(size: str, threads: int, changes: tuple[str, ...]) -> Step:
     overrides, _, batch = SIZES[size]
     params = load(overrides=overrides)
-    layout = "channels_last" in changes
-    runtime = start(
-        params.compute.model_copy(
-            update={"device": "cpu", "channels_last": layout, "threads": threads}
-        )
-    )
+    runtime = on_cpu(params, threads, changes)
     model = runtime.place(Denoiser(params.ddpm, params.data.image_size, classes=1)).eval()
     sample = torch.randn(batch, 3, *[params.data.image_size] * 2)
     return lambda: model(sample, torch.full((batch,), 500))

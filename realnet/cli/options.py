@@ -15,6 +15,10 @@ DatasetOption = Annotated[str, typer.Option(help="Name of the dataset.")]
 CategoryOption = Annotated[str, typer.Option(help="Name of the category.")]
 ManifestOption = Annotated[Path, typer.Option(help="manifest.csv of the stage data.")]
 BackboneOption = Annotated[Path, typer.Option(help="Folder of the stage backbone.")]
+DdpmOption = Annotated[Path, typer.Option(help="Folder of the stage ddpm, or of import-ddpm.")]
+ClassifierOption = Annotated[
+    Path | None, typer.Option(help="Folder of the stage classifier, to be guided by it.")
+]
 SdasOption = Annotated[
     Path | None, typer.Option(help="Folder of the stage sdas, where its images are used.")
 ]

@@ -8,7 +8,9 @@ import typer
 from realnet.cli.options import (
     BackboneOption,
     CategoryOption,
+    ClassifierOption,
     DatasetOption,
+    DdpmOption,
     ManifestOption,
     OutOption,
     ParamsOption,
@@ -80,14 +82,12 @@ def classifier(
 
 @app.command()
 def sdas(
-    ddpm: Annotated[Path, typer.Option(help="Folder of the stage ddpm, or of import-ddpm.")],
+    ddpm: DdpmOption,
     manifest: ManifestOption,
     dataset: DatasetOption,
     category: CategoryOption,
     out: OutOption,
-    classifier: Annotated[
-        Path | None, typer.Option(help="Folder of the stage classifier, to be guided by it.")
-    ] = None,
+    classifier: ClassifierOption = None,
     seed: SeedOption = 0,
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
@@ -105,15 +105,13 @@ def sdas(
 
 @app.command()
 def sdas_check(
-    ddpm: Annotated[Path, typer.Option(help="Folder of the stage ddpm, or of import-ddpm.")],
+    ddpm: DdpmOption,
     backbone: BackboneOption,
     manifest: ManifestOption,
     dataset: DatasetOption,
     category: CategoryOption,
     out: OutOption,
-    classifier: Annotated[
-        Path | None, typer.Option(help="Folder of the stage classifier, to be guided by it.")
-    ] = None,
+    classifier: ClassifierOption = None,
     seed: SeedOption = 0,
     params: ParamsOption = "params.yaml",
     variant: VariantOption = "base",
@@ -131,14 +129,12 @@ def sdas_check(
 
 @app.command()
 def sia(
-    ddpm: Annotated[Path, typer.Option(help="Folder of the stage ddpm, or of import-ddpm.")],
+    ddpm: DdpmOption,
     manifest: ManifestOption,
     dataset: DatasetOption,
     category: CategoryOption,
     out: OutOption,
-    classifier: Annotated[
-        Path | None, typer.Option(help="Folder of the stage classifier, to be guided by it.")
-    ] = None,
+    classifier: ClassifierOption = None,
     shard: Annotated[
         int | None, typer.Option(min=0, help="Sample this shard alone. [all that are missing]")
     ] = None,

@@ -40,12 +40,28 @@ class StageParams(Section):
 
     @classmethod
     def of(cls, params: "Params") -> Self:
-        """These sections of ``params``, whose variant is already applied."""
-        return cls(**{name: getattr(params, name) for name in cls.model_fields})
+        """These sections of ``params``, whose variant is already applied.
+
+        Of a section that the stage declares with fewer keys (`SdasStart` of `sdas`), only those.
+        """
+        return cls(
+            **{
+                name: _part(getattr(params, name), field.annotation)
+                for name, field in cls.model_fields.items()
+            }
+        )
 
     def to_json(self) -> str:
         """Canonical JSON: Snakemake reruns the stage when it changes."""
         return json.dumps(self.model_dump(), sort_keys=True)
+
+
+def _part(section: Any, declared: Any) -> Any:
+    """``section``, or its keys that the type ``declared`` has, where it is of another type."""
+    narrower = isinstance(declared, type) and issubclass(declared, Section)
+    if not narrower or isinstance(section, declared):
+        return section
+    return declared(**{key: getattr(section, key) for key in declared.model_fields})
 
 
 class DemoParams(StageParams):
@@ -86,21 +102,11 @@ class SdasCheckParams(StageParams):
     sdas_check: SdasCheck
     compute: Compute
 
-    @classmethod
-    def of(cls, params: "Params") -> Self:
-        chain = {name: getattr(params.sdas, name) for name in SdasChain.model_fields}
-        return cls(sdas=SdasChain(**chain), sdas_check=params.sdas_check, compute=params.compute)
-
 
 class SiaParams(StageParams):
     sdas: SdasStart
     sia: Sia
     compute: Compute
-
-    @classmethod
-    def of(cls, params: "Params") -> Self:
-        start = {name: getattr(params.sdas, name) for name in SdasStart.model_fields}
-        return cls(sdas=SdasStart(**start), sia=params.sia, compute=params.compute)
 
 
 class AfsParams(StageParams):

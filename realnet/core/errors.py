@@ -1,6 +1,6 @@
 """The exception for mistakes that the user can fix."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 MOST = 1500  # characters of a message
@@ -18,6 +18,12 @@ class UserError(Exception):
     def __init__(self, message: str = ""):
         line = "".join(map(_shown, str(message)))
         super().__init__(line if len(line) <= MOST else f"{line[: MOST - 400]} ... {line[-390:]}")
+
+
+def first_names(names: Sequence[str], most: int) -> str:
+    """The first ``most`` names, and how many there are besides: ``a, b and 3 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from realnet.config.sections import EmptyMask, MaskRule, OwnLayout, Prepare
-from realnet.core.errors import UserError
+from realnet.core.errors import UserError, first_names
 from realnet.datasets.categories import KNOWN_CATEGORIES
 from realnet.datasets.items import Entry
 
@@ -465,6 +465,4 @@ def _found(root: Path, category: str) -> str:
 
 
 def _names(names, most: int = 20) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "nothing") + more
+    return first_names(list(names), most) or "nothing"

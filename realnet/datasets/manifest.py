@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from realnet.config.sections import MaskRule, Prepare
-from realnet.core.errors import UserError
+from realnet.core.errors import UserError, first_names
 from realnet.core.io import sha256, write_csv, write_json
 from realnet.datasets.images import read_image, read_mask
 from realnet.datasets.items import FIELDS, OPTIONAL, Entry, Item
@@ -110,8 +110,7 @@ def left_out(summary: Mapping[str, Any]) -> list[str]:
             treated.setdefault((treatment, one["reason"]), []).append(one["path"])
     return [
         f"{len(paths)} image{'s' * (len(paths) > 1)} {treatment} ({reason}):"
-        f" {', '.join(Path(path).name for path in paths[:SHOWN])}"
-        f"{f' and {len(paths) - SHOWN} more' if len(paths) > SHOWN else ''}"
+        f" {first_names([Path(path).name for path in paths], SHOWN)}"
         for (treatment, reason), paths in treated.items()
     ]
 

@@ -1,6 +1,7 @@
 """RRS, Reconstruction Residuals Selection, and the discriminator behind it (paper sec. 3.3)."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -49,16 +50,16 @@ class ResidualSelection(nn.Module):
             if self.training:
                 self.standardised(selected)  # updates the statistics
             return selected * self.inverse_deviations().view(-1, 1, 1)
-        with torch.no_grad():
-            resized = at_finest_size(residuals)
-            ranked = self.ranking(resized)
         # Its gather needs the numbers of channels per block, for which a GPU would have to wait.
-        if torch.is_grad_enabled() and ranked.device.type == "cpu":
+        few = torch.is_grad_enabled() and residuals[0].device.type == "cpu"
+        with torch.no_grad() if few else nullcontext():
+            resized = at_finest_size(residuals)
+        ranked = self.ranking(resized)
+        if few:
             selected = _resized_channels(residuals, ranked)
         else:
-            whole = at_finest_size(residuals) if torch.is_grad_enabled() else resized
-            index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *whole.shape[2:])
-            selected = whole.gather(1, index)
+            index = ranked.view(*ranked.shape, 1, 1).expand(-1, -1, *resized.shape[2:])
+            selected = resized.gather(1, index)
         if self.scaled:
             selected = selected * self.inverse_deviations()[ranked][..., None, None]
         return selected

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from realnet.core.errors import first_names
 from realnet.core.io import write_csv
 from realnet.provenance.lineage import relative
 from realnet.registry import STAGES, Stage
@@ -50,8 +51,7 @@ def failures(results: Path, params: str, stopped: bool = False) -> tuple[str, in
 
 def _lines(failure: Failure, results: Path) -> list[str]:
     names = [run.name for run in failure.runs]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    runs = f"{len(names)} run{'s' * (len(names) > 1)}: {', '.join(names[:SHOWN])}{more}"
+    runs = f"{len(names)} run{'s' * (len(names) > 1)}: {first_names(names, SHOWN)}"
     if not failure.stage:
         return [f"not started, {runs}"]
     return [

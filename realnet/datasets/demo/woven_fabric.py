@@ -228,13 +228,19 @@ def _cut(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
         cloth.fibres.append((_wisp(draw, edge, heading, draw.uniform(4, 7)), rgb))
 
 
+def _stretch(
+    along: np.ndarray, draw: np.random.Generator, lengths: tuple[float, float], edge: float
+) -> np.ndarray:
+    """1 over a random part of a yarn, 0 elsewhere; ``edge``: half the width of its soft ends."""
+    length = draw.uniform(*lengths)
+    start = draw.uniform(8, canvas.FIELD - 8 - length)
+    end = start + length
+    return ramp(along, start - edge, start + edge) * (1 - ramp(along, end - edge, end + edge))
+
+
 def _missing_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
     yarn, along, across, gone = _pick(cloth, draw)
-    length = draw.uniform(34, 62)
-    start = draw.uniform(8, canvas.FIELD - 8 - length)
-    span = ramp(along, start - 1.5, start + 1.5) * (
-        1 - ramp(along, start + length - 1.5, start + length + 1.5)
-    )
+    span = _stretch(along, draw, (34, 62), 1.5)
     index, _ = _yarn(across)
     here = span * (index == yarn)
     if gone == "warp":
@@ -254,11 +260,7 @@ def _missing_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> N
 
 def _doubled_thread(cloth: _Cloth, frame: Frame, draw: np.random.Generator) -> None:
     yarn, along, across, which = _pick(cloth, draw)
-    length = draw.uniform(30, 56)
-    start = draw.uniform(8, canvas.FIELD - 8 - length)
-    span = ramp(along, start - 1, start + 1) * (
-        1 - ramp(along, start + length - 1, start + length + 1)
-    )
+    span = _stretch(along, draw, (30, 56), 1)
     cloth.doubled[which] = span * (_yarn(across)[0] == yarn)
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from realnet.core import io
-from realnet.core.errors import UserError
+from realnet.core.errors import UserError, first_names
 from realnet.datasets.fetch.archives import Source, sources
 from realnet.datasets.fetch.download import Refused, download, shown
 from realnet.datasets.fetch.unpack import Limits, find_data, unpack
@@ -326,8 +326,7 @@ def _file_name(url: str, default: str) -> str:
 
 
 def _list(names) -> str:
-    names = list(names)
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return first_names(list(names), 6)
 
 
 def _now() -> str:

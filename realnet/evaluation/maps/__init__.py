@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from realnet.core.errors import UserError, as_user_error
+from realnet.core.errors import UserError, as_user_error, first_names
 from realnet.core.io import write_json
 from realnet.evaluation.assemble import (
     IMAGE_METRICS,
@@ -172,11 +172,10 @@ def _notes(reader: Reader, passed: Passed | None, stats: PerImage) -> list[str]:
         )
     apart = np.flatnonzero(~reader.pixel_labelled).tolist()
     if apart:
-        names = ", ".join(str(reader.images.names[index]) for index in apart[:SHOWN])
-        more = f" and {len(apart) - SHOWN} more" if len(apart) > SHOWN else ""
+        names = first_names([str(reader.images.names[index]) for index in apart], SHOWN)
         notes.append(
             f"{_number(len(apart), 'image')} without pixel ground truth, in image metrics only:"
-            f" {names}{more}"
+            f" {names}"
         )
     without = passed.labels & reader.pixel_labelled & (stats.defect_pixels == 0)
     empty = int(without.sum()) - len(reader.lost)

@@ -6,9 +6,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from realnet.config.params import as_json, read_yaml
+from realnet.core.errors import first_names
 from realnet.provenance.lineage import Trace
 from realnet.tables.published import title
 from realnet.tables.runs import Results
+
+SHOWN = 3  # values that a fact names
 
 PACKAGES = ("torch", "timm", "diffusers", "numpy")
 
@@ -51,7 +54,7 @@ def facts(found: Results, traced: Trace, params: str) -> list[Fact]:
     entries += [
         Fact("Finished", _period(records), "finish of the first and the last stage, UTC"),
         Fact("Device", ", ".join(_each(str(r.get("device")) for r in records))),
-        Fact("Commit", _few([short_commit(c) for c in commits]), "\n".join(commits)),
+        Fact("Commit", first_names([short_commit(c) for c in commits], SHOWN), "\n".join(commits)),
         Fact("Compute", duration(whole), "total wall time of all stages"),
     ]
     software = {"Python": _each(str(r["python"]) for r in records if r.get("python"))}
@@ -59,7 +62,11 @@ def facts(found: Results, traced: Trace, params: str) -> list[Fact]:
         software[package] = _each(
             r["versions"][package] for r in records if package in _versions(r)
         )
-    entries.append(Fact("Software", ", ".join(f"{n} {_few(v)}" for n, v in software.items() if v)))
+    entries.append(
+        Fact(
+            "Software", ", ".join(f"{n} {first_names(v, SHOWN)}" for n, v in software.items() if v)
+        )
+    )
     return [fact for fact in entries if fact.value]
 
 
@@ -138,8 +145,3 @@ def _versions(record: dict[str, Any]) -> dict[str, str]:
 
 def _each(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
-
-
-def _few(values: list[str], most: int = 3) -> str:
-    more = f" and {len(values) - most} more" if len(values) > most else ""
-    return ", ".join(values[:most]) + more
